@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Misc devices whose files keep the module loaded, may be polled, and know which registration they
+//! were opened through.
+//!
+//! `kernel::miscdevice` has none of these three yet: its `file_operations` have no owner, so a
+//! module can be unloaded while one of its files is open.
+//!
+//! C header: [`include/linux/miscdevice.h`](srctree/include/linux/miscdevice.h)
+
+use core::marker::PhantomData;
+use kernel::{
+    bindings,
+    error::{
+        to_result,
+        VTABLE_DEFAULT_ERROR, //
+    },
+    ffi::{
+        c_char,
+        c_int,
+        c_long,
+        c_uint,
+        c_ulong, //
+    },
+    fs::File,
+    prelude::*,
+    sync::{
+        poll::PollTable,
+        Arc, //
+    },
+    types::{
+        ForeignOwnable,
+        Opaque, //
+    },
+    uaccess::{
+        UserPtr,
+        UserSlice,
+        UserSliceWriter, //
+    },
+    ThisModule, //
+};
+
+/// An open file of a misc device.
+///
+/// All methods run in the context of the calling process and may sleep.
+#[vtable]
+pub(crate) trait MiscFile: Send + Sync + Sized + 'static {
+    /// What the registration holds for its files.
+    type Context: Send + Sync;
+
+    /// The module to which the methods belong; it stays loaded while a file is open.
+    const OWNER: &'static ThisModule;
+
+    /// Opens a file.
+    fn open(context: &Self::Context, file: &File) -> Result<Arc<Self>>;
+
+    /// The last reference to the file was closed. Others may still hold the `Arc`.
+    fn release(&self) {}
+
+    /// Handles an ioctl. 32-bit callers of a 64-bit kernel come here, too.
+    fn ioctl(&self, file: &File, cmd: u32, arg: usize) -> Result<isize>;
+
+    /// Reads at most `buffer.len()` bytes.
+    fn read(&self, _file: &File, _buffer: &mut UserSliceWriter) -> Result<usize> {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
+    /// Returns the `EPOLL*` flags that hold now, after registering with what will change them.
+    fn poll(&self, _file: &File, _table: PollTable<'_>) -> u32 {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+}
+
+/// A registered misc device; dropping it takes the node away. Files that are open stay open.
+///
+/// # Invariants
+///
+/// `device` is registered and is the first field.
+#[pin_data(PinnedDrop)]
+#[repr(C)]
+pub(crate) struct MiscRegistration<T: MiscFile> {
+    #[pin]
+    device: Opaque<bindings::miscdevice>,
+    context: T::Context,
+    _file: PhantomData<T>,
+}
+
+// SAFETY: A misc device may be deregistered by another task than that which registered it.
+unsafe impl<T: MiscFile> Send for MiscRegistration<T> {}
+// SAFETY: Nothing but `context`, which is `Sync`, is reached through `&self`.
+unsafe impl<T: MiscFile> Sync for MiscRegistration<T> {}
+
+impl<T: MiscFile> MiscRegistration<T> {
+    /// Registers `/dev/NAME`, readable and writable by root only unless udev says otherwise.
+    ///
+    /// # Errors
+    ///
+    /// `EEXIST` if there is a device of that name.
+    pub(crate) fn new(name: &'static CStr, context: T::Context) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            // Set up before the device is registered: a file may be opened at once.
+            context,
+            _file: PhantomData,
+            // INVARIANT: Registered when initialisation succeeds.
+            device <- Opaque::try_ffi_init(move |device: *mut bindings::miscdevice| {
+                // SAFETY: `device` is valid for writes.
+                unsafe {
+                    device.write(bindings::miscdevice {
+                        minor: bindings::MISC_DYNAMIC_MINOR as c_int,
+                        name: kernel::str::as_char_ptr_in_const_context(name),
+                        fops: &Self::FOPS,
+                        ..pin_init::zeroed()
+                    })
+                };
+                // SAFETY: It is pinned, and deregistered before it is freed.
+                to_result(unsafe { bindings::misc_register(device) })
+            }),
+        })
+    }
+
+    const FOPS: bindings::file_operations = bindings::file_operations {
+        owner: T::OWNER.as_ptr(),
+        open: Some(Self::open),
+        release: Some(Self::release),
+        unlocked_ioctl: Some(Self::ioctl),
+        compat_ioctl: bindings::compat_ptr_ioctl,
+        read: if T::HAS_READ { Some(Self::read) } else { None },
+        poll: if T::HAS_POLL { Some(Self::poll) } else { None },
+        ..pin_init::zeroed()
+    };
+
+    /// # Safety
+    ///
+    /// `file` is being opened through a misc device registered by this type.
+    unsafe extern "C" fn open(inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
+        // SAFETY: The caller opens `file` for `inode`.
+        let ret = unsafe { bindings::nonseekable_open(inode, file) };
+        if ret != 0 {
+            return ret;
+        }
+        // SAFETY: `misc_open()` has put the `miscdevice` there. It is the first field of a `Self`,
+        // which cannot be dropped now: `misc_open()` holds the lock that `misc_deregister()` takes.
+        let this = unsafe { &*(*file).private_data.cast::<Self>() };
+        // SAFETY: `file` is valid during this call, and nobody else uses it yet.
+        match T::open(&this.context, unsafe { File::from_raw_file(file) }) {
+            Ok(data) => {
+                // SAFETY: While it is being opened, the file's private data is ours to set.
+                unsafe { (*file).private_data = data.into_foreign() };
+                0
+            }
+            Err(err) => err.to_errno(),
+        }
+    }
+
+    /// # Safety
+    ///
+    /// `file` was opened by [`Self::open`] and is being released.
+    unsafe extern "C" fn release(_inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
+        // SAFETY: `open` has put it there, and nobody uses it after the release.
+        let data = unsafe { Arc::<T>::from_foreign((*file).private_data) };
+
+        data.release();
+        0
+    }
+
+    /// Calls `method` with the data and the file.
+    ///
+    /// # Safety
+    ///
+    /// `file` was opened by [`Self::open`] and is not released during the call.
+    unsafe fn with<R>(file: *mut bindings::file, method: impl FnOnce(&T, &File) -> R) -> R {
+        // SAFETY: `open` has put it there, and `release` has not been called.
+        let data = unsafe { Arc::<T>::borrow((*file).private_data) };
+        // SAFETY: `file` is valid during this call; no `fdget_pos` region is active, as the files
+        // are not seekable.
+        method(&data, unsafe { File::from_raw_file(file) })
+    }
+
+    /// # Safety
+    ///
+    /// As for [`Self::with`].
+    unsafe extern "C" fn ioctl(file: *mut bindings::file, cmd: c_uint, arg: c_ulong) -> c_long {
+        // SAFETY: As the caller promises.
+        match unsafe { Self::with(file, |data, file| data.ioctl(file, cmd, arg)) } {
+            Ok(ret) => ret as c_long,
+            Err(err) => err.to_errno() as c_long,
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As for [`Self::with`].
+    unsafe extern "C" fn read(
+        file: *mut bindings::file,
+        buffer: *mut c_char,
+        size: usize,
+        _offset: *mut bindings::loff_t,
+    ) -> isize {
+        let mut buffer = UserSlice::new(UserPtr::from_ptr(buffer.cast()), size).writer();
+
+        // SAFETY: As the caller promises.
+        match unsafe { Self::with(file, |data, file| data.read(file, &mut buffer)) } {
+            Ok(bytes) => bytes as isize,
+            Err(err) => err.to_errno() as isize,
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As for [`Self::with`]; `table` is null or valid during the call.
+    unsafe extern "C" fn poll(
+        file: *mut bindings::file,
+        table: *mut bindings::poll_table_struct,
+    ) -> bindings::__poll_t {
+        // SAFETY: As the caller promises.
+        unsafe { Self::with(file, |data, file| data.poll(file, PollTable::from_raw(table))) }
+    }
+}
+
+#[pinned_drop]
+impl<T: MiscFile> PinnedDrop for MiscRegistration<T> {
+    fn drop(self: Pin<&mut Self>) {
+        // SAFETY: By the type invariant it is registered.
+        unsafe { bindings::misc_deregister(self.device.get()) };
+    }
+}

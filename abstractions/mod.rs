@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the `kernel` crate does not have (yet): safe wrappers for the facilities that a
+//! paravirtual device needs on either side. Nothing here knows what a stopwatch is; it is written
+//! to be sent upstream, a file each.
+//!
+//! Both modules compile this directory, each uses its half of it.
+
+#![allow(dead_code, reason = "the host module and the guest driver each use a part")]
+
+pub(crate) mod bar;
+pub(crate) mod clock;
+pub(crate) mod deadline_timer;
+pub(crate) mod deferred;
+pub(crate) mod eventfd;
+pub(crate) mod irq_lock;
+pub(crate) mod memfd;
+pub(crate) mod miscdevice;
+pub(crate) mod shared_memory;
+pub(crate) mod user_struct;
+
+/// Bindings of `shim.h`, made by bindgen.
+// Some kernel structs have members without a size of their own, which rustc does not expect in C.
+#[allow(improper_ctypes, missing_docs, unreachable_pub, clippy::all)]
+mod shim {
+    use kernel::bindings::{
+        file,
+        folio,
+        page,
+        spinlock,
+        wait_queue_entry, //
+    };
+
+    include!(concat!(
+        env!("STOPWATCH_GENERATED"),
+        "/generated_shim.rs"
+    ));
+}

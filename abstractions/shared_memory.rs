@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memory that somebody else writes at the same time: another kernel, another process.
+
+use core::{
+    marker::PhantomData,
+    ptr::NonNull, //
+};
+use kernel::{
+    prelude::*,
+    sync::{
+        atomic::{
+            Acquire,
+            Atomic,
+            Relaxed,
+            Release, //
+        },
+        barrier::smp_wmb, //
+    }, //
+};
+
+/// A mapped range of memory that is shared with somebody who is not trusted, seen as 64-bit
+/// little-endian words.
+///
+/// Every access is one atomic load or store of a whole word, so a value that was read once does not
+/// change under the reader, and no access is a data race whatever the other side does. There is no
+/// way to get a reference into the memory. Usable in any context.
+///
+/// # Invariants
+///
+/// `start` points to `words` words, mapped, aligned, and accessed only atomically, for `'a`.
+#[derive(Clone, Copy)]
+pub(crate) struct SharedMemory<'a> {
+    start: NonNull<Atomic<u64>>,
+    words: usize,
+    _mapping: PhantomData<&'a ()>,
+}
+
+// SAFETY: All accesses are atomic, and `start` may be used on any CPU: it is a kernel address.
+unsafe impl Send for SharedMemory<'_> {}
+// SAFETY: As above.
+unsafe impl Sync for SharedMemory<'_> {}
+
+impl SharedMemory<'_> {
+    /// Makes the view.
+    ///
+    /// # Safety
+    ///
+    /// `start` has to be page-aligned and mapped for `size` bytes for `'a`, and this kernel has to
+    /// access the range in no other way for that time.
+    pub(crate) unsafe fn new(start: NonNull<u8>, size: usize) -> Self {
+        // INVARIANT: As the caller promises.
+        Self {
+            start: start.cast(),
+            words: size / size_of::<u64>(),
+            _mapping: PhantomData,
+        }
+    }
+
+    /// The word at `offset` bytes, or `None` if it is not a whole aligned word of the memory.
+    #[inline]
+    fn word(&self, offset: u32) -> Option<&Atomic<u64>> {
+        let index = offset as usize / size_of::<u64>();
+
+        if offset as usize % size_of::<u64>() != 0 || index >= self.words {
+            // The caller got its own arithmetic wrong: offsets never come from the other side.
+            kernel::pr_warn_once!("shared memory: no word at offset {offset}\n");
+            return None;
+        }
+        // SAFETY: `index` is below `words`; the rest is the type invariant.
+        Some(unsafe { self.start.add(index).as_ref() })
+    }
+
+    /// Reads the word at `offset` bytes; no order with other accesses.
+    #[inline]
+    pub(crate) fn load(&self, offset: u32) -> u64 {
+        self.word(offset)
+            .map_or(0, |word| u64::from_le(word.load(Relaxed)))
+    }
+
+    /// Reads the word at `offset` bytes before all that follows.
+    #[inline]
+    pub(crate) fn load_acquire(&self, offset: u32) -> u64 {
+        self.word(offset)
+            .map_or(0, |word| u64::from_le(word.load(Acquire)))
+    }
+
+    /// Writes the word at `offset` bytes; no order with other accesses.
+    #[inline]
+    pub(crate) fn store(&self, offset: u32, value: u64) {
+        if let Some(word) = self.word(offset) {
+            word.store(value.to_le(), Relaxed);
+        }
+    }
+
+    /// Writes the word at `offset` bytes after all that came before.
+    #[inline]
+    pub(crate) fn store_release(&self, offset: u32, value: u64) {
+        if let Some(word) = self.word(offset) {
+            word.store(value.to_le(), Release);
+        }
+    }
+
+    /// Keeps the stores before it ahead of the stores after it.
+    #[inline]
+    pub(crate) fn fence_stores(&self) {
+        smp_wmb();
+    }
+}

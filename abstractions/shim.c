@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: GPL-2.0
+/* See shim.h. */
+
+#include <linux/eventfd.h>
+#include <linux/fs.h>
+#include <linux/magic.h>
+#include <linux/mm.h>
+#include <linux/poll.h>
+#include <linux/shmem_fs.h>
+#include <linux/spinlock.h>
+#include <linux/vmalloc.h>
+#include <linux/wait.h>
+
+#include "shim.h"
+
+unsigned long shim_spin_lock_irqsave(struct spinlock *lock)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(lock, flags);
+	return flags;
+}
+
+int shim_spin_trylock_irqsave(struct spinlock *lock, unsigned long *flags)
+{
+	return spin_trylock_irqsave(lock, *flags);
+}
+
+void shim_spin_unlock_irqrestore(struct spinlock *lock, unsigned long flags)
+{
+	spin_unlock_irqrestore(lock, flags);
+}
+
+unsigned int shim_key_to_poll(void *key)
+{
+	return (__force unsigned int)key_to_poll(key);
+}
+
+struct wait_table {
+	poll_table pt;
+	struct wait_queue_entry *wait;
+	int added;
+};
+
+static void add_wait(struct file *file, wait_queue_head_t *head, poll_table *pt)
+{
+	struct wait_table *table = container_of(pt, struct wait_table, pt);
+
+	add_wait_queue_priority(head, table->wait);
+	table->added++;
+}
+
+/*
+ * Adds @wait to the wait queue on which poll() of @file would wait, in front of
+ * the others. The caller has filled in wait->func. Returns the number of queues
+ * that it was added to: 1 for an eventfd, which has one.
+ */
+int shim_poll_add_wait(struct file *file, struct wait_queue_entry *wait)
+{
+	struct wait_table table = { .wait = wait };
+
+	init_poll_funcptr(&table.pt, add_wait);
+	vfs_poll(file, &table.pt);
+	return table.added;
+}
+
+/* The F_SEAL_* of a memfd in ordinary pages, -EINVAL for any other file. */
+int shim_memfd_get_seals(struct file *file)
+{
+	struct inode *inode = file_inode(file);
+
+	if (!IS_ENABLED(CONFIG_SHMEM) || inode->i_sb->s_magic != TMPFS_MAGIC ||
+	    !S_ISREG(inode->i_mode))
+		return -EINVAL;
+	return READ_ONCE(SHMEM_I(inode)->seals);
+}
+
+unsigned long shim_folio_nr_pages(struct folio *folio)
+{
+	return folio_nr_pages(folio);
+}
+
+struct page *shim_folio_page(struct folio *folio, unsigned long n)
+{
+	return folio_page(folio, n);
+}
+
+long long shim_i_size(struct file *file)
+{
+	return i_size_read(file_inode(file));
+}
+
+int shim_file_is_rw(struct file *file)
+{
+	return (file->f_mode & FMODE_READ) && (file->f_mode & FMODE_WRITE);
+}
+
+void *shim_vmap_kernel(struct page **pages, unsigned int count)
+{
+	return vmap(pages, count, VM_MAP, PAGE_KERNEL);
+}
+
+void *shim_vmap_pfn_kernel(unsigned long *pfns, unsigned int count)
+{
+	return vmap_pfn(pfns, count, PAGE_KERNEL);
+}

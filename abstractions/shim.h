@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the kernel offers only as a macro or an inline function, as functions
+ * that bindgen can see. Names are the kernel's, with "shim_" in front; what each
+ * does is what the kernel says of it.
+ *
+ * Types are declared, not included: bindgen takes them from the kernel crate.
+ */
+#ifndef STOPWATCH_SHIM_H
+#define STOPWATCH_SHIM_H
+
+struct file;
+struct folio;
+struct page;
+struct spinlock;
+struct wait_queue_entry;
+
+unsigned long shim_spin_lock_irqsave(struct spinlock *lock);
+int shim_spin_trylock_irqsave(struct spinlock *lock, unsigned long *flags);
+void shim_spin_unlock_irqrestore(struct spinlock *lock, unsigned long flags);
+
+unsigned int shim_key_to_poll(void *key);
+int shim_poll_add_wait(struct file *file, struct wait_queue_entry *wait);
+
+int shim_memfd_get_seals(struct file *file);
+unsigned long shim_folio_nr_pages(struct folio *folio);
+struct page *shim_folio_page(struct folio *folio, unsigned long n);
+long long shim_i_size(struct file *file);
+int shim_file_is_rw(struct file *file);
+
+void *shim_vmap_kernel(struct page **pages, unsigned int count);
+void *shim_vmap_pfn_kernel(unsigned long *pfns, unsigned int count);
+
+/* Ordinary functions of headers that the kernel crate does not bind. */
+void vunmap(const void *addr);
+
+#endif /* STOPWATCH_SHIM_H */

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Structs of ioctls that grow: their first field is their size, as the caller knows it.
+//!
+//! The rules are those of `copy_struct_from_user()` in
+//! [`include/linux/uaccess.h`](srctree/include/linux/uaccess.h).
+
+use kernel::{
+    page::PAGE_SIZE,
+    prelude::*,
+    transmute::{
+        AsBytes,
+        FromBytes, //
+    },
+    uaccess::{
+        UserPtr,
+        UserSlice, //
+    }, //
+};
+
+/// A struct of an ioctl.
+///
+/// # Safety
+///
+/// The type is `repr(C)`, without padding, and its first four bytes are a native-endian `u32`, its
+/// size.
+pub(crate) unsafe trait UserStruct: FromBytes + AsBytes + Default {
+    /// The size of the first version of the struct that was ever released, in bytes.
+    const FIRST_SIZE: usize;
+}
+
+/// A copy of a struct of the caller, and where it is to be copied back to.
+pub(crate) struct UserCopy<T: UserStruct> {
+    /// The copy. Fields that the caller does not know are zero.
+    pub(crate) value: T,
+    arg: usize,
+    size: usize,
+}
+
+impl<T: UserStruct> UserCopy<T> {
+    /// Copies the struct at address `arg` of the caller, each byte once. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT` if it cannot be read, `EINVAL` if its size is below the first version's, `E2BIG` if
+    /// it is larger than a page or has a non-zero byte beyond what this kernel knows.
+    pub(crate) fn read(arg: usize) -> Result<Self> {
+        const SIZE_FIELD: usize = size_of::<u32>();
+
+        let start = UserPtr::from_addr(arg);
+        let size = UserSlice::new(start, SIZE_FIELD).reader().read::<u32>()?;
+        let bytes = size as usize;
+        if bytes < T::FIRST_SIZE {
+            return Err(EINVAL);
+        }
+        if bytes > PAGE_SIZE {
+            return Err(E2BIG);
+        }
+
+        let mut value = T::default();
+        let known = bytes.min(size_of::<T>());
+        let mut rest =
+            UserSlice::new(start.wrapping_byte_add(SIZE_FIELD), bytes - SIZE_FIELD).reader();
+        {
+            let (head, tail) = value.as_bytes_mut().split_at_mut(SIZE_FIELD);
+            head.copy_from_slice(&size.to_ne_bytes());
+            rest.read_slice(&mut tail[..known - SIZE_FIELD])?;
+        }
+        while !rest.is_empty() {
+            if rest.read::<u8>()? != 0 {
+                return Err(E2BIG);
+            }
+        }
+        Ok(Self {
+            value,
+            arg,
+            size: known,
+        })
+    }
+
+    /// Copies the value back, as much of it as the caller knows. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT` if it cannot be written.
+    pub(crate) fn write_back(&self) -> Result {
+        let bytes = self.value.as_bytes().get(..self.size).ok_or(EINVAL)?;
+
+        UserSlice::new(UserPtr::from_addr(self.arg), self.size)
+            .writer()
+            .write_slice(bytes)
+    }
+}
