@@ -1,0 +1,345 @@
+// SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
+
+//! How much a device has, and where in its region it lies.
+
+use core::fmt;
+
+use super::ring::Slots;
+use super::words::field;
+use super::words::words_of;
+use super::words::Field;
+use crate::uapi;
+
+const PAGE: u64 = uapi::STOPWATCH_PAGE_SIZE as u64;
+const STATE_SIZE: u64 = size_of::<uapi::stopwatch_state>() as u64;
+const RECORD_SIZE: u64 = size_of::<uapi::stopwatch_record>() as u64;
+
+/// `struct stopwatch_info`, as words.
+pub type InfoWords = [u64; words_of::<uapi::stopwatch_info>()];
+
+/// How much a device has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Stopwatches.
+    pub stopwatches: u32,
+    /// Request rings.
+    pub rings: u32,
+    /// Slots of each request ring.
+    pub ring_slots: u32,
+    /// Slots of the event ring.
+    pub event_slots: u32,
+}
+
+/// A count that no device of this version has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GeometryError {
+    /// Of stopwatches.
+    Stopwatches(u32),
+    /// Of request rings.
+    Rings(u32),
+    /// Of slots of a request ring.
+    RingSlots(u32),
+    /// Of slots of the event ring.
+    EventSlots(u32),
+}
+
+impl fmt::Display for GeometryError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let slots = (uapi::STOPWATCH_MIN_SLOTS, uapi::STOPWATCH_MAX_SLOTS);
+        let (what, (min, max), got) = match *self {
+            Self::Stopwatches(got) => (
+                "stopwatches must be",
+                (
+                    uapi::STOPWATCH_MIN_STOPWATCHES,
+                    uapi::STOPWATCH_MAX_STOPWATCHES,
+                ),
+                got,
+            ),
+            Self::Rings(got) => (
+                "rings must be",
+                (uapi::STOPWATCH_MIN_RINGS, uapi::STOPWATCH_MAX_RINGS),
+                got,
+            ),
+            Self::RingSlots(got) => ("ring slots must be a power of two", slots, got),
+            Self::EventSlots(got) => ("event slots must be a power of two", slots, got),
+        };
+        write!(f, "{what} from {min} to {max}, got {got}")
+    }
+}
+
+impl core::error::Error for GeometryError {}
+
+impl Geometry {
+    /// Holds the counts against the limits of the header.
+    fn check(self) -> Result<(), GeometryError> {
+        let slots_fit = |slots: u32| {
+            slots.is_power_of_two()
+                && (uapi::STOPWATCH_MIN_SLOTS..=uapi::STOPWATCH_MAX_SLOTS).contains(&slots)
+        };
+        let watches = uapi::STOPWATCH_MIN_STOPWATCHES..=uapi::STOPWATCH_MAX_STOPWATCHES;
+        if !watches.contains(&self.stopwatches) {
+            return Err(GeometryError::Stopwatches(self.stopwatches));
+        }
+        if !(uapi::STOPWATCH_MIN_RINGS..=uapi::STOPWATCH_MAX_RINGS).contains(&self.rings) {
+            return Err(GeometryError::Rings(self.rings));
+        }
+        if !slots_fit(self.ring_slots) {
+            return Err(GeometryError::RingSlots(self.ring_slots));
+        }
+        if !slots_fit(self.event_slots) {
+            return Err(GeometryError::EventSlots(self.event_slots));
+        }
+        Ok(())
+    }
+
+    /// The bytes of a ring of `slots`.
+    fn ring_size(slots: u32) -> u32 {
+        slots * uapi::STOPWATCH_SLOT_SIZE
+    }
+}
+
+/// What keeps a driver from using a device that says this of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InfoError {
+    /// It is something else.
+    Magic(u32),
+    /// It is of another version.
+    Version(u32),
+    /// It has what no device of this version has.
+    Geometry(GeometryError),
+    /// The named part is not within its place, or not aligned.
+    Place(&'static str),
+}
+
+impl fmt::Display for InfoError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Magic(got) => write!(
+                f,
+                "not a stopwatch device: magic must be {:#x}, got {got:#x}",
+                uapi::STOPWATCH_MAGIC
+            ),
+            Self::Version(got) => write!(
+                f,
+                "device of version {got}, but this driver is for version {}",
+                uapi::STOPWATCH_VERSION
+            ),
+            Self::Geometry(error) => error.fmt(f),
+            Self::Place(part) => write!(f, "the device's {part} is out of place"),
+        }
+    }
+}
+
+impl core::error::Error for InfoError {}
+
+/// Where everything lies, in bytes from the start of the region.
+///
+/// # Invariants
+///
+/// Each part is within the region, starts at a multiple of 64 and has room for
+/// what `geometry` says; no two overlap. The counts are within the limits of
+/// the header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    geometry: Geometry,
+    region_size: u32,
+    state_offset: u32,
+    state_size: u32,
+    record_offset: u32,
+    rings_offset: u32,
+    rings_size: u32,
+    ring_offset: u32,
+    ring_stride: u32,
+}
+
+impl Layout {
+    /// The layout that the host gives to a device.
+    pub fn new(geometry: Geometry) -> Result<Self, GeometryError> {
+        geometry.check()?;
+        let page = uapi::STOPWATCH_PAGE_SIZE;
+        let pages = |size: u32| size.next_multiple_of(page);
+
+        // INVARIANT: each part begins where the one before it ends, rounded up
+        // to a page. At the limits all this is 17 MiB and fits easily.
+        let state_offset = page;
+        // `struct stopwatch_state` has a page of its own.
+        let record_offset = state_offset + page;
+        let records = pages(geometry.stopwatches * RECORD_SIZE as u32);
+        let rings_offset = record_offset + records;
+        let ring_offset = rings_offset + pages(Geometry::ring_size(geometry.event_slots));
+        let ring_stride = pages(Geometry::ring_size(geometry.ring_slots));
+        let region_size = ring_offset + geometry.rings * ring_stride;
+        Ok(Self {
+            geometry,
+            region_size,
+            state_offset,
+            state_size: rings_offset - state_offset,
+            record_offset,
+            rings_offset,
+            rings_size: region_size - rings_offset,
+            ring_offset,
+            ring_stride,
+        })
+    }
+
+    /// What a device says of itself, held against what the header promises.
+    /// The second value is the features that it offers.
+    pub fn from_info(info: &InfoWords) -> Result<(Self, u64), InfoError> {
+        let get = |field: Field| field.get32(info);
+
+        let magic = get(field!(stopwatch_info.magic));
+        if magic != uapi::STOPWATCH_MAGIC {
+            return Err(InfoError::Magic(magic));
+        }
+        let version = get(field!(stopwatch_info.version));
+        if version != uapi::STOPWATCH_VERSION {
+            return Err(InfoError::Version(version));
+        }
+        let geometry = Geometry {
+            stopwatches: get(field!(stopwatch_info.stopwatches)),
+            rings: get(field!(stopwatch_info.rings)),
+            ring_slots: get(field!(stopwatch_info.ring_slots)),
+            event_slots: get(field!(stopwatch_info.event_slots)),
+        };
+        geometry.check().map_err(InfoError::Geometry)?;
+        if u64::from(get(field!(stopwatch_info.record_size))) != RECORD_SIZE {
+            return Err(InfoError::Place("record size"));
+        }
+        let layout = Self {
+            geometry,
+            region_size: get(field!(stopwatch_info.region_size)),
+            state_offset: get(field!(stopwatch_info.state_offset)),
+            state_size: get(field!(stopwatch_info.state_size)),
+            record_offset: get(field!(stopwatch_info.record_offset)),
+            rings_offset: get(field!(stopwatch_info.rings_offset)),
+            rings_size: get(field!(stopwatch_info.rings_size)),
+            ring_offset: get(field!(stopwatch_info.ring_offset)),
+            ring_stride: get(field!(stopwatch_info.ring_stride)),
+        };
+        // INVARIANT: checked here.
+        layout.check().map_err(InfoError::Place)?;
+        Ok((layout, field!(stopwatch_info.features).get(info)))
+    }
+
+    /// Checks the invariants, of counts that are within the limits. Returns
+    /// the part that breaks them.
+    fn check(&self) -> Result<(), &'static str> {
+        let slot = u64::from(uapi::STOPWATCH_SLOT_SIZE);
+        let [region_size, state, state_size, record, rings, rings_size, ring, stride] = [
+            self.region_size,
+            self.state_offset,
+            self.state_size,
+            self.record_offset,
+            self.rings_offset,
+            self.rings_size,
+            self.ring_offset,
+            self.ring_stride,
+        ]
+        .map(u64::from);
+        let counts = self.geometry;
+        let records_size = u64::from(counts.stopwatches) * RECORD_SIZE;
+        let events_size = u64::from(Geometry::ring_size(counts.event_slots));
+        let ring_size = u64::from(Geometry::ring_size(counts.ring_slots));
+
+        let checks = [
+            ("state", state % PAGE == 0 && state >= PAGE),
+            ("first record", record % slot == 0),
+            ("first record", record >= state + STATE_SIZE),
+            ("last record", record + records_size <= state + state_size),
+            ("event ring", rings % PAGE == 0),
+            ("event ring", rings >= state + state_size),
+            ("first request ring", ring % PAGE == 0),
+            ("first request ring", ring >= rings + events_size),
+            ("ring stride", stride % PAGE == 0 && stride >= ring_size),
+            (
+                "last request ring",
+                ring + u64::from(counts.rings) * stride <= rings + rings_size,
+            ),
+            ("region size", rings + rings_size <= region_size),
+        ];
+        match checks.iter().find(|(_, good)| !good) {
+            Some((part, _)) => Err(part),
+            None => Ok(()),
+        }
+    }
+
+    /// What the device says of itself, if it offers `features`.
+    pub fn info(&self, features: u64) -> InfoWords {
+        let mut info = InfoWords::default();
+        let mut set = |field: Field, value: u32| field.set(&mut info, value);
+        set(field!(stopwatch_info.magic), uapi::STOPWATCH_MAGIC);
+        set(field!(stopwatch_info.version), uapi::STOPWATCH_VERSION);
+        set(field!(stopwatch_info.region_size), self.region_size);
+        set(field!(stopwatch_info.state_offset), self.state_offset);
+        set(field!(stopwatch_info.state_size), self.state_size);
+        set(field!(stopwatch_info.rings_offset), self.rings_offset);
+        set(field!(stopwatch_info.rings_size), self.rings_size);
+        set(field!(stopwatch_info.record_offset), self.record_offset);
+        set(field!(stopwatch_info.record_size), RECORD_SIZE as u32);
+        set(
+            field!(stopwatch_info.stopwatches),
+            self.geometry.stopwatches,
+        );
+        set(
+            field!(stopwatch_info.event_slots),
+            self.geometry.event_slots,
+        );
+        set(field!(stopwatch_info.ring_offset), self.ring_offset);
+        set(field!(stopwatch_info.ring_stride), self.ring_stride);
+        set(field!(stopwatch_info.ring_slots), self.geometry.ring_slots);
+        set(field!(stopwatch_info.rings), self.geometry.rings);
+        set(field!(stopwatch_info.calls), uapi::STOPWATCH_CALLS);
+        field!(stopwatch_info.features).set(&mut info, features);
+        info
+    }
+
+    /// How much the device has.
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// Bytes of the region.
+    pub fn region_size(&self) -> u32 {
+        self.region_size
+    }
+
+    /// Where `struct stopwatch_vmm` is.
+    pub fn vmm(&self) -> u32 {
+        uapi::STOPWATCH_VMM_OFFSET
+    }
+
+    /// Where `struct stopwatch_state` is.
+    pub fn state(&self) -> u32 {
+        self.state_offset
+    }
+
+    /// Bytes of the state pages, which begin at [`Self::state`].
+    pub fn state_size(&self) -> u32 {
+        self.state_size
+    }
+
+    /// Where the part begins that host and guest write.
+    pub fn rings(&self) -> u32 {
+        self.rings_offset
+    }
+
+    /// Where the record of a stopwatch is.
+    pub fn record(&self, watch: u32) -> Option<u32> {
+        (watch < self.geometry.stopwatches).then(|| self.record_offset + watch * RECORD_SIZE as u32)
+    }
+
+    /// The slots of a request ring.
+    pub fn ring(&self, ring: u32) -> Option<Slots> {
+        (ring < self.geometry.rings).then(|| {
+            Slots::new(
+                self.ring_offset + ring * self.ring_stride,
+                self.geometry.ring_slots,
+            )
+        })
+    }
+
+    /// The slots of the event ring.
+    pub fn events(&self) -> Slots {
+        Slots::new(self.rings_offset, self.geometry.event_slots)
+    }
+}

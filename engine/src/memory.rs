@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
+
+//! The region, as the engine reaches it.
+
+/// The region shared by host and guest, as 64-bit words.
+///
+/// Offsets are bytes from the start of the region, in host and guest alike.
+/// Those that the engine asks for come from a [`Layout`](super::Layout) and
+/// never from the other side: they are multiples of 8 and less than
+/// `Layout::region_size`.
+///
+/// The other side may write any word at any time, so each access is a single
+/// one, of the whole word. A word's value is that of its little-endian bytes.
+pub trait Memory {
+    /// Reads a word, without ordering.
+    fn load(&self, offset: u32) -> u64;
+
+    /// Reads a word, before every later access.
+    fn load_acquire(&self, offset: u32) -> u64;
+
+    /// Writes a word, without ordering.
+    fn store(&self, offset: u32, value: u64);
+
+    /// Writes a word, after every earlier access.
+    fn store_release(&self, offset: u32, value: u64);
+
+    /// Orders earlier stores before later ones (`smp_wmb()`).
+    fn fence_release(&self);
+}

@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
+
+//! Rings of slots: whose turn it is, and the two ends of any ring. Knows
+//! nothing of what a slot says beside its owner.
+
+use super::memory::Memory;
+use super::words::field;
+use super::words::load_from;
+use super::words::store_from;
+use super::words::Field;
+use super::words::WORD;
+use crate::uapi;
+
+/// A slot, as words. It is copied from the region once, and then judged.
+pub(super) type SlotWords = [u64; (uapi::STOPWATCH_SLOT_SIZE / WORD) as usize];
+
+// Owner is at the same place in all slots, so one definition serves.
+const OWNER: Field = field!(stopwatch_request.owner);
+const _: () = assert!(core::mem::offset_of!(uapi::stopwatch_request, owner) == 0);
+const _: () = assert!(core::mem::offset_of!(uapi::stopwatch_event, owner) == 0);
+const _: () = assert!(core::mem::offset_of!(uapi::stopwatch_reply, owner) == 0);
+const _: () = assert!(size_of::<uapi::stopwatch_request>() == size_of::<SlotWords>());
+const _: () = assert!(size_of::<uapi::stopwatch_reply>() == size_of::<SlotWords>());
+const _: () = assert!(size_of::<uapi::stopwatch_event>() == size_of::<SlotWords>());
+
+/// Where the slots of a ring lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slots {
+    offset: u32,
+    mask: u32,
+}
+
+impl Slots {
+    /// `count` slots, a power of two, from `offset` on.
+    pub(super) fn new(offset: u32, count: u32) -> Self {
+        Self {
+            offset,
+            mask: count.wrapping_sub(1),
+        }
+    }
+
+    /// How many there are.
+    pub fn count(self) -> u32 {
+        self.mask.wrapping_add(1)
+    }
+
+    /// The offset in the region of slot `index`, which wraps.
+    pub fn slot(self, index: u32) -> u32 {
+        self.offset + (index & self.mask) * uapi::STOPWATCH_SLOT_SIZE
+    }
+}
+
+/// Whose a slot is, in a round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    /// Not posted in this round.
+    Free,
+    /// The completer's.
+    Posted,
+    /// The poster's, again.
+    Completed,
+    /// What no side writes that follows the rules.
+    Bad,
+}
+
+/// A place in a ring: slots counted from the first one ever used, so that both
+/// the index and the phase follow from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place(u32);
+
+impl Place {
+    /// Where both ends of an empty ring are.
+    const FIRST: Self = Self(0);
+
+    fn next(self) -> Self {
+        Self(self.0.wrapping_add(1))
+    }
+
+    /// The offset of the slot here.
+    fn offset(self, slots: Slots) -> u32 {
+        slots.slot(self.0)
+    }
+
+    /// The slot's number within the ring.
+    pub(super) fn index(self, slots: Slots) -> u32 {
+        self.0 & slots.mask
+    }
+
+    /// The phase of the round that this place is in: 1, then 0, then 1. It does
+    /// not break where the count wraps, for a count of slots divides 2^31.
+    fn phase(self, slots: Slots) -> bool {
+        self.0 & slots.count() == 0
+    }
+
+    /// Whose `word`, the first of the slot here, says the slot is.
+    fn owner(self, slots: Slots, word: u64) -> Owner {
+        const BITS: u64 = (uapi::STOPWATCH_OWNER_POSTED | uapi::STOPWATCH_OWNER_DONE) as u64;
+        const POSTED: u64 = uapi::STOPWATCH_OWNER_POSTED as u64;
+        const DONE: u64 = uapi::STOPWATCH_OWNER_DONE as u64;
+
+        let owner = OWNER.get(&[word]);
+        if owner & !BITS != 0 {
+            return Owner::Bad;
+        }
+        let phase = self.phase(slots);
+        match ((owner & POSTED != 0) == phase, (owner & DONE != 0) == phase) {
+            (false, false) => Owner::Free,
+            (true, false) => Owner::Posted,
+            (true, true) => Owner::Completed,
+            (false, true) => Owner::Bad,
+        }
+    }
+
+    /// What the one who posts writes here.
+    fn posted(self, slots: Slots) -> u32 {
+        if self.phase(slots) {
+            uapi::STOPWATCH_OWNER_POSTED
+        } else {
+            uapi::STOPWATCH_OWNER_DONE
+        }
+    }
+
+    /// What the one who completes writes here.
+    fn completed(self, slots: Slots) -> u32 {
+        if self.phase(slots) {
+            uapi::STOPWATCH_OWNER_POSTED | uapi::STOPWATCH_OWNER_DONE
+        } else {
+            0
+        }
+    }
+
+    /// Gives the slot here away, with what it says.
+    fn write(self, mem: &impl Memory, slots: Slots, owner: u32, words: &mut SlotWords) {
+        OWNER.set(words, owner);
+        let offset = self.offset(slots);
+        store_from(mem, offset, words, 1);
+        // Pairs with the acquire in `read()` of the other end.
+        mem.store_release(offset, words[0]);
+    }
+
+    /// Reads the slot here if `wanted` says so of its owner; each word once.
+    fn read(
+        self,
+        mem: &impl Memory,
+        slots: Slots,
+        wanted: impl FnOnce(Owner) -> bool,
+    ) -> Option<(Owner, SlotWords)> {
+        let offset = self.offset(slots);
+        let mut words = SlotWords::default();
+        // Pairs with the release in `write()` of the other end.
+        words[0] = mem.load_acquire(offset);
+        let owner = self.owner(slots, words[0]);
+        if !wanted(owner) {
+            return None;
+        }
+        load_from(mem, offset, &mut words, 1);
+        Some((owner, words))
+    }
+}
+
+/// Makes a ring empty, with phase 1 to come. What else slots say does not
+/// matter as long as they are free, and one store a slot is all that may be
+/// spent with interrupts off: the largest device has 266,240 slots.
+pub(super) fn clear(mem: &impl Memory, slots: Slots) {
+    for index in 0..slots.count() {
+        mem.store(slots.slot(index), 0);
+    }
+}
+
+/// The end of a ring that posts: the guest in a request ring, the host in the
+/// event ring.
+#[derive(Clone, Copy)]
+pub(super) struct Poster {
+    slots: Slots,
+    place: Place,
+}
+
+impl Poster {
+    /// The poster of an empty ring.
+    pub(super) fn new(slots: Slots) -> Self {
+        Self {
+            slots,
+            place: Place::FIRST,
+        }
+    }
+
+    pub(super) fn slots(&self) -> Slots {
+        self.slots
+    }
+
+    /// Where the next slot will be posted.
+    pub(super) fn place(&self) -> Place {
+        self.place
+    }
+
+    /// Posts a slot; `None` if the ring is full.
+    pub(super) fn post(&mut self, mem: &impl Memory, mut words: SlotWords) -> Option<Place> {
+        let place = self.place;
+        // Acquire, so that the slot is not overwritten before the completer is
+        // done with it.
+        let owner = mem.load_acquire(place.offset(self.slots));
+        if place.owner(self.slots, owner) != Owner::Free {
+            return None;
+        }
+        place.write(mem, self.slots, place.posted(self.slots), &mut words);
+        self.place = place.next();
+        Some(place)
+    }
+
+    /// What the completer left at `place`, once it has.
+    pub(super) fn completed(&self, mem: &impl Memory, place: Place) -> Option<SlotWords> {
+        place
+            .read(mem, self.slots, |owner| owner == Owner::Completed)
+            .map(|(_, words)| words)
+    }
+}
+
+/// A slot that waits for the completer.
+pub(super) struct Posted {
+    /// What it says.
+    pub(super) words: SlotWords,
+    /// Whether its owner field broke the rules.
+    pub(super) bad_owner: bool,
+}
+
+/// The end of a ring that completes: the host in a request ring, the guest in
+/// the event ring.
+#[derive(Clone, Copy)]
+pub(super) struct Completer {
+    slots: Slots,
+    place: Place,
+}
+
+impl Completer {
+    /// The completer of an empty ring.
+    pub(super) fn new(slots: Slots) -> Self {
+        Self {
+            slots,
+            place: Place::FIRST,
+        }
+    }
+
+    pub(super) fn slots(&self) -> Slots {
+        self.slots
+    }
+
+    /// A copy of the next slot, if it is for the completer.
+    pub(super) fn next(&self, mem: &impl Memory) -> Option<Posted> {
+        let (owner, words) = self.place.read(mem, self.slots, |owner| {
+            matches!(owner, Owner::Posted | Owner::Bad)
+        })?;
+        Some(Posted {
+            words,
+            bad_owner: owner == Owner::Bad,
+        })
+    }
+
+    /// Whether the next slot is for the completer.
+    pub(super) fn waiting(&self, mem: &impl Memory) -> bool {
+        let word = mem.load(self.place.offset(self.slots));
+        matches!(
+            self.place.owner(self.slots, word),
+            Owner::Posted | Owner::Bad
+        )
+    }
+
+    /// Completes the slot that [`Self::next`] told of, and goes on.
+    pub(super) fn complete(&mut self, mem: &impl Memory, mut words: SlotWords) {
+        let place = self.place;
+        place.write(mem, self.slots, place.completed(self.slots), &mut words);
+        self.place = place.next();
+    }
+
+    /// [`Self::complete`], for a ring in which the completer writes nothing but
+    /// the owner.
+    pub(super) fn give_back(&mut self, mem: &impl Memory, words: &SlotWords) {
+        let place = self.place;
+        let mut first = [words[0]];
+        OWNER.set(&mut first, place.completed(self.slots));
+        // Pairs with the acquire in `Poster::post()`.
+        mem.store_release(place.offset(self.slots), first[0]);
+        self.place = place.next();
+    }
+}

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
+
+//! Fields of the shared structs, in the 64-bit words that hold them. Where a
+//! field lies is taken from the C headers, by way of `offset_of!`.
+
+use super::Memory;
+
+/// Bytes of a word.
+pub(super) const WORD: u32 = 8;
+
+/// A field of a shared struct: some bytes of one word.
+#[derive(Clone, Copy)]
+pub(super) struct Field {
+    word: usize,
+    shift: u32,
+    mask: u64,
+}
+
+impl Field {
+    /// The field of `size` bytes at byte `offset`. For constants: it does not
+    /// compile if the field is not within one word.
+    pub(super) const fn new(offset: usize, size: usize) -> Self {
+        assert!(size == 2 || size == 4 || size == 8);
+        assert!(offset % size == 0);
+        Self {
+            word: offset / 8,
+            shift: (offset % 8) as u32 * 8,
+            mask: u64::MAX >> (64 - size as u32 * 8),
+        }
+    }
+
+    /// The field's value, or 0 if `words` is too short to hold it.
+    pub(super) fn get(self, words: &[u64]) -> u64 {
+        match words.get(self.word) {
+            Some(word) => (word >> self.shift) & self.mask,
+            None => 0,
+        }
+    }
+
+    /// [`Self::get`], for a field of at most 32 bits.
+    pub(super) fn get32(self, words: &[u64]) -> u32 {
+        self.get(words) as u32
+    }
+
+    /// Sets the field to the low bits of `value`.
+    pub(super) fn set(self, words: &mut [u64], value: impl Into<u64>) {
+        if let Some(word) = words.get_mut(self.word) {
+            *word &= !(self.mask << self.shift);
+            *word |= (value.into() & self.mask) << self.shift;
+        }
+    }
+}
+
+/// The size of a field, which `offset_of!` does not tell.
+pub(super) const fn size_of_field<S, F>(_: fn(&S) -> &F) -> usize {
+    size_of::<F>()
+}
+
+/// The [`Field`] of a struct of `crate::uapi`.
+macro_rules! field {
+    ($struct:ident.$field:ident) => {
+        const {
+            super::words::Field::new(
+                ::core::mem::offset_of!(crate::uapi::$struct, $field),
+                super::words::size_of_field(|it: &crate::uapi::$struct| &it.$field),
+            )
+        }
+    };
+}
+pub(super) use field;
+
+/// The words that a struct takes up.
+pub(super) const fn words_of<S>() -> usize {
+    assert!(size_of::<S>() % WORD as usize == 0);
+    size_of::<S>() / WORD as usize
+}
+
+/// Writes `words` from the one at `first` on, in order, without ordering.
+pub(super) fn store_from(mem: &impl Memory, offset: u32, words: &[u64], first: u32) {
+    let from = (first..).zip(words.iter().skip(first as usize));
+    for (index, &word) in from {
+        mem.store(offset + index * WORD, word);
+    }
+}
+
+/// Reads `words` from the one at `first` on, in order, without ordering.
+pub(super) fn load_from(mem: &impl Memory, offset: u32, words: &mut [u64], first: u32) {
+    let into = (first..).zip(words.iter_mut().skip(first as usize));
+    for (index, word) in into {
+        *word = mem.load(offset + index * WORD);
+    }
+}
