@@ -9,9 +9,12 @@
 #![allow(dead_code, reason = "the host module and the guest driver each use a part")]
 
 pub(crate) mod bar;
+pub(crate) mod capability;
 pub(crate) mod clock;
 pub(crate) mod deadline_timer;
 pub(crate) mod deferred;
+pub(crate) mod engine_memory;
+pub(crate) mod errno;
 pub(crate) mod eventfd;
 pub(crate) mod irq_lock;
 pub(crate) mod memfd;

@@ -1,10 +1,56 @@
 // SPDX-License-Identifier: GPL-2.0
-//! x
-use kernel::prelude::*;
+
+//! The host's side of the stopwatch: keeps the time of every VM and serves their rings in the
+//! kernel, inside the write to the doorbell.
+//!
+//! - [`control`]: `/dev/vhost-stopwatch`, an open file and its ioctls;
+//! - [`registry`]: all VMs, and who may see them;
+//! - [`vm`]: one VM, from the setting of its region to the closing of its file;
+//! - [`server`]: what runs in doorbells, timers and the workqueue; everything fast is there.
+//!
+//! What a stopwatch does and how a ring is read is in `engine/`, which knows no kernel. What
+//! needs `unsafe` is in `abstractions/`, which knows no stopwatch.
+
+use kernel::{
+    prelude::*,
+    sync::Arc, //
+};
+
 #[path = "../abstractions/mod.rs"]
 mod abstractions;
+mod control;
+#[allow(unreachable_pub, reason = "it is a crate of its own for programs")]
+#[path = "../engine/src/engine.rs"]
+mod engine;
+mod registry;
+mod server;
 #[path = "../abstractions/uapi.rs"]
 mod uapi;
-module! { type: M, name: "vhost_stopwatch", authors: ["x"], description: "x", license: "GPL", }
-struct M;
-impl kernel::Module for M { fn init(_m: &'static ThisModule) -> Result<Self> { Ok(M) } }
+mod vm;
+
+use abstractions::miscdevice::MiscRegistration;
+
+module! {
+    type: VhostStopwatch,
+    name: "vhost_stopwatch",
+    authors: ["The Stopwatch authors"],
+    description: "Host side of the paravirtual stopwatch",
+    license: "GPL",
+}
+
+#[pin_data]
+struct VhostStopwatch {
+    #[pin]
+    _device: MiscRegistration<control::ControlFile>,
+}
+
+impl kernel::InPlaceModule for VhostStopwatch {
+    fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            _device <- MiscRegistration::new(
+                c"vhost-stopwatch",
+                Arc::pin_init(registry::Registry::new(), GFP_KERNEL)?,
+            ),
+        })
+    }
+}

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The region as the engine wants it: the one place where the abstractions meet the engine.
+
+use super::shared_memory::SharedMemory;
+use crate::engine::Memory;
+
+impl Memory for SharedMemory<'_> {
+    #[inline]
+    fn load(&self, offset: u32) -> u64 {
+        SharedMemory::load(self, offset)
+    }
+
+    #[inline]
+    fn load_acquire(&self, offset: u32) -> u64 {
+        SharedMemory::load_acquire(self, offset)
+    }
+
+    #[inline]
+    fn store(&self, offset: u32, value: u64) {
+        SharedMemory::store(self, offset, value)
+    }
+
+    #[inline]
+    fn store_release(&self, offset: u32, value: u64) {
+        SharedMemory::store_release(self, offset, value)
+    }
+
+    #[inline]
+    fn fence_release(&self) {
+        self.fence_stores()
+    }
+}

@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `/dev/vhost-stopwatch`: an open file, its ioctls and the order that they keep.
+//!
+//! What each ioctl does and which errors it has is in `include/uapi/linux/vhost_stopwatch.h`; this
+//! is in the same order.
+
+use kernel::{
+    fs::File,
+    new_mutex,
+    prelude::*,
+    sync::{
+        Arc,
+        Mutex, //
+    },
+    ThisModule, //
+};
+
+use crate::{
+    abstractions::{
+        eventfd::{
+            EventFdFile,
+            EventFdListener, //
+        },
+        memfd::PinnedMemfd,
+        miscdevice::MiscFile,
+        user_struct::{
+            UserCopy,
+            UserStruct, //
+        }, //
+    },
+    engine::{
+        self,
+        Geometry,
+        Layout, //
+    },
+    registry::Registry,
+    server::{
+        self,
+        Doorbell, //
+    },
+    uapi,
+    vm::{
+        Name,
+        Opener,
+        Vm, //
+    }, //
+};
+
+/// How far the set-up of a file has come.
+struct Setup {
+    features: u64,
+    name: Name,
+    layout: Option<Layout>,
+    vm: Option<Arc<Vm>>,
+    /// By ring, once there is a VM. Each holds the VM's server.
+    doorbells: KVec<Option<Pin<KBox<EventFdListener<Doorbell>>>>>,
+}
+
+impl Setup {
+    /// The VM, whose region has to be set.
+    fn vm(&self) -> Result<&Arc<Vm>> {
+        self.vm.as_ref().ok_or(ENXIO)
+    }
+
+    /// Refuses what may only be done before the region is set.
+    fn before_region(&self) -> Result {
+        if self.vm.is_some() {
+            return Err(EBUSY);
+        }
+        Ok(())
+    }
+
+    /// The VM, which may not be started.
+    fn stopped_vm(&self) -> Result<&Arc<Vm>> {
+        let vm = self.vm()?;
+
+        if vm.server().snapshot().started {
+            return Err(EBUSY);
+        }
+        Ok(vm)
+    }
+}
+
+/// An open file: a VM, or on the way to one.
+///
+/// Lock order: `setup`, the registry's, a VM's name, the server's state.
+#[pin_data]
+pub(crate) struct ControlFile {
+    registry: Arc<Registry>,
+    opener: Opener,
+    #[pin]
+    setup: Mutex<Setup>,
+}
+
+#[vtable]
+impl MiscFile for ControlFile {
+    type Context = Arc<Registry>;
+
+    const OWNER: &'static ThisModule = &crate::THIS_MODULE;
+
+    fn open(registry: &Arc<Registry>, file: &File) -> Result<Arc<Self>> {
+        let opener = Opener {
+            user: file.cred().euid(),
+            pid: current!().tgid_nr_ns(None),
+        };
+        let setup = Setup {
+            features: engine::FEATURES,
+            name: Name::default(),
+            layout: None,
+            vm: None,
+            doorbells: KVec::new(),
+        };
+
+        Arc::pin_init(
+            pin_init!(Self {
+                registry: registry.clone(),
+                opener,
+                setup <- new_mutex!(setup),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    fn release(&self) {
+        let mut setup = self.setup.lock();
+
+        // First nobody finds it, then nobody kicks it; then it ends, unless somebody who looked
+        // it up before holds it for another moment.
+        if let Some(vm) = setup.vm.take() {
+            self.registry.remove(&vm);
+            setup.doorbells.clear();
+            // It is no error if it was not started.
+            let _ = vm.server().stop();
+        }
+    }
+
+    fn ioctl(&self, _file: &File, cmd: u32, arg: usize) -> Result<isize> {
+        match cmd {
+            uapi::VHOST_STOPWATCH_GET_FEATURES => answer(arg, |it| self.get_features(it)),
+            uapi::VHOST_STOPWATCH_SET_FEATURES => take(arg, |it| self.set_features(it)),
+            uapi::VHOST_STOPWATCH_SET_GEOMETRY => answer(arg, |it| self.set_geometry(it)),
+            uapi::VHOST_STOPWATCH_SET_REGION => take(arg, |it| self.set_region(it)),
+            uapi::VHOST_STOPWATCH_SET_KICK => take(arg, |it| self.set_kick(it)),
+            uapi::VHOST_STOPWATCH_SET_CALL => take(arg, |it| self.set_call(it)),
+            uapi::VHOST_STOPWATCH_SET_NAME => take(arg, |it| self.set_name(it)),
+            uapi::VHOST_STOPWATCH_START => self.start(arg),
+            uapi::VHOST_STOPWATCH_STOP => self.stop(arg),
+            uapi::VHOST_STOPWATCH_GET_VM => answer(arg, |it| self.get_vm(it)),
+            uapi::VHOST_STOPWATCH_READ => answer(arg, |it| self.read(it)),
+            _ => return Err(ENOTTY),
+        }?;
+        Ok(0)
+    }
+}
+
+/// An ioctl that takes a struct.
+fn take<T: UserStruct>(arg: usize, act: impl FnOnce(&T) -> Result) -> Result {
+    act(&UserCopy::read(arg)?.value)
+}
+
+/// An ioctl that takes a struct and fills it in.
+fn answer<T: UserStruct>(arg: usize, act: impl FnOnce(&mut T) -> Result) -> Result {
+    let mut copy = UserCopy::read(arg)?;
+
+    act(&mut copy.value)?;
+    copy.write_back()
+}
+
+/// Refuses flags, and reserved fields, that are not zero.
+fn zero(field: u32) -> Result {
+    if field != 0 {
+        return Err(EINVAL);
+    }
+    Ok(())
+}
+
+impl ControlFile {
+    fn get_features(&self, it: &mut uapi::vhost_stopwatch_features) -> Result {
+        zero(it.flags)?;
+        it.features = engine::FEATURES;
+        Ok(())
+    }
+
+    fn set_features(&self, it: &uapi::vhost_stopwatch_features) -> Result {
+        zero(it.flags)?;
+        if it.features & !engine::FEATURES != 0 {
+            return Err(EINVAL);
+        }
+        let mut setup = self.setup.lock();
+
+        setup.before_region()?;
+        setup.features = it.features;
+        Ok(())
+    }
+
+    fn set_geometry(&self, it: &mut uapi::vhost_stopwatch_geometry) -> Result {
+        zero(it.flags)?;
+        zero(it.reserved)?;
+        let geometry = Geometry {
+            stopwatches: it.stopwatches,
+            rings: it.rings,
+            ring_slots: it.ring_slots,
+            event_slots: it.event_slots,
+        };
+        let layout = Layout::new(geometry).map_err(|_| EINVAL)?;
+        let mut setup = self.setup.lock();
+
+        setup.before_region()?;
+        setup.layout = Some(layout);
+        it.region_size = layout.region_size();
+        Ok(())
+    }
+
+    fn set_region(&self, it: &uapi::vhost_stopwatch_fd) -> Result {
+        zero(it.flags)?;
+        zero(it.index)?;
+        let mut setup = self.setup.lock();
+
+        setup.before_region()?;
+        let layout = setup.layout.ok_or(ENXIO)?;
+        let geometry = layout.geometry();
+        let region = PinnedMemfd::new(it.fd, layout.region_size() as usize)?;
+        let mut doorbells = KVec::with_capacity(geometry.rings as usize, GFP_KERNEL)?;
+        for _ in 0..geometry.rings {
+            doorbells.push(None, GFP_KERNEL)?;
+        }
+        let server = server::serve_region(layout, setup.features, region)?;
+        let vm = self.registry.add(|number| {
+            Arc::pin_init(
+                Vm::new(number, self.opener, geometry, setup.name, server),
+                GFP_KERNEL,
+            )
+        })?;
+
+        setup.doorbells = doorbells;
+        setup.vm = Some(vm);
+        Ok(())
+    }
+
+    fn set_kick(&self, it: &uapi::vhost_stopwatch_fd) -> Result {
+        zero(it.flags)?;
+        let mut setup = self.setup.lock();
+        let server = setup.stopped_vm()?.server().clone();
+        let doorbell = setup.doorbells.get_mut(it.index as usize).ok_or(EINVAL)?;
+        let file = EventFdFile::get(it.fd)?;
+
+        *doorbell = Some(EventFdListener::attach(
+            &file,
+            Doorbell::new(server, it.index),
+        )?);
+        Ok(())
+    }
+
+    fn set_call(&self, it: &uapi::vhost_stopwatch_fd) -> Result {
+        zero(it.flags)?;
+        let setup = self.setup.lock();
+        let vm = setup.stopped_vm()?;
+        if it.index >= uapi::STOPWATCH_CALLS {
+            return Err(EINVAL);
+        }
+        let eventfd = EventFdFile::get(it.fd)?.eventfd()?;
+
+        vm.server()
+            .set_call(it.index, Arc::new(eventfd, GFP_KERNEL)?)
+    }
+
+    fn set_name(&self, it: &uapi::vhost_stopwatch_name) -> Result {
+        zero(it.flags)?;
+        let name = Name::new(it.name)?;
+        let mut setup = self.setup.lock();
+
+        setup.name = name;
+        if let Some(vm) = &setup.vm {
+            vm.set_name(name);
+        }
+        Ok(())
+    }
+
+    fn start(&self, arg: usize) -> Result {
+        zero(u32::try_from(arg).map_err(|_| EINVAL)?)?;
+        let setup = self.setup.lock();
+        let server = setup.vm()?.server();
+
+        if setup.doorbells.iter().any(Option::is_none) || !server.has_calls() {
+            return Err(ENXIO);
+        }
+        server.start_serving()
+    }
+
+    fn stop(&self, arg: usize) -> Result {
+        zero(u32::try_from(arg).map_err(|_| EINVAL)?)?;
+        let setup = self.setup.lock();
+
+        setup.vm()?.server().stop()
+    }
+
+    fn get_vm(&self, it: &mut uapi::vhost_stopwatch_vm) -> Result {
+        let vm = match it.flags {
+            0 => self.registry.get(it.vm)?,
+            uapi::VHOST_STOPWATCH_VM_NEXT => self.registry.next(it.vm)?,
+            uapi::VHOST_STOPWATCH_VM_SELF => self.setup.lock().vm.clone().ok_or(ENOENT)?,
+            _ => return Err(EINVAL),
+        };
+
+        vm.describe(it);
+        Ok(())
+    }
+
+    fn read(&self, it: &mut uapi::vhost_stopwatch_read) -> Result {
+        zero(it.flags)?;
+        zero(it.reserved)?;
+        let vm = self.registry.get(it.vm)?;
+
+        it.reading = vm.server().read(it.watch).ok_or(ENOENT)?.into();
+        Ok(())
+    }
+}

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! All VMs, and who may see them.
+
+use kernel::{
+    new_mutex,
+    prelude::*,
+    sync::{
+        Arc,
+        Mutex, //
+    },
+    task::Kuid, //
+};
+
+use crate::{
+    abstractions::capability,
+    vm::Vm, //
+};
+
+struct Entries {
+    /// Sorted by number, as numbers only grow.
+    vms: KVVec<Arc<Vm>>,
+    next: u64,
+}
+
+/// The VMs of this module, by number.
+///
+/// Lock order: the setup of a file ([`crate::control`]), then this.
+#[pin_data]
+pub(crate) struct Registry {
+    #[pin]
+    entries: Mutex<Entries>,
+}
+
+impl Registry {
+    /// An initialiser of an empty registry.
+    pub(crate) fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            entries <- new_mutex!(Entries {
+                vms: KVVec::new(),
+                next: 1,
+            }),
+        })
+    }
+
+    /// Enters the VM that `make` makes of its number. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM` if there is no room for it, and those of `make`.
+    pub(crate) fn add(&self, make: impl FnOnce(u64) -> Result<Arc<Vm>>) -> Result<Arc<Vm>> {
+        let mut entries = self.entries.lock();
+
+        entries.vms.reserve(1, GFP_KERNEL)?;
+        let vm = make(entries.next)?;
+        entries.vms.push(vm.clone(), GFP_KERNEL)?;
+        entries.next += 1;
+        Ok(vm)
+    }
+
+    /// Takes a VM out. Those who have looked it up may still hold it.
+    pub(crate) fn remove(&self, vm: &Vm) {
+        let mut entries = self.entries.lock();
+
+        entries.vms.retain(|other| other.number() != vm.number());
+    }
+
+    /// The VM of that number, if the current task may see it.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT` if there is none, or none that the task may see.
+    pub(crate) fn get(&self, number: u64) -> Result<Arc<Vm>> {
+        self.find(|vm| vm.number() == number)
+    }
+
+    /// The first VM whose number is not below `number` and which the current task may see.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT` if there is none.
+    pub(crate) fn next(&self, number: u64) -> Result<Arc<Vm>> {
+        self.find(|vm| vm.number() >= number)
+    }
+
+    fn find(&self, mut matches: impl FnMut(&Vm) -> bool) -> Result<Arc<Vm>> {
+        let caller = Kuid::current_euid();
+        // Asked for at most once a call: each use of the privilege may be audited.
+        let mut privileged = None;
+        let entries = self.entries.lock();
+
+        entries
+            .vms
+            .iter()
+            .filter(|vm| matches(vm))
+            .find(|vm| {
+                vm.owner() == caller || *privileged.get_or_insert_with(capability::sys_admin)
+            })
+            .cloned()
+            .ok_or(ENOENT)
+    }
+}

@@ -1,0 +1,344 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What serves a VM: its engine, its region and its timer, in the contexts in which they are used.
+//!
+//! | context                                          | what                                    |
+//! |--------------------------------------------------|-----------------------------------------|
+//! | the write to a doorbell: interrupts off, mostly  | up to [`BUDGET`] requests of a ring,    |
+//! | inside the vCPU's own exit                       | answered in place ([`Doorbell`])        |
+//! | a timer interrupt                                | timeouts that expired: events, calls    |
+//! | a kernel worker                                  | requests that a doorbell left over      |
+//! | a task's ioctl                                   | start, stop, look                       |
+//!
+//! All of them take [`Core::state`], the only lock in this file; nothing sleeps or allocates under
+//! it. Lock order: the wait queue of a kick eventfd, held by whoever writes to it, then `state`,
+//! then the timer base's. An eventfd is therefore never signalled under `state`.
+
+use kernel::{
+    alloc::allocator::KVmalloc,
+    c_str,
+    prelude::*,
+    static_lock_class,
+    sync::Arc, //
+};
+
+use crate::{
+    abstractions::{
+        clock,
+        deadline_timer::{
+            DeadlineHandler,
+            DeadlineTimer, //
+        },
+        deferred::{
+            Deferred,
+            DeferredHandler, //
+        },
+        errno::ealready,
+        eventfd::{
+            EventFd,
+            Listener, //
+        },
+        irq_lock::{
+            new_irq_lock,
+            IrqLock, //
+        },
+        memfd::PinnedMemfd, //
+    },
+    engine::{
+        Device,
+        Layout,
+        Reading,
+        Stats,
+        Storage, //
+    },
+    uapi, //
+};
+
+/// How many requests a kick may have answered, or timeouts noted, with interrupts off: a ring of
+/// the usual size.
+const BUDGET: u32 = 64;
+
+const CALLS: usize = uapi::STOPWATCH_CALLS as usize;
+
+/// The engine's state in the kernel's memory.
+struct KernelMemory;
+
+impl Storage for KernelMemory {
+    type Slice<T: Copy> = Vec<T, KVmalloc>;
+    type Error = Error;
+
+    fn filled<T: Copy>(value: T, len: usize) -> Result<Self::Slice<T>> {
+        Ok(KVVec::from_elem(value, len, GFP_KERNEL)?)
+    }
+}
+
+/// What changes while a VM runs.
+struct State {
+    engine: Device<KernelMemory>,
+    /// Between START and STOP.
+    started: bool,
+    /// `None` until it is set.
+    calls: [Option<Arc<EventFd>>; CALLS],
+    kicks: u64,
+    over_budget: u64,
+}
+
+/// A VM, less the timer and the work item around it.
+#[pin_data]
+pub(crate) struct Core {
+    #[pin]
+    state: IrqLock<State>,
+    region: PinnedMemfd,
+    /// VM time is `CLOCK_MONOTONIC` less this, in ns.
+    epoch: u64,
+}
+
+/// A VM with its timer and its work item. Dropping it waits for both.
+pub(crate) type Server = Deferred<DeadlineTimer<Core>>;
+
+/// How a VM does, at one moment.
+pub(crate) struct Snapshot {
+    pub(crate) started: bool,
+    pub(crate) stats: Stats,
+    pub(crate) features: u64,
+    pub(crate) vmm_status: u32,
+    pub(crate) kicks: u64,
+    pub(crate) over_budget: u64,
+    pub(crate) time_ns: u64,
+}
+
+/// Makes the server of a VM: clears its region and writes what the VMM and the guest will find
+/// there. VM time begins. May sleep.
+///
+/// # Errors
+///
+/// `ENOMEM` if there is no memory for the engine's state.
+pub(crate) fn serve_region(
+    layout: Layout,
+    features: u64,
+    region: PinnedMemfd,
+) -> Result<Arc<Server>> {
+    let mut engine = Device::new(layout, features)?;
+    let memory = region.memory();
+
+    for offset in (0..layout.region_size()).step_by(size_of::<u64>()) {
+        memory.store(offset, 0);
+    }
+    engine.publish_all(&memory);
+
+    let state = State {
+        engine,
+        started: false,
+        calls: [const { None }; CALLS],
+        kicks: 0,
+        over_budget: 0,
+    };
+    let core = try_pin_init!(Core {
+        state <- new_irq_lock!(state, "vhost_stopwatch::Core::state"),
+        region,
+        epoch: clock::monotonic_ns(),
+    });
+
+    Arc::pin_init(Deferred::new(DeadlineTimer::new(core)), GFP_KERNEL)
+}
+
+impl Core {
+    /// VM time. Asked for under the lock, so that the engine does not see it go back.
+    #[inline]
+    fn now(&self) -> u64 {
+        clock::monotonic_ns().saturating_sub(self.epoch)
+    }
+
+    /// Sets the eventfd of a call. Task context.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if there is no call of that index.
+    pub(crate) fn set_call(&self, index: u32, call: Arc<EventFd>) -> Result {
+        let former = {
+            let mut state = self.state.lock();
+            let slot = state.calls.get_mut(index as usize).ok_or(EINVAL)?;
+
+            slot.replace(call)
+        };
+
+        // It may have been the last reference, which is not for under the lock.
+        drop(former);
+        Ok(())
+    }
+
+    /// Whether every call has its eventfd.
+    pub(crate) fn has_calls(&self) -> bool {
+        self.state.lock().calls.iter().all(Option::is_some)
+    }
+
+    /// The reading of a stopwatch, or `None` if there is none of that number.
+    pub(crate) fn read(&self, watch: u32) -> Option<Reading> {
+        let state = self.state.lock();
+
+        state.engine.read(watch, self.now())
+    }
+
+    /// How the VM does.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let state = self.state.lock();
+
+        Snapshot {
+            started: state.started,
+            stats: state.engine.stats(),
+            features: state.engine.features(),
+            vmm_status: state.engine.vmm_status(),
+            kicks: state.kicks,
+            over_budget: state.over_budget,
+            time_ns: self.now(),
+        }
+    }
+}
+
+/// What has to be done with the timer, and so needs to know it.
+impl DeadlineTimer<Core> {
+    /// Serves kicks from now on, and what came before. Task context.
+    ///
+    /// # Errors
+    ///
+    /// `EALREADY` if it does.
+    fn start(&self) -> Result {
+        {
+            let mut state = self.state.lock();
+
+            if state.started {
+                return Err(ealready());
+            }
+            state.started = true;
+        }
+        self.expire();
+        Ok(())
+    }
+
+    /// Serves no kick and notes no timeout from now on. Task context.
+    ///
+    /// # Errors
+    ///
+    /// `EALREADY` if it does not anyway.
+    pub(crate) fn stop(&self) -> Result {
+        let mut state = self.state.lock();
+
+        if !state.started {
+            return Err(ealready());
+        }
+        state.started = false;
+        self.clear();
+        Ok(())
+    }
+
+    /// Sets the timer to the engine's next deadline.
+    fn program(&self, state: &State) {
+        match state.engine.next_deadline() {
+            Some(deadline) => self.set(self.epoch.saturating_add(deadline)),
+            None => self.clear(),
+        }
+    }
+
+    /// Does what the VMM has asked for and serves a ring, within the budget. Any context.
+    ///
+    /// Returns whether the ring has more.
+    fn serve(&self, ring: u32, state: &mut State) -> bool {
+        if !state.started {
+            return false;
+        }
+        let memory = self.region.memory();
+        let vmm = state.engine.vmm(&memory);
+        let now = self.now();
+        let served = state.engine.serve(&memory, ring, now, BUDGET);
+
+        if vmm.reset || served.deadline_changed {
+            self.program(state);
+        }
+        served.more
+    }
+
+    /// Notes the timeouts that have expired, within the budget, and calls the guest. Any context
+    /// but inside an eventfd's wake-up.
+    fn expire(&self) {
+        let call = {
+            let mut state = self.state.lock();
+
+            if !state.started {
+                return;
+            }
+            let now = self.now();
+            let expired = state.engine.expire(&self.region.memory(), now, BUDGET);
+
+            // Beyond the budget the next deadline is past, so the timer comes back at once.
+            self.program(&state);
+            if expired.put == 0 && expired.lost == 0 {
+                return;
+            }
+            state.calls[uapi::STOPWATCH_CALL_EVENTS as usize].clone()
+        };
+
+        if let Some(call) = call {
+            call.signal();
+        }
+    }
+}
+
+impl Server {
+    /// Serves kicks from now on; those that came before are served by a worker. Task context.
+    ///
+    /// # Errors
+    ///
+    /// `EALREADY` if it does.
+    pub(crate) fn start_serving(&self) -> Result {
+        self.start()?;
+        self.queue();
+        Ok(())
+    }
+}
+
+impl DeadlineHandler for Core {
+    fn expired(timer: &DeadlineTimer<Self>) {
+        timer.expire();
+    }
+}
+
+impl DeferredHandler for DeadlineTimer<Core> {
+    fn run(&self) -> bool {
+        let rings = self.state.lock().engine.layout().geometry().rings;
+
+        // Each ring under the lock for itself, so that doorbells get their turn.
+        (0..rings).fold(false, |more, ring| {
+            self.serve(ring, &mut self.state.lock()) || more
+        })
+    }
+}
+
+/// The doorbell of a request ring: listens to its kick eventfd.
+pub(crate) struct Doorbell {
+    server: Arc<Server>,
+    ring: u32,
+}
+
+impl Doorbell {
+    /// The doorbell of request ring `ring`.
+    pub(crate) fn new(server: Arc<Server>, ring: u32) -> Self {
+        Self { server, ring }
+    }
+}
+
+impl Listener for Doorbell {
+    fn signalled(&self) {
+        let more = {
+            let mut state = self.server.state.lock();
+            let more = self.server.serve(self.ring, &mut state);
+
+            state.kicks = state.kicks.wrapping_add(1);
+            state.over_budget = state.over_budget.wrapping_add(more.into());
+            more
+        };
+
+        if more {
+            self.server.queue();
+        }
+    }
+}
