@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note
 
-//! Makes the Rust view of `include/uapi`, and the C view of the same for the
-//! layout test.
+//! Makes the Rust view of `include/uapi`.
 
 use std::env;
 use std::path::PathBuf;
