@@ -55,7 +55,8 @@ impl MemoryBar {
             pfns.push((start as usize + page * PAGE_SIZE) / PAGE_SIZE, GFP_KERNEL)?;
         }
         // SAFETY: `pfns` has `count` entries, which are of the BAR: `vmap_pfn()` refuses RAM.
-        let mapping = unsafe { shim::shim_vmap_pfn_kernel(pfns.as_mut_ptr(), u32::try_from(count)?) };
+        let mapping =
+            unsafe { shim::shim_vmap_pfn_kernel(pfns.as_mut_ptr(), u32::try_from(count)?) };
         // INVARIANT: It has mapped that, or returned null.
         Ok(Self {
             mapping: NonNull::new(mapping.cast()).ok_or(ENOMEM)?,

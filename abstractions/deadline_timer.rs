@@ -89,6 +89,9 @@ impl<T: DeadlineHandler> DeadlineTimer<T> {
         unsafe { bindings::hrtimer_try_to_cancel(self.timer.get()) };
     }
 
+    /// # Safety
+    ///
+    /// Only called by the timer whose function it is.
     unsafe extern "C" fn run(timer: *mut bindings::hrtimer) -> bindings::hrtimer_restart {
         // SAFETY: By the type invariant `timer` is the first field of a `Self`, which is pinned
         // and alive: dropping it cancels the timer and waits for this function.

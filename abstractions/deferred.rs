@@ -76,6 +76,9 @@ impl<T: DeferredHandler> Deferred<T> {
         };
     }
 
+    /// # Safety
+    ///
+    /// Only called for the work item whose function it is.
     unsafe extern "C" fn run(work: *mut bindings::work_struct) {
         // SAFETY: By the type invariant `work` is the first field of a `Self`, which is pinned
         // and alive: dropping it cancels the work and waits for this function.

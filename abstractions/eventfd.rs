@@ -167,6 +167,9 @@ impl<L: Listener> EventFdListener<L> {
         Ok(this)
     }
 
+    /// # Safety
+    ///
+    /// Only called by the wait queue on which `wait` is, with the queue's lock held.
     unsafe extern "C" fn wake(
         wait: *mut bindings::wait_queue_entry,
         _mode: c_uint,

@@ -36,11 +36,7 @@ unsafe impl Backend for IrqLockBackend {
     type State = bindings::spinlock_t;
     type GuardState = c_ulong;
 
-    unsafe fn init(
-        ptr: *mut Self::State,
-        name: *const c_char,
-        key: *mut bindings::lock_class_key,
-    ) {
+    unsafe fn init(ptr: *mut Self::State, name: *const c_char, key: *mut bindings::lock_class_key) {
         // SAFETY: `ptr` is valid for writes, `name` and `key` live forever, as the trait requires.
         unsafe { bindings::__spin_lock_init(ptr, name, key) }
     }

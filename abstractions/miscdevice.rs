@@ -213,7 +213,11 @@ impl<T: MiscFile> MiscRegistration<T> {
         table: *mut bindings::poll_table_struct,
     ) -> bindings::__poll_t {
         // SAFETY: As the caller promises.
-        unsafe { Self::with(file, |data, file| data.poll(file, PollTable::from_raw(table))) }
+        unsafe {
+            Self::with(file, |data, file| {
+                data.poll(file, PollTable::from_raw(table))
+            })
+        }
     }
 }
 

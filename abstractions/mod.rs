@@ -6,7 +6,10 @@
 //!
 //! Both modules compile this directory, each uses its half of it.
 
-#![allow(dead_code, reason = "the host module and the guest driver each use a part")]
+#![allow(
+    dead_code,
+    reason = "the host module and the guest driver each use a part"
+)]
 
 pub(crate) mod bar;
 pub(crate) mod capability;
@@ -19,6 +22,7 @@ pub(crate) mod eventfd;
 pub(crate) mod irq_lock;
 pub(crate) mod memfd;
 pub(crate) mod miscdevice;
+pub(crate) mod pci_id;
 pub(crate) mod shared_memory;
 pub(crate) mod user_struct;
 
@@ -34,8 +38,5 @@ mod shim {
         wait_queue_entry, //
     };
 
-    include!(concat!(
-        env!("STOPWATCH_GENERATED"),
-        "/generated_shim.rs"
-    ));
+    include!(concat!(env!("STOPWATCH_GENERATED"), "/generated_shim.rs"));
 }
