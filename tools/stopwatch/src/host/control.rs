@@ -1,0 +1,604 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! An open `/dev/vhost-stopwatch`: each of its ioctls, typed.
+
+use std::fmt;
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+use serde::Serialize;
+use stopwatch_uapi as uapi;
+
+use super::{Error, Geometry, DEVICE};
+use crate::open::open;
+use crate::raw::{self, Request};
+use crate::{Features, OpenError, Reading};
+
+/// Bytes that a VM's name may have.
+pub const NAME_SIZE: usize = uapi::VHOST_STOPWATCH_NAME_SIZE as usize;
+
+const ADVICE: &str = "load the host module first (insmod vhost_stopwatch.ko)";
+
+// SAFETY: <linux/vhost_stopwatch.h> gives each number this struct.
+const GET_FEATURES: Request<uapi::vhost_stopwatch_features> =
+    unsafe { Request::new(uapi::VHOST_STOPWATCH_GET_FEATURES) };
+// SAFETY: as above.
+const SET_FEATURES: Request<uapi::vhost_stopwatch_features> =
+    unsafe { Request::new(uapi::VHOST_STOPWATCH_SET_FEATURES) };
+// SAFETY: as above.
+const SET_GEOMETRY: Request<uapi::vhost_stopwatch_geometry> =
+    unsafe { Request::new(uapi::VHOST_STOPWATCH_SET_GEOMETRY) };
+// SAFETY: as above.
+const SET_REGION: Request<uapi::vhost_stopwatch_fd> =
+    unsafe { Request::new(uapi::VHOST_STOPWATCH_SET_REGION) };
+// SAFETY: as above.
+const SET_KICK: Request<uapi::vhost_stopwatch_fd> =
+    unsafe { Request::new(uapi::VHOST_STOPWATCH_SET_KICK) };
+// SAFETY: as above.
+const SET_CALL: Request<uapi::vhost_stopwatch_fd> =
+    unsafe { Request::new(uapi::VHOST_STOPWATCH_SET_CALL) };
+// SAFETY: as above.
+const SET_NAME: Request<uapi::vhost_stopwatch_name> =
+    unsafe { Request::new(uapi::VHOST_STOPWATCH_SET_NAME) };
+// SAFETY: as above.
+const GET_VM: Request<uapi::vhost_stopwatch_vm> =
+    unsafe { Request::new(uapi::VHOST_STOPWATCH_GET_VM) };
+// SAFETY: as above.
+const READ: Request<uapi::vhost_stopwatch_read> =
+    unsafe { Request::new(uapi::VHOST_STOPWATCH_READ) };
+
+/// Whether the host module serves a VM's kicks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// It does not.
+    Stopped,
+    /// It does.
+    Started,
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Stopped => "stopped",
+            Self::Started => "started",
+        })
+    }
+}
+
+/// Whether the VM runs, as its VMM said last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VmmStatus {
+    /// Its vCPUs run.
+    Running,
+    /// They do not.
+    Paused,
+}
+
+impl fmt::Display for VmmStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Running => "running",
+            Self::Paused => "paused",
+        })
+    }
+}
+
+/// A VM, as the host module sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct VmInfo {
+    /// Its number, from 1, never used twice.
+    pub vm: u64,
+    /// Its name; empty if none was set.
+    pub name: String,
+    /// Who opened the file.
+    pub uid: u32,
+    /// The process that did.
+    pub pid: u32,
+    /// Whether kicks are served.
+    pub status: Status,
+    /// Whether the VM runs.
+    pub vmm_status: VmmStatus,
+    /// How many it has, numbered from 0.
+    pub stopwatches: u32,
+    /// Request rings.
+    pub rings: u32,
+    /// Slots of each.
+    pub ring_slots: u32,
+    /// Slots of the event ring.
+    pub event_slots: u32,
+    /// Those that the guest turned on.
+    pub features: Features,
+    /// VM time now: the VM's age.
+    pub time_ns: u64,
+    /// Of the device, by the guest or the VMM.
+    pub resets: u64,
+    /// Served in the write to the eventfd.
+    pub kicks: u64,
+    /// Answered.
+    pub requests: u64,
+    /// Answered with an error.
+    pub bad_requests: u64,
+    /// Kicks that left requests to the workqueue.
+    pub over_budget: u64,
+    /// Put into the event ring.
+    pub events: u64,
+    /// Not put there because it was full.
+    pub events_lost: u64,
+}
+
+impl From<uapi::vhost_stopwatch_vm> for VmInfo {
+    fn from(raw: uapi::vhost_stopwatch_vm) -> Self {
+        let end = raw.name.iter().position(|&byte| byte == 0);
+        let name = &raw.name[..end.unwrap_or(NAME_SIZE)];
+        Self {
+            vm: raw.vm,
+            name: String::from_utf8_lossy(name).into_owned(),
+            uid: raw.uid,
+            pid: raw.pid,
+            status: match raw.status {
+                uapi::VHOST_STOPWATCH_VM_STARTED => Status::Started,
+                _ => Status::Stopped,
+            },
+            vmm_status: match raw.vmm_status {
+                uapi::STOPWATCH_VMM_PAUSED => VmmStatus::Paused,
+                _ => VmmStatus::Running,
+            },
+            stopwatches: raw.stopwatches,
+            rings: raw.rings,
+            ring_slots: raw.ring_slots,
+            event_slots: raw.event_slots,
+            features: Features(raw.features),
+            time_ns: raw.time_ns,
+            resets: raw.resets,
+            kicks: raw.kicks,
+            requests: raw.requests,
+            bad_requests: raw.bad_requests,
+            over_budget: raw.over_budget,
+            events: raw.events,
+            events_lost: raw.events_lost,
+        }
+    }
+}
+
+/// An open `/dev/vhost-stopwatch`. It is a VM from
+/// [`set_region`](Control::set_region) on, for as long as a copy of the
+/// descriptor is open anywhere.
+///
+/// The calls are those of `<linux/vhost_stopwatch.h>`, which says in what order
+/// they go. Each error is an [`Error::Refused`] with the errno of that header.
+#[derive(Debug)]
+pub struct Control {
+    file: File,
+}
+
+impl Control {
+    /// Opens a device node and makes sure that it is the host module's.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Open`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let path: PathBuf = path.as_ref().to_owned();
+        let control = Self {
+            file: open(&path, ADVICE)?,
+        };
+        match control.features() {
+            Err(error) if error.errno() == Some(Errno::NOTTY) => {
+                Err(Error::Open(OpenError::OtherDevice {
+                    path,
+                    expected: DEVICE,
+                }))
+            }
+            Err(error) => Err(error),
+            Ok(_) => Ok(control),
+        }
+    }
+
+    /// GET_FEATURES: those that the host module can offer.
+    ///
+    /// # Errors
+    ///
+    /// As the header says.
+    pub fn features(&self) -> Result<Features, Error> {
+        let mut raw = uapi::vhost_stopwatch_features::default();
+        GET_FEATURES
+            .call(self.as_fd(), &mut raw)
+            .map_err(refused("GET_FEATURES", &[]))?;
+        Ok(Features(raw.features))
+    }
+
+    /// SET_FEATURES: those that it shall offer to this VM.
+    ///
+    /// # Errors
+    ///
+    /// As the header says.
+    pub fn set_features(&self, features: Features) -> Result<(), Error> {
+        let mut raw = uapi::vhost_stopwatch_features {
+            features: features.0,
+            ..Default::default()
+        };
+        SET_FEATURES.call(self.as_fd(), &mut raw).map_err(refused(
+            format!("SET_FEATURES to {features}"),
+            &[
+                (Errno::INVAL, "the host module does not know one of them"),
+                (Errno::BUSY, REGION_IS_SET),
+            ],
+        ))
+    }
+
+    /// SET_GEOMETRY: what the VM shall have. Returns how many bytes its region
+    /// must have.
+    ///
+    /// # Errors
+    ///
+    /// As the header says.
+    pub fn set_geometry(&self, geometry: Geometry) -> Result<u32, Error> {
+        let mut raw = uapi::vhost_stopwatch_geometry {
+            stopwatches: geometry.stopwatches,
+            rings: geometry.rings,
+            ring_slots: geometry.ring_slots,
+            event_slots: geometry.event_slots,
+            ..Default::default()
+        };
+        SET_GEOMETRY.call(self.as_fd(), &mut raw).map_err(refused(
+            format!("SET_GEOMETRY to {geometry}"),
+            &[
+                (
+                    Errno::INVAL,
+                    "a count is out of range; expected 1 to 4096 stopwatches, 1 to 64 rings, and \
+                     slots that are a power of two from 8 to 4096",
+                ),
+                (Errno::BUSY, REGION_IS_SET),
+            ],
+        ))?;
+        Ok(raw.region_size)
+    }
+
+    /// SET_REGION: makes this file a VM, with `memfd` as its region.
+    ///
+    /// # Errors
+    ///
+    /// As the header says.
+    pub fn set_region(&self, memfd: impl AsFd) -> Result<(), Error> {
+        self.set_fd(&SET_REGION, 0, memfd.as_fd()).map_err(refused(
+            "SET_REGION",
+            &[
+                (Errno::NXIO, "SET_GEOMETRY has to come first"),
+                (Errno::BUSY, REGION_IS_SET),
+                (
+                    Errno::BADF,
+                    "the descriptor is not open for reading and writing",
+                ),
+                (
+                    Errno::INVAL,
+                    "expected a memfd of the size that SET_GEOMETRY gave, sealed against \
+                     shrinking and growing and not against writing",
+                ),
+                (Errno::NOMEM, "no memory to pin or map it, or too many VMs"),
+            ],
+        ))
+    }
+
+    /// SET_KICK: the eventfd of the doorbell of ring `ring`.
+    ///
+    /// # Errors
+    ///
+    /// As the header says.
+    pub fn set_kick(&self, ring: u32, eventfd: impl AsFd) -> Result<(), Error> {
+        self.set_fd(&SET_KICK, ring, eventfd.as_fd())
+            .map_err(refused(format!("SET_KICK of ring {ring}"), EVENTFD))
+    }
+
+    /// SET_CALL: the eventfd that the kernel signals for call `call`.
+    ///
+    /// # Errors
+    ///
+    /// As the header says.
+    pub fn set_call(&self, call: u32, eventfd: impl AsFd) -> Result<(), Error> {
+        self.set_fd(&SET_CALL, call, eventfd.as_fd())
+            .map_err(refused(format!("SET_CALL of call {call}"), EVENTFD))
+    }
+
+    /// SET_NAME: a name for people.
+    ///
+    /// # Errors
+    ///
+    /// As the header says, and [`Error::NameTooLong`].
+    pub fn set_name(&self, name: &str) -> Result<(), Error> {
+        let mut raw = uapi::vhost_stopwatch_name::default();
+        raw.name
+            .get_mut(..name.len())
+            .ok_or_else(|| Error::NameTooLong { name: name.into() })?
+            .copy_from_slice(name.as_bytes());
+        SET_NAME.call(self.as_fd(), &mut raw).map_err(refused(
+            format!("SET_NAME to {name:?}"),
+            &[(
+                Errno::INVAL,
+                "expected a name that is not empty and has no control characters",
+            )],
+        ))
+    }
+
+    /// START: serves kicks from now on, and one that came before.
+    ///
+    /// # Errors
+    ///
+    /// As the header says.
+    pub fn start(&self) -> Result<(), Error> {
+        // SAFETY: the argument of START is zero, not an address.
+        unsafe { raw::ioctl(self, uapi::VHOST_STOPWATCH_START, 0) }.map_err(refused(
+            "START",
+            &[
+                (Errno::NXIO, "the region, a kick or a call is not set yet"),
+                (Errno::ALREADY, "the VM is started already"),
+            ],
+        ))
+    }
+
+    /// STOP: serves no kicks until the next START.
+    ///
+    /// # Errors
+    ///
+    /// As the header says.
+    pub fn stop(&self) -> Result<(), Error> {
+        // SAFETY: the argument of STOP is zero, not an address.
+        unsafe { raw::ioctl(self, uapi::VHOST_STOPWATCH_STOP, 0) }.map_err(refused(
+            "STOP",
+            &[
+                (Errno::NXIO, "the region, a kick or a call is not set yet"),
+                (Errno::ALREADY, "the VM is stopped already"),
+            ],
+        ))
+    }
+
+    /// GET_VM by its number. `None` if there is none that the caller may see.
+    ///
+    /// # Errors
+    ///
+    /// As the header says.
+    pub fn vm(&self, vm: u64) -> Result<Option<VmInfo>, Error> {
+        self.get_vm(vm, 0)
+    }
+
+    /// GET_VM of this very file. `None` if it is not a VM yet.
+    ///
+    /// # Errors
+    ///
+    /// As the header says.
+    pub fn this_vm(&self) -> Result<Option<VmInfo>, Error> {
+        self.get_vm(0, uapi::VHOST_STOPWATCH_VM_SELF)
+    }
+
+    /// GET_VM of all that the caller may see, by rising number.
+    ///
+    /// # Errors
+    ///
+    /// As the header says.
+    pub fn vms(&self) -> Result<Vec<VmInfo>, Error> {
+        let mut vms = Vec::new();
+        let mut from = 0;
+        while let Some(vm) = self.get_vm(from, uapi::VHOST_STOPWATCH_VM_NEXT)? {
+            from = vm.vm + 1;
+            vms.push(vm);
+        }
+        Ok(vms)
+    }
+
+    /// The one VM that `wanted` means: its number or, if no VM has that number,
+    /// its name.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchVm`], [`Error::AmbiguousName`].
+    pub fn find(&self, wanted: &str) -> Result<VmInfo, Error> {
+        pick(self.vms()?, wanted)
+    }
+
+    /// READ: stopwatch `watch` of VM `vm`. `None` if there is no such VM that
+    /// the caller may see, or it has no such stopwatch.
+    ///
+    /// # Errors
+    ///
+    /// As the header says.
+    pub fn read(&self, vm: u64, watch: u32) -> Result<Option<Reading>, Error> {
+        let mut raw = uapi::vhost_stopwatch_read {
+            vm,
+            watch,
+            ..Default::default()
+        };
+        match READ.call(self.as_fd(), &mut raw) {
+            Ok(()) => Ok(Some(raw.reading.into())),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(refused("READ", &[])(errno)),
+        }
+    }
+
+    fn get_vm(&self, vm: u64, flags: u32) -> Result<Option<VmInfo>, Error> {
+        let mut raw = uapi::vhost_stopwatch_vm {
+            vm,
+            flags,
+            ..Default::default()
+        };
+        match GET_VM.call(self.as_fd(), &mut raw) {
+            Ok(()) => Ok(Some(raw.into())),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(refused("GET_VM", &[])(errno)),
+        }
+    }
+
+    fn set_fd(
+        &self,
+        request: &Request<uapi::vhost_stopwatch_fd>,
+        index: u32,
+        fd: BorrowedFd<'_>,
+    ) -> Result<(), Errno> {
+        let mut raw = uapi::vhost_stopwatch_fd {
+            index,
+            fd: fd.as_raw_fd(),
+            ..Default::default()
+        };
+        request.call(self.as_fd(), &mut raw)
+    }
+}
+
+impl AsFd for Control {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+const REGION_IS_SET: &str = "the region is set, so this file is a VM already; open another one";
+
+const EVENTFD: &[(Errno, &str)] = &[
+    (Errno::NXIO, "SET_REGION has to come first"),
+    (Errno::BUSY, "the VM is started; STOP it first"),
+    (Errno::BADF, "the descriptor is not open"),
+    (
+        Errno::INVAL,
+        "expected an eventfd, and a number below that of the geometry",
+    ),
+    (Errno::NOMEM, "no memory"),
+];
+
+/// Puts an errno into the words of `reasons`, or of the errors that every
+/// ioctl has.
+fn refused(
+    call: impl Into<String>,
+    reasons: &'static [(Errno, &'static str)],
+) -> impl FnOnce(Errno) -> Error {
+    let call = call.into();
+    move |errno| {
+        let why = reasons
+            .iter()
+            .find(|(reason, _)| *reason == errno)
+            .map_or_else(
+                || match errno {
+                    Errno::INVAL | Errno::TOOBIG | Errno::NOTTY => {
+                        "the host module does not know this call; use a module and a program of \
+                         one version"
+                    }
+                    _ => "the host module gave an error that its header does not list",
+                },
+                |(_, why)| why,
+            );
+        Error::Refused { call, why, errno }
+    }
+}
+
+fn pick(vms: Vec<VmInfo>, wanted: &str) -> Result<VmInfo, Error> {
+    if let Ok(number) = wanted.parse::<u64>() {
+        if let Some(vm) = vms.iter().find(|vm| vm.vm == number) {
+            return Ok(vm.clone());
+        }
+    }
+    let mut named: Vec<_> = vms
+        .into_iter()
+        .filter(|vm| !vm.name.is_empty() && vm.name == wanted)
+        .collect();
+    match named.len() {
+        0 => Err(Error::NoSuchVm {
+            wanted: wanted.into(),
+        }),
+        1 => Ok(named.remove(0)),
+        _ => Err(Error::AmbiguousName {
+            name: wanted.into(),
+            numbers: named.iter().map(|vm| vm.vm).collect(),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vm(number: u64, name: &str) -> VmInfo {
+        let mut raw = uapi::vhost_stopwatch_vm {
+            vm: number,
+            ..Default::default()
+        };
+        raw.name[..name.len()].copy_from_slice(name.as_bytes());
+        raw.into()
+    }
+
+    #[test]
+    fn a_vm_is_meant_by_number_then_by_name() {
+        let vms = || {
+            vec![
+                vm(1, "build"),
+                vm(2, "test"),
+                vm(4, "1"),
+                vm(5, "build"),
+                vm(6, "9"),
+            ]
+        };
+        assert_eq!(pick(vms(), "2").unwrap().vm, 2);
+        assert_eq!(pick(vms(), "test").unwrap().vm, 2);
+        assert_eq!(pick(vms(), "1").unwrap().vm, 1);
+        assert_eq!(pick(vms(), "9").unwrap().vm, 6);
+        assert!(matches!(
+            pick(vms(), "build"),
+            Err(Error::AmbiguousName { numbers, .. }) if numbers == [1, 5]
+        ));
+        assert!(matches!(pick(vms(), "3"), Err(Error::NoSuchVm { .. })));
+        assert!(matches!(
+            pick(vec![vm(1, "")], ""),
+            Err(Error::NoSuchVm { .. })
+        ));
+    }
+
+    #[test]
+    fn a_name_may_fill_its_field() {
+        let name = "x".repeat(NAME_SIZE);
+        assert_eq!(vm(1, &name).name, name);
+        let control = Control {
+            file: File::open("/dev/null").unwrap(),
+        };
+        assert_eq!(
+            control
+                .set_name(&"x".repeat(NAME_SIZE + 1))
+                .unwrap_err()
+                .to_string(),
+            format!("the name \"{name}x\" has 33 bytes; expected at most 32")
+        );
+    }
+
+    #[test]
+    fn a_vm_has_this_json() {
+        assert_eq!(
+            serde_json::to_value(vm(3, "guest")).unwrap(),
+            serde_json::json!({
+                "vm": 3, "name": "guest", "uid": 0, "pid": 0,
+                "status": "stopped", "vmm_status": "running",
+                "stopwatches": 0, "rings": 0, "ring_slots": 0, "event_slots": 0,
+                "features": [], "time_ns": 0, "resets": 0, "kicks": 0,
+                "requests": 0, "bad_requests": 0, "over_budget": 0,
+                "events": 0, "events_lost": 0,
+            })
+        );
+    }
+
+    #[test]
+    fn refusals_give_the_header_s_reason_and_the_errno() {
+        assert_eq!(
+            refused("SET_KICK of ring 3", EVENTFD)(Errno::BUSY).to_string(),
+            "SET_KICK of ring 3: the VM is started; STOP it first \
+             (Device or resource busy (os error 16))"
+        );
+        let unknown = refused("READ", &[])(Errno::TOOBIG);
+        assert!(unknown.to_string().contains("of one version"), "{unknown}");
+    }
+
+    #[test]
+    fn a_missing_module_says_which() {
+        let error = Control::open("/dev/no-such-vhost-stopwatch").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "there is no /dev/no-such-vhost-stopwatch: load the host module first \
+             (insmod vhost_stopwatch.ko)"
+        );
+    }
+}

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! What can go wrong on the host, in words.
+
+use std::io;
+
+use rustix::io::Errno;
+use thiserror::Error;
+
+use super::NAME_SIZE;
+use crate::OpenError;
+
+/// Why the host did not do it. Nothing was changed by what failed.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// There is no device.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The host module said no.
+    #[error("{call}: {why} ({errno})")]
+    Refused {
+        /// The ioctl, with what it was about: `SET_KICK of ring 3`.
+        call: String,
+        /// The header's explanation.
+        why: &'static str,
+        /// The error number.
+        errno: Errno,
+    },
+    /// The name does not fit into [`NAME_SIZE`] bytes.
+    #[error("the name \"{name}\" has {} bytes; expected at most {NAME_SIZE}", name.len())]
+    NameTooLong {
+        /// The name.
+        name: String,
+    },
+    /// No VM that the caller may see is meant.
+    #[error(
+        "no VM that you may see has the number or name \"{wanted}\"; `stopwatch host list` shows them"
+    )]
+    NoSuchVm {
+        /// What was looked for.
+        wanted: String,
+    },
+    /// More than one VM has the name.
+    #[error(
+        "{} VMs are named \"{name}\"; say which by its number: {}",
+        numbers.len(),
+        numbers.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")
+    )]
+    AmbiguousName {
+        /// The name.
+        name: String,
+        /// The numbers of those VMs.
+        numbers: Vec<u64>,
+    },
+    /// The VMM's program could not be run.
+    #[error("cannot run {program}: {}", exec_advice(source))]
+    Exec {
+        /// The program.
+        program: String,
+        /// What exec(2) said.
+        source: io::Error,
+    },
+    /// Another system call failed.
+    #[error("cannot {what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What the kernel said.
+        source: Errno,
+    },
+}
+
+impl Error {
+    /// The error number, if it was the kernel that refused.
+    pub fn errno(&self) -> Option<Errno> {
+        match self {
+            Self::Refused { errno, .. } => Some(*errno),
+            Self::System { source, .. } => Some(*source),
+            _ => None,
+        }
+    }
+}
+
+fn exec_advice(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => {
+            "no such program in PATH; install a QEMU that has `-device stopwatch`, or give the \
+             full path of one"
+                .to_owned()
+        }
+        _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ambiguous_name_lists_the_numbers() {
+        let error = Error::AmbiguousName {
+            name: "build".into(),
+            numbers: vec![2, 5],
+        };
+        assert_eq!(
+            error.to_string(),
+            "2 VMs are named \"build\"; say which by its number: 2, 5"
+        );
+    }
+
+    #[test]
+    fn a_missing_program_is_named() {
+        let error = Error::Exec {
+            program: "qemu-system-x86_64".into(),
+            source: io::ErrorKind::NotFound.into(),
+        };
+        assert_eq!(
+            error.to_string(),
+            "cannot run qemu-system-x86_64: no such program in PATH; install a QEMU that has \
+             `-device stopwatch`, or give the full path of one"
+        );
+    }
+}

@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Making a VM: its region, its eventfds, and the VMM that inherits them.
+
+use std::fmt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use rustix::event::{eventfd, EventfdFlags};
+use rustix::fs::{fcntl_add_seals, ftruncate, memfd_create, MemfdFlags, SealFlags};
+use rustix::io::{fcntl_setfd, Errno, FdFlags};
+use stopwatch_uapi as uapi;
+
+use super::{Control, Error};
+
+/// What a VM has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// How many stopwatches: 1 to 4096.
+    pub stopwatches: u32,
+    /// How many request rings: 1 to 64.
+    pub rings: u32,
+    /// Slots of each: a power of two from 8 to 4096.
+    pub ring_slots: u32,
+    /// Slots of the event ring: a power of two from 8 to 4096.
+    pub event_slots: u32,
+}
+
+impl Default for Geometry {
+    /// 64 stopwatches and one ring; 64 slots in it and in the event ring.
+    fn default() -> Self {
+        Self {
+            stopwatches: 64,
+            rings: 1,
+            ring_slots: 64,
+            event_slots: 64,
+        }
+    }
+}
+
+impl fmt::Display for Geometry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "stopwatches={} rings={} ring_slots={} event_slots={}",
+            self.stopwatches, self.rings, self.ring_slots, self.event_slots
+        )
+    }
+}
+
+/// A VM with everything that a VMM needs, set but not started.
+///
+/// Every descriptor is close-on-exec, save in the program that
+/// [`Vm::exec`] runs.
+#[derive(Debug)]
+pub struct Vm {
+    control: Control,
+    region: OwnedFd,
+    region_size: u32,
+    kicks: Vec<OwnedFd>,
+    calls: Vec<OwnedFd>,
+}
+
+impl Vm {
+    /// Makes `control` a VM of that geometry: SET_GEOMETRY, SET_REGION,
+    /// SET_KICK for every ring and SET_CALL for every call. It remains to
+    /// [`start`](Control::start) it.
+    ///
+    /// # Errors
+    ///
+    /// Those of the calls, and [`Error::System`].
+    pub fn create(control: Control, geometry: Geometry) -> Result<Self, Error> {
+        let region_size = control.set_geometry(geometry)?;
+        let region = sealed_memfd(region_size.into())?;
+        control.set_region(&region)?;
+
+        let kicks = event_fds(geometry.rings)?;
+        for (ring, kick) in (0..).zip(&kicks) {
+            control.set_kick(ring, kick)?;
+        }
+        let calls = event_fds(uapi::STOPWATCH_CALLS)?;
+        for (index, call) in (0..).zip(&calls) {
+            control.set_call(index, call)?;
+        }
+        Ok(Self {
+            control,
+            region,
+            region_size,
+            kicks,
+            calls,
+        })
+    }
+
+    /// The file that is the VM.
+    pub fn control(&self) -> &Control {
+        &self.control
+    }
+
+    /// The sealed memfd of the region.
+    pub fn region(&self) -> BorrowedFd<'_> {
+        self.region.as_fd()
+    }
+
+    /// Bytes of the region.
+    pub fn region_size(&self) -> u32 {
+        self.region_size
+    }
+
+    /// The doorbells' eventfds, by ring.
+    pub fn kicks(&self) -> &[OwnedFd] {
+        &self.kicks
+    }
+
+    /// The eventfds that the host module signals, by call.
+    pub fn calls(&self) -> &[OwnedFd] {
+        &self.calls
+    }
+
+    /// What QEMU's `-device` takes: `stopwatch,vm=3,region=4,kicks=5:6,calls=7`.
+    pub fn device_argument(&self) -> String {
+        device_argument(
+            self.control.as_fd().as_raw_fd(),
+            self.region.as_raw_fd(),
+            &self.kicks,
+            &self.calls,
+        )
+    }
+
+    /// Becomes `command`, with `-device` and the VM's device at the end of its
+    /// arguments and the VM's descriptors open in it. Process ID, signals and
+    /// exit status are the VMM's own from then on.
+    ///
+    /// # Errors
+    ///
+    /// This returns only with an error: [`Error::Exec`] or [`Error::System`].
+    pub fn exec(self, mut command: Command) -> Error {
+        let own = [self.control.as_fd(), self.region.as_fd()];
+        let eventfds = self.kicks.iter().chain(&self.calls).map(AsFd::as_fd);
+        for fd in own.into_iter().chain(eventfds) {
+            if let Err(source) = fcntl_setfd(fd, FdFlags::empty()) {
+                return Error::System {
+                    what: "let the VMM inherit a descriptor",
+                    source,
+                };
+            }
+        }
+        let source = command.arg("-device").arg(self.device_argument()).exec();
+        Error::Exec {
+            program: command.get_program().to_string_lossy().into_owned(),
+            source,
+        }
+    }
+}
+
+/// A memfd fit to be a region: of that size for good, and writable.
+///
+/// # Errors
+///
+/// [`Error::System`].
+pub fn sealed_memfd(size: u64) -> Result<OwnedFd, Error> {
+    let make = || {
+        let memfd = memfd_create("stopwatch", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        ftruncate(&memfd, size)?;
+        fcntl_add_seals(&memfd, SealFlags::SHRINK | SealFlags::GROW)?;
+        Ok(memfd)
+    };
+    make().map_err(|source: Errno| Error::System {
+        what: "make the memfd of the region",
+        source,
+    })
+}
+
+/// An eventfd fit to be a kick or a call.
+///
+/// # Errors
+///
+/// [`Error::System`]; the limit of open files is the usual one.
+pub fn event_fd() -> Result<OwnedFd, Error> {
+    eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|source| Error::System {
+        what: "make an eventfd",
+        source,
+    })
+}
+
+fn event_fds(count: u32) -> Result<Vec<OwnedFd>, Error> {
+    (0..count).map(|_| event_fd()).collect()
+}
+
+fn device_argument(vm: i32, region: i32, kicks: &[OwnedFd], calls: &[OwnedFd]) -> String {
+    let list = |fds: &[OwnedFd]| {
+        let fds: Vec<_> = fds.iter().map(|fd| fd.as_raw_fd().to_string()).collect();
+        fds.join(":")
+    };
+    format!(
+        "stopwatch,vm={vm},region={region},kicks={},calls={}",
+        list(kicks),
+        list(calls)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{fcntl_get_seals, fstat};
+    use rustix::io::{fcntl_getfd, read, write};
+
+    #[test]
+    fn the_region_s_memfd_is_sealed_in_size_only() {
+        let memfd = sealed_memfd(3 * 4096).unwrap();
+        let seals = fcntl_get_seals(&memfd).unwrap();
+        assert!(seals.contains(SealFlags::SHRINK | SealFlags::GROW));
+        assert!(!seals.intersects(SealFlags::WRITE | SealFlags::FUTURE_WRITE));
+        assert_eq!(fstat(&memfd).unwrap().st_size, 3 * 4096);
+        assert_eq!(ftruncate(&memfd, 4096), Err(Errno::PERM));
+        assert_eq!(ftruncate(&memfd, 4 * 4096), Err(Errno::PERM));
+        assert_eq!(write(&memfd, b"writable"), Ok(8));
+        assert!(fcntl_getfd(&memfd).unwrap().contains(FdFlags::CLOEXEC));
+    }
+
+    #[test]
+    fn an_eventfd_counts_and_never_blocks() {
+        let eventfd = event_fd().unwrap();
+        let mut count = [0; 8];
+        assert_eq!(read(&eventfd, &mut count), Err(Errno::AGAIN));
+        write(&eventfd, &2u64.to_ne_bytes()).unwrap();
+        write(&eventfd, &3u64.to_ne_bytes()).unwrap();
+        read(&eventfd, &mut count).unwrap();
+        assert_eq!(u64::from_ne_bytes(count), 5);
+        assert!(fcntl_getfd(&eventfd).unwrap().contains(FdFlags::CLOEXEC));
+    }
+
+    #[test]
+    fn the_device_argument_lists_every_descriptor() {
+        let kicks = event_fds(2).unwrap();
+        let calls = event_fds(1).unwrap();
+        assert_eq!(
+            device_argument(3, 4, &kicks, &calls),
+            format!(
+                "stopwatch,vm=3,region=4,kicks={}:{},calls={}",
+                kicks[0].as_raw_fd(),
+                kicks[1].as_raw_fd(),
+                calls[0].as_raw_fd()
+            )
+        );
+    }
+}

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The program `stopwatch`: command line in, library calls, text or JSON out.
+
+#![forbid(unsafe_code)]
+
+mod cli;
+mod guest_commands;
+mod host_commands;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use stopwatch::{guest, host};
+
+use crate::cli::{Cli, Command};
+use crate::output::Output;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let output = Output { json: cli.json };
+    let result = match cli.command {
+        Command::Guest(command) => guest_commands::run(command, cli.device, output),
+        Command::Host(command) => host_commands::run(command, cli.device, output),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(exit_code(&error))
+        }
+    }
+}
+
+/// 3 without a device, else 1; 2 is clap's, for a command line that makes no
+/// sense. [`cli::EXIT_CODES`] tells the user.
+fn exit_code(error: &anyhow::Error) -> u8 {
+    let no_device = matches!(error.downcast_ref(), Some(guest::Error::Open(_)))
+        || matches!(error.downcast_ref(), Some(host::Error::Open(_)));
+    if no_device {
+        3
+    } else {
+        1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes_tell_a_missing_device_from_a_refusal() {
+        let guest = guest::Device::open("/dev/no-such-stopwatch").unwrap_err();
+        assert_eq!(exit_code(&guest.into()), 3);
+        let host = host::Control::open("/dev/no-such-vhost-stopwatch").unwrap_err();
+        assert_eq!(exit_code(&host.into()), 3);
+        let refused = guest::Error::NoSuchWatch {
+            watch: 64,
+            stopwatches: 64,
+        };
+        assert_eq!(exit_code(&refused.into()), 1);
+    }
+}
