@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: GPL-2.0
+# The commands for people. What the kernel's build reads is Kbuild.
+
+help:
+	@echo 'make demo     see a guest use a stopwatch that the host kernel keeps'
+	@echo 'make test     every test'
+	@echo 'make modules  the kernel modules, into build/modules, for the stock kernel of the lab;'
+	@echo '              with KDIR=... for any kernel tree that has Rust enabled'
+	@echo 'make tools    the programs, into build/bin'
+	@echo 'make lab      all that is slow to make, now'
+	@echo 'make clean    remove build/'
+
+demo test:
+	lab/lab $@
+
+ifdef KDIR
+modules:
+	$(MAKE) -C $(KDIR) M=$(CURDIR) MO=$(CURDIR)/build/modules modules
+else
+modules:
+	lab/lab modules
+endif
+
+tools:
+	lab/lab tools
+
+lab:
+	lab/lab all
+
+clean:
+	rm -rf build
+
+.PHONY: help demo test modules tools lab clean

@@ -1,0 +1,28 @@
+# shellcheck shell=bash
+# What is built from the clone, into build/: the modules, the programs, and the
+# initramfs of both levels.
+
+build_modules() {
+	need_kernel
+	step modules "vhost_stopwatch.ko and stopwatch.ko for Linux $KERNEL_RELEASE" \
+		in_tree "$ROOTFS" /stopwatch/lab/inside/modules "/cache/$KERNEL/tree"
+}
+
+build_tools() {
+	need_rootfs
+	step tools "the programs of tools/, statically linked" \
+		in_tree "$ROOTFS" /stopwatch/lab/inside/tools
+}
+
+# Level 2 has no other files than those of its initramfs.
+build_guest_initramfs() {
+	in_tree "$ROOTFS" bash -c 'shopt -s nullglob
+		lab/inside/initramfs build/guest.initramfs lab/guest/init build/modules/stopwatch.ko build/bin/*'
+}
+
+# Level 1 needs just the modules that mount its 9p file systems.
+build_level1_initramfs() {
+	in_tree "$ROOTFS" bash -c 'lab/inside/initramfs build/level1.initramfs lab/host/init \
+		$(modinfo --set-version "$(cat /etc/stopwatch-lab/release)" --field filename \
+			netfs 9pnet 9pnet_virtio 9p)'
+}

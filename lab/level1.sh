@@ -1,0 +1,116 @@
+# shellcheck shell=bash
+# Level 1, 'the host': a machine with the stock kernel and a /dev/kvm that works,
+# which runs one command in the clone and powers off.
+#
+# Its files are those of the root filesystem, over 9p, with no init system and no
+# udev: it is up in seconds.
+
+LEVEL1_TIMEOUT=${STOPWATCH_TIMEOUT:-900}
+
+# Whether the machine's own virtualization carries level 1, with level 2 inside
+# it, or emulation has to. A device node says little; so try, once for each
+# kernel, QEMU and machine.
+level1_accel() {
+	local memory
+	memory=$CACHE/accel-$({
+		echo "$KERNEL $QEMU"
+		uname -r
+		grep -m1 'model name' /proc/cpuinfo
+	} | key)
+	if [[ ! -f $memory ]]; then
+		ACCEL=tcg
+		if [[ -w /dev/kvm ]]; then
+			say "level1: trying the hardware virtualization of this machine"
+			level1_boot kvm 60 lab/host/try-level2 >"$CACHE/log/accel.log" 2>&1 && ACCEL=kvm
+		fi
+		echo "$ACCEL" >"$memory"
+		case $ACCEL in
+		kvm) say "level1: hardware virtualization works here, also nested" ;;
+		tcg) say "level1: no hardware virtualization that carries a stock kernel with KVM inside; using emulation (TCG)" ;;
+		esac
+	fi
+	ACCEL=$(<"$memory")
+}
+
+# level1_boot ACCEL SECONDS COMMAND...: the status is that of COMMAND, 124 after
+# SECONDS, or 125 if level 1 ended without giving one.
+level1_boot() {
+	local accel=$1 seconds=$2 run inside rc=0 cpus memory out err
+	shift 2
+	run=$(mktemp -d "$BUILD/level1.XXXXXX")
+	inside=/stopwatch/build/${run##*/}
+	mkfifo "$run/out" "$run/err"
+	printf '%q ' "$@" >"$run/command"
+	level1_environment "$accel" >"$run/environment"
+
+	case $accel in
+	kvm) accel="-accel kvm -cpu host" ;;
+	tcg) accel="-accel tcg,thread=multi -cpu EPYC,+svm" ;;
+	esac
+	cpus=$(nproc)
+	memory=$(awk '/^MemTotal/ { print int($2 / 2048) }' /proc/meminfo)
+
+	cat "$run/out" & out=$!
+	cat "$run/err" >&2 & err=$!
+	# shellcheck disable=SC2086 # accel is several words
+	in_tree "$ROOTFS" timeout --kill-after=5 "$seconds" \
+		"/cache/$QEMU/bin/qemu-system-x86_64" -nodefaults -no-user-config -display none \
+		-no-reboot -machine q35,usb=off,vmport=off,i8042=off $accel \
+		-smp "$((cpus < 4 ? cpus : 4))" -m "$((memory < 4096 ? memory : 4096))M" \
+		-kernel "/cache/$KERNEL/vmlinux" -initrd /stopwatch/build/level1.initramfs \
+		-append "console=ttyS0 panic=-1 mitigations=off nokaslr no_timer_check tsc=reliable rdinit=/init stopwatch.run=$inside" \
+		-serial "file:$inside/console" \
+		-fsdev local,id=root,path=/,security_model=none,multidevs=remap,readonly=on \
+		-device virtio-9p-pci,fsdev=root,mount_tag=root \
+		-fsdev local,id=clone,path=/stopwatch,security_model=none,multidevs=remap \
+		-device virtio-9p-pci,fsdev=clone,mount_tag=clone \
+		-device virtio-serial-pci,max_ports=3 \
+		-chardev "file,id=out,path=$inside/out" -device virtserialport,chardev=out,nr=1 \
+		-chardev "file,id=err,path=$inside/err" -device virtserialport,chardev=err,nr=2 \
+		>"$run/qemu" 2>&1 </dev/null || rc=$?
+	# If QEMU never opened them, the readers still wait for somebody to do so.
+	: <>"$run/out" <>"$run/err"
+	wait "$out" "$err"
+
+	mv "$run/console" "$BUILD/level1.console" 2>/dev/null || true
+	if [[ -s $run/status ]]; then
+		rc=$(<"$run/status")
+	elif ((rc == 124)); then
+		say "level1: not finished after $seconds s (STOPWATCH_TIMEOUT sets the limit)"
+	else
+		rc=125
+		say "level1: ended without an exit status; QEMU and the console ($BUILD/level1.console) said:"
+		tail -n 25 "$run/qemu" "$BUILD/level1.console" 2>/dev/null | sed 's/^/    /' >&2
+	fi
+	rm -rf "$run"
+	return "$rc"
+}
+
+# What a command in level 1 finds in its environment.
+level1_environment() {
+	cat <<-END
+		export STOPWATCH_ACCEL=$1
+		export STOPWATCH_KDIR=/cache/$KERNEL/tree
+		export STOPWATCH_QEMU=/cache/$QEMU/bin/qemu-system-x86_64
+		export STOPWATCH_GUEST_KERNEL=/cache/$KERNEL/vmlinux
+		export STOPWATCH_GUEST_INITRD=/stopwatch/build/guest.initramfs
+		export STOPWATCH_GUEST=/stopwatch/lab/guest/qemu
+		export STOPWATCH_MODULES=/stopwatch/build/modules
+		export STOPWATCH_BIN=/stopwatch/build/bin
+		export PATH=/stopwatch/build/bin:\$PATH
+	END
+	# Settings of the tests themselves pass through.
+	local name
+	for name in CI "${!STOPWATCH_@}"; do
+		if [[ -n ${!name:-} ]]; then printf 'export %s=%q\n' "$name" "${!name}"; fi
+	done
+}
+
+level1() {
+	need_kernel
+	need_qemu
+	build_level1_initramfs
+	build_guest_initramfs
+	level1_accel
+	level1_boot "$ACCEL" "$LEVEL1_TIMEOUT" "$@"
+}

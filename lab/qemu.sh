@@ -1,0 +1,19 @@
+# shellcheck shell=bash
+# QEMU of the distribution release with our device, for both levels.
+
+qemu_path() {
+	QEMU=qemu-$({
+		cat "$ROOTFS/etc/stopwatch-lab/qemu" "$LAB/inside/qemu"
+		cat "$CLONE"/qemu-device-patch/*.patch 2>/dev/null || true
+	} | key)
+}
+
+need_qemu() {
+	need_rootfs
+	qemu_path
+	product "$CACHE/$QEMU" qemu "QEMU with -device stopwatch" qemu_make
+}
+
+qemu_make() {
+	in_tree "$ROOTFS" /stopwatch/lab/inside/qemu "/cache/${1##*/}"
+}
