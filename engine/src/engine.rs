@@ -12,11 +12,11 @@
 //!
 //! Nothing here allocates, sleeps, panics or takes a lock: all of it may run
 //! with interrupts off, under a lock of the caller's. The crate around this
-//! module has the bindings of `include/uapi` as its `uapi` module.
+//! module has it as `engine`, and the bindings of `include/uapi` as `uapi`.
 
 #![forbid(unsafe_code)]
-// Host and guest each use their end.
-#![allow(dead_code)]
+// Host and guest each use their end of it.
+#![allow(dead_code, unused_imports)]
 
 mod device;
 mod geometry;

@@ -343,3 +343,133 @@ impl Layout {
         Slots::new(self.rings_offset, self.geometry.event_slots)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::string::ToString;
+
+    const SMALL: Geometry = Geometry {
+        stopwatches: 64,
+        rings: 4,
+        ring_slots: 64,
+        event_slots: 128,
+    };
+
+    #[test]
+    fn parts_follow_each_other_by_pages() {
+        let layout = Layout::new(SMALL).unwrap();
+        assert_eq!(layout.state(), 0x1000);
+        assert_eq!(layout.record(0), Some(0x2000));
+        assert_eq!(layout.record(63), Some(0x2000 + 63 * 128));
+        assert_eq!(layout.record(64), None);
+        assert_eq!(layout.rings(), 0x4000);
+        assert_eq!(layout.events().slot(0), 0x4000);
+        assert_eq!(layout.ring(0).unwrap().slot(0), 0x6000);
+        assert_eq!(layout.ring(3).unwrap().slot(63), 0x9000 + 63 * 64);
+        assert_eq!(layout.ring(4), None);
+        assert_eq!(layout.region_size(), 0xa000);
+    }
+
+    #[test]
+    fn counts_out_of_range_are_named() {
+        let said = |geometry| Layout::new(geometry).unwrap_err().to_string();
+        assert_eq!(
+            said(Geometry {
+                ring_slots: 100,
+                ..SMALL
+            }),
+            "ring slots must be a power of two from 8 to 4096, got 100"
+        );
+        assert_eq!(
+            said(Geometry {
+                event_slots: 8192,
+                ..SMALL
+            }),
+            "event slots must be a power of two from 8 to 4096, got 8192"
+        );
+        assert_eq!(
+            said(Geometry { rings: 65, ..SMALL }),
+            "rings must be from 1 to 64, got 65"
+        );
+        assert_eq!(
+            said(Geometry {
+                stopwatches: 0,
+                ..SMALL
+            }),
+            "stopwatches must be from 1 to 4096, got 0"
+        );
+        for slots in [0, 4, u32::MAX, 1 << 31] {
+            let geometry = Geometry {
+                ring_slots: slots,
+                ..SMALL
+            };
+            assert_eq!(Layout::new(geometry), Err(GeometryError::RingSlots(slots)));
+        }
+    }
+
+    #[test]
+    fn a_driver_finds_what_the_host_laid_out() {
+        let largest = Geometry {
+            stopwatches: 4096,
+            rings: 64,
+            ring_slots: 4096,
+            event_slots: 4096,
+        };
+        let smallest = Geometry {
+            stopwatches: 1,
+            rings: 1,
+            ring_slots: 8,
+            event_slots: 8,
+        };
+        for geometry in [smallest, SMALL, largest] {
+            let layout = Layout::new(geometry).unwrap();
+            assert_eq!(layout.check(), Ok(()));
+            assert_eq!(Layout::from_info(&layout.info(5)), Ok((layout, 5)));
+        }
+    }
+
+    #[test]
+    fn a_driver_refuses_what_it_does_not_know() {
+        let good = Layout::new(SMALL).unwrap().info(0);
+        let said = |field: Field, value: u32| {
+            let mut info = good;
+            field.set(&mut info, value);
+            Layout::from_info(&info).unwrap_err().to_string()
+        };
+        assert_eq!(
+            said(field!(stopwatch_info.magic), 0),
+            "not a stopwatch device: magic must be 0x504f5453, got 0x0"
+        );
+        assert_eq!(
+            said(field!(stopwatch_info.version), 2),
+            "device of version 2, but this driver is for version 1"
+        );
+        assert_eq!(
+            said(field!(stopwatch_info.rings), 0),
+            "rings must be from 1 to 64, got 0"
+        );
+        for (field, value, part) in [
+            (field!(stopwatch_info.state_offset), 0, "state"),
+            (field!(stopwatch_info.record_offset), 0x1001, "first record"),
+            (field!(stopwatch_info.record_offset), 0x2040, "last record"),
+            (field!(stopwatch_info.rings_offset), 0x3000, "event ring"),
+            (
+                field!(stopwatch_info.ring_offset),
+                0x5000,
+                "first request ring",
+            ),
+            (
+                field!(stopwatch_info.ring_stride),
+                0xffff_f000,
+                "last request ring",
+            ),
+            (field!(stopwatch_info.region_size), 0x9000, "region size"),
+        ] {
+            assert_eq!(
+                said(field, value),
+                std::format!("the device's {part} is out of place")
+            );
+        }
+    }
+}

@@ -8,6 +8,9 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+extern crate std;
+
 pub use stopwatch_uapi as uapi;
 
 // By path, as the kernel modules do, so that its files lie beside it in both.

@@ -282,3 +282,164 @@ impl Completer {
         self.place = place.next();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+    use std::vec;
+    use std::vec::Vec;
+
+    struct Region(RefCell<Vec<u64>>);
+
+    impl Region {
+        fn new(slots: u32) -> Self {
+            Self(RefCell::new(vec![0; slots as usize * 8]))
+        }
+    }
+
+    impl Memory for Region {
+        fn load(&self, offset: u32) -> u64 {
+            self.0.borrow()[offset as usize / 8]
+        }
+        fn load_acquire(&self, offset: u32) -> u64 {
+            self.load(offset)
+        }
+        fn store(&self, offset: u32, value: u64) {
+            self.0.borrow_mut()[offset as usize / 8] = value;
+        }
+        fn store_release(&self, offset: u32, value: u64) {
+            self.store(offset, value);
+        }
+        fn fence_release(&self) {}
+    }
+
+    #[test]
+    fn owner_is_as_the_header_says() {
+        let slots = Slots::new(0, 8);
+        let (p, d) = (uapi::STOPWATCH_OWNER_POSTED, uapi::STOPWATCH_OWNER_DONE);
+        for (place, table) in [
+            // Phase 1, in the first and the third round.
+            (
+                0,
+                [
+                    (0, Owner::Free),
+                    (p, Owner::Posted),
+                    (p | d, Owner::Completed),
+                    (d, Owner::Bad),
+                ],
+            ),
+            (
+                16,
+                [
+                    (0, Owner::Free),
+                    (p, Owner::Posted),
+                    (p | d, Owner::Completed),
+                    (d, Owner::Bad),
+                ],
+            ),
+            // Phase 0, in the second.
+            (
+                8,
+                [
+                    (p | d, Owner::Free),
+                    (d, Owner::Posted),
+                    (0, Owner::Completed),
+                    (p, Owner::Bad),
+                ],
+            ),
+            (
+                15,
+                [
+                    (p | d, Owner::Free),
+                    (d, Owner::Posted),
+                    (0, Owner::Completed),
+                    (p, Owner::Bad),
+                ],
+            ),
+        ] {
+            let place = Place(place);
+            for (bits, owner) in table {
+                let word = u64::from(bits) | 0xffff_ffff_ffff_0000;
+                assert_eq!(place.owner(slots, word), owner, "{place:?} {bits}");
+                for other in 2..16 {
+                    assert_eq!(place.owner(slots, word | 1 << other), Owner::Bad);
+                }
+            }
+            assert_eq!(
+                place.owner(slots, place.posted(slots).into()),
+                Owner::Posted
+            );
+            assert_eq!(
+                place.owner(slots, place.completed(slots).into()),
+                Owner::Completed
+            );
+        }
+    }
+
+    #[test]
+    fn phases_hold_over_many_rounds() {
+        for count in [8, 64, 4096] {
+            let mem = Region::new(count);
+            let slots = Slots::new(0, count);
+            let mut poster = Poster::new(slots);
+            let mut completer = Completer::new(slots);
+            // So that the count of slots wraps on the way, too.
+            let start = Place(0u32.wrapping_sub(4 * count));
+            poster.place = start;
+            completer.place = start;
+
+            for round in 0..9u64 {
+                assert!(!completer.waiting(&mem));
+                assert!(completer.next(&mem).is_none());
+                let places: Vec<_> = (0..count)
+                    .map(|n| {
+                        let say = round << 32 | u64::from(n);
+                        poster.post(&mem, [0, say, 0, 0, 0, 0, 0, 0]).unwrap()
+                    })
+                    .collect();
+                assert!(poster.post(&mem, [0; 8]).is_none(), "it is full");
+                for (n, place) in places.into_iter().enumerate() {
+                    assert!(poster.completed(&mem, place).is_none());
+                    let posted = completer.next(&mem).unwrap();
+                    assert!(!posted.bad_owner);
+                    assert_eq!(posted.words[1], round << 32 | n as u64);
+                    completer.complete(&mem, [0, !posted.words[1], 0, 0, 0, 0, 0, 0]);
+                    let reply = poster.completed(&mem, place).unwrap();
+                    assert_eq!(reply[1], !posted.words[1]);
+                }
+            }
+            assert!(poster.place.0 < start.0, "the count wrapped");
+        }
+    }
+
+    #[test]
+    fn a_cleared_ring_is_empty_for_new_ends() {
+        let mem = Region::new(8);
+        let slots = Slots::new(0, 8);
+        mem.0.borrow_mut().fill(u64::MAX);
+        clear(&mem, slots);
+        let mut poster = Poster::new(slots);
+        let completer = Completer::new(slots);
+        assert!(completer.next(&mem).is_none());
+        for _ in 0..8 {
+            assert!(poster.post(&mem, [0; 8]).is_some());
+        }
+        assert!(completer.next(&mem).is_some());
+    }
+
+    #[test]
+    fn giving_back_changes_owner_alone() {
+        let mem = Region::new(8);
+        let slots = Slots::new(0, 8);
+        let mut poster = Poster::new(slots);
+        let mut completer = Completer::new(slots);
+        let words = [0xaaaa_bbbb_cccc_0000, 1, 2, 3, 4, 5, 6, 7];
+        let place = poster.post(&mem, words).unwrap();
+        let posted = completer.next(&mem).unwrap();
+        mem.store(8, 99);
+        completer.give_back(&mem, &posted.words);
+        let words = poster.completed(&mem, place).unwrap();
+        assert_eq!(words, [0xaaaa_bbbb_cccc_0003, 99, 2, 3, 4, 5, 6, 7]);
+    }
+}

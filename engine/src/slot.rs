@@ -267,3 +267,134 @@ impl Event {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::words::Field;
+
+    const TERMS: Terms = Terms {
+        stopwatches: 4,
+        offered: 1,
+        features: 1,
+    };
+
+    fn words(op: u32, watch: u32, arg: u64) -> SlotWords {
+        Request {
+            op: op as u16,
+            watch,
+            arg,
+        }
+        .encode()
+    }
+
+    fn with(mut words: SlotWords, field: Field, value: u64) -> SlotWords {
+        field.set(&mut words, value);
+        words
+    }
+
+    #[test]
+    fn good_requests_are_taken() {
+        for (op, arg, operation) in [
+            (uapi::STOPWATCH_OP_START, 0, Operation::Start),
+            (uapi::STOPWATCH_OP_PAUSE, 0, Operation::Pause),
+            (uapi::STOPWATCH_OP_LAP, 0, Operation::Lap),
+            (uapi::STOPWATCH_OP_RESET, 0, Operation::Reset),
+            (uapi::STOPWATCH_OP_READ, 0, Operation::Read),
+            (uapi::STOPWATCH_OP_TIMEOUT, 0, Operation::Timeout(0)),
+            (
+                uapi::STOPWATCH_OP_TIMEOUT,
+                uapi::STOPWATCH_MAX_TIMEOUT_NS,
+                Operation::Timeout(uapi::STOPWATCH_MAX_TIMEOUT_NS),
+            ),
+        ] {
+            // Owner is not the request's business.
+            let words = with(words(op, 3, arg), field!(stopwatch_request.owner), 1);
+            assert_eq!(Request::judge(&words, &TERMS), Ok((3, operation)));
+        }
+        let words = words(uapi::STOPWATCH_OP_SET_FEATURES, 0, 1);
+        assert_eq!(
+            Request::judge(&words, &TERMS),
+            Ok((0, Operation::SetFeatures(1)))
+        );
+    }
+
+    #[test]
+    fn bad_requests_are_told_why() {
+        let judge = |words| Request::judge(&words, &TERMS).unwrap_err();
+        let start = words(uapi::STOPWATCH_OP_START, 0, 0);
+
+        for op in [0, 8, 0xffff] {
+            assert_eq!(judge(words(op, 0, 0)), Status::BadOp);
+        }
+        for watch in [4, u32::MAX] {
+            assert_eq!(judge(words(1, watch, 0)), Status::BadWatch);
+        }
+        assert_eq!(judge(words(7, 1, 1)), Status::BadWatch);
+        for (field, value) in [
+            (field!(stopwatch_request.flags), 1),
+            (field!(stopwatch_request.status), 1 << 31),
+            (Field::new(24, 8), 1),
+            (Field::new(56, 8), 1 << 63),
+        ] {
+            assert_eq!(judge(with(start, field, value)), Status::BadFlags);
+        }
+        for op in 1..=5 {
+            assert_eq!(judge(words(op, 0, 1)), Status::BadArg);
+        }
+        let too_long = uapi::STOPWATCH_MAX_TIMEOUT_NS + 1;
+        assert_eq!(judge(words(6, 0, too_long)), Status::BadArg);
+        assert_eq!(judge(words(7, 0, 3)), Status::BadArg);
+
+        let off = Terms {
+            features: 0,
+            ..TERMS
+        };
+        assert_eq!(Request::judge(&words(6, 0, 1), &off), Err(Status::BadOp));
+    }
+
+    #[test]
+    fn replies_and_events_come_back_as_they_went() {
+        let reading = Reading {
+            elapsed_ns: 1,
+            time_ns: 2,
+            lap_ns: 3,
+            deadline_ns: 4,
+            running: true,
+            laps: 5,
+            timeouts: 6,
+        };
+        let request = with(words(3, 2, 9), field!(stopwatch_request.flags), 7);
+        let reply = Reply::encode(&request, Status::Stopped, &reading);
+        assert_eq!(
+            Reply::decode(&reply),
+            Reply {
+                status: Ok(Status::Stopped),
+                reading
+            }
+        );
+        assert_eq!(field!(stopwatch_reply.op).get(&reply), 3);
+        assert_eq!(field!(stopwatch_reply.watch).get(&reply), 2);
+        assert_eq!(field!(stopwatch_reply.flags).get(&reply), 7);
+
+        let event = Event {
+            kind: 1,
+            watch: 2,
+            sequence: 3,
+            deadline_ns: 4,
+            time_ns: 5,
+            timeouts: 6,
+        };
+        assert_eq!(Event::decode(&event.encode()), event);
+    }
+
+    #[test]
+    fn statuses_keep_their_numbers() {
+        for number in 0..64 {
+            match Status::from_wire(number) {
+                Ok(status) => assert_eq!(status.to_wire(), number),
+                Err(unknown) => assert_eq!(unknown, number),
+            }
+        }
+    }
+}

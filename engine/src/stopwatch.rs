@@ -162,3 +162,77 @@ impl Stopwatch {
 
 /// Words at the end of a record that are always zero, as the region was.
 const RESERVED: usize = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_while_it_runs() {
+        let mut it = Stopwatch::default();
+        assert_eq!(it.start(10), Status::Ok);
+        assert_eq!(it.elapsed(15), 5);
+        assert_eq!(it.pause(20), Status::Ok);
+        assert_eq!(it.elapsed(1000), 10);
+        assert_eq!(it.start(1000), Status::Ok);
+        assert_eq!(it.lap(1001), Status::Ok);
+        assert_eq!(it.pause(1005), Status::Ok);
+        let reading = it.read(2000, Some(3000));
+        assert_eq!(
+            reading,
+            Reading {
+                elapsed_ns: 15,
+                time_ns: 2000,
+                lap_ns: 11,
+                deadline_ns: 3000,
+                running: false,
+                laps: 1,
+                timeouts: 0,
+            }
+        );
+    }
+
+    #[test]
+    fn says_when_there_is_nothing_to_do() {
+        let mut it = Stopwatch::default();
+        assert_eq!(it.pause(1), Status::Already);
+        assert_eq!(it.lap(2), Status::Stopped);
+        assert_eq!(it.start(3), Status::Ok);
+        assert_eq!(it.start(9), Status::Already);
+        assert_eq!(it.elapsed(10), 7);
+    }
+
+    #[test]
+    fn reset_clears_everything_in_any_state() {
+        let mut it = Stopwatch::default();
+        it.start(1);
+        it.lap(2);
+        it.expired();
+        it.reset();
+        assert_eq!(
+            it.read(9, None),
+            Reading {
+                time_ns: 9,
+                ..Reading::default()
+            }
+        );
+        it.reset();
+        assert_eq!(it.elapsed(10), 0);
+    }
+
+    #[test]
+    fn stays_at_the_ends_of_its_counts() {
+        let mut it = Stopwatch {
+            elapsed: u64::MAX - 1,
+            laps: u32::MAX,
+            timeouts: u32::MAX,
+            ..Stopwatch::default()
+        };
+        it.start(5);
+        assert_eq!(it.elapsed(4), u64::MAX - 1);
+        assert_eq!(it.elapsed(100), u64::MAX);
+        it.lap(100);
+        assert_eq!(it.laps, u32::MAX);
+        assert_eq!(it.expired(), u32::MAX);
+    }
+}

@@ -146,3 +146,73 @@ impl<S: Storage> Timers<S> {
         self.at(self.armed.checked_sub(1)?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+    use std::vec;
+    use std::vec::Vec;
+
+    struct Heap;
+
+    impl Storage for Heap {
+        type Slice<T: Copy> = Vec<T>;
+        type Error = core::convert::Infallible;
+
+        fn filled<T: Copy>(value: T, len: usize) -> Result<Vec<T>, Self::Error> {
+            Ok(vec![value; len])
+        }
+    }
+
+    const WATCHES: u32 = 40;
+
+    fn check(timers: &Timers<Heap>, model: &BTreeMap<u32, u64>) {
+        assert_eq!(timers.armed, model.len());
+        let first = model
+            .iter()
+            .map(|(&watch, &deadline)| Timer { deadline, watch })
+            .min();
+        assert_eq!(timers.first(), first);
+        for watch in 0..WATCHES {
+            assert_eq!(timers.deadline(watch), model.get(&watch).copied());
+        }
+        for place in 1..timers.armed {
+            assert!(timers.at((place - 1) / 2) <= timers.at(place));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn is_an_ordered_map(
+            steps in prop::collection::vec((0..WATCHES + 2, prop::option::of(0..50u64)), 0..300),
+        ) {
+            let mut timers = Timers::<Heap>::new(WATCHES as usize).unwrap();
+            let mut model = BTreeMap::new();
+            for (watch, deadline) in steps {
+                match deadline {
+                    Some(deadline) => {
+                        timers.arm(watch, deadline);
+                        if watch < WATCHES {
+                            model.insert(watch, deadline);
+                        }
+                    }
+                    None => {
+                        prop_assert_eq!(timers.disarm(watch), model.remove(&watch).is_some());
+                    }
+                }
+                check(&timers, &model);
+            }
+            // What is left comes out in order.
+            let mut before = None;
+            while let Some(timer) = timers.first() {
+                prop_assert!(before < Some(timer));
+                before = Some(timer);
+                timers.disarm(timer.watch);
+                model.remove(&timer.watch);
+                check(&timers, &model);
+            }
+        }
+    }
+}

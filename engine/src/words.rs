@@ -60,9 +60,9 @@ pub(super) const fn size_of_field<S, F>(_: fn(&S) -> &F) -> usize {
 macro_rules! field {
     ($struct:ident.$field:ident) => {
         const {
-            super::words::Field::new(
+            crate::engine::words::Field::new(
                 ::core::mem::offset_of!(crate::uapi::$struct, $field),
-                super::words::size_of_field(|it: &crate::uapi::$struct| &it.$field),
+                crate::engine::words::size_of_field(|it: &crate::uapi::$struct| &it.$field),
             )
         }
     };
@@ -88,5 +88,38 @@ pub(super) fn load_from(mem: &impl Memory, offset: u32, words: &mut [u64], first
     let into = (first..).zip(words.iter_mut().skip(first as usize));
     for (index, word) in into {
         *word = mem.load(offset + index * WORD);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_leaves_its_neighbours_alone() {
+        let mut words = [u64::MAX; 2];
+        let field = Field::new(8 + 4, 2);
+        assert_eq!(field.get(&words), 0xffff);
+        field.set(&mut words, 0x1_2345u64);
+        assert_eq!(field.get(&words), 0x2345);
+        assert_eq!(words, [u64::MAX, 0xffff_2345_ffff_ffff]);
+    }
+
+    #[test]
+    fn what_is_not_there_reads_as_zero() {
+        let mut words = [u64::MAX];
+        Field::new(8, 8).set(&mut words, 1u64);
+        assert_eq!(Field::new(8, 8).get(&words), 0);
+        assert_eq!(words, [u64::MAX]);
+    }
+
+    #[test]
+    fn fields_are_where_the_header_has_them() {
+        let mut words = [0; 8];
+        field!(stopwatch_request.owner).set(&mut words, 0x1111u64);
+        field!(stopwatch_request.op).set(&mut words, 0x2222u64);
+        field!(stopwatch_request.watch).set(&mut words, 0x3333_3333u64);
+        field!(stopwatch_request.arg).set(&mut words, u64::MAX);
+        assert_eq!(words, [0x3333_3333_2222_1111, 0, u64::MAX, 0, 0, 0, 0, 0]);
     }
 }
