@@ -1,10 +1,117 @@
 // SPDX-License-Identifier: GPL-2.0
-//! x
-use kernel::prelude::*;
+
+//! The guest's side of the stopwatch: finds the device on the PCI bus and offers it as
+//! `/dev/stopwatch`. The time is kept by the host.
+//!
+//! - [`registers`] has BAR0;
+//! - [`device`] has a device, how the host is called, and how that ends;
+//! - [`ring`] has a request ring;
+//! - [`events`] has the way of events from their ring to those who wait for them;
+//! - [`file`] has `/dev/stopwatch`.
+//!
+//! How rings are read and written is in `engine/`, which knows no kernel. What needs `unsafe` is in
+//! `abstractions/`, which knows no stopwatch.
+
+use kernel::{
+    device::Core,
+    irq,
+    pci,
+    prelude::*,
+    sync::Arc, //
+};
+
 #[path = "../abstractions/mod.rs"]
 mod abstractions;
+mod device;
+#[allow(unreachable_pub, reason = "it is a crate of its own for programs")]
+#[path = "../engine/src/engine.rs"]
+mod engine;
+mod events;
+mod file;
+mod registers;
+mod ring;
 #[path = "../abstractions/uapi.rs"]
 mod uapi;
-module! { type: M, name: "stopwatch", authors: ["x"], description: "x", license: "GPL", }
-struct M;
-impl kernel::Module for M { fn init(_m: &'static ThisModule) -> Result<Self> { Ok(M) } }
+
+use abstractions::{
+    miscdevice::MiscRegistration,
+    pci_id::pci_device_id, //
+};
+use device::StopwatchDevice;
+use file::StopwatchFile;
+
+kernel::pci_device_table!(
+    PCI_TABLE,
+    MODULE_PCI_TABLE,
+    <StopwatchDriver as pci::Driver>::IdInfo,
+    [(
+        pci_device_id(
+            uapi::STOPWATCH_PCI_VENDOR_ID as u16,
+            uapi::STOPWATCH_PCI_DEVICE_ID as u16
+        ),
+        ()
+    )]
+);
+
+struct StopwatchDriver;
+
+/// What there is while the driver is bound. Dropped in this order: first nobody can open the
+/// device, then it cannot interrupt.
+#[pin_data]
+struct Binding {
+    #[pin]
+    _file: MiscRegistration<StopwatchFile>,
+    #[pin]
+    _irq: irq::Registration<Arc<StopwatchDevice>>,
+    device: Arc<StopwatchDevice>,
+}
+
+impl pci::Driver for StopwatchDriver {
+    type IdInfo = ();
+    type Data<'bound> = Binding;
+
+    const ID_TABLE: pci::IdTable<Self::IdInfo> = &PCI_TABLE;
+
+    fn probe<'bound>(
+        pdev: &'bound pci::Device<Core<'_>>,
+        _info: &'bound Self::IdInfo,
+    ) -> impl PinInit<Self::Data<'bound>, Error> + 'bound {
+        pin_init::pin_init_scope(move || {
+            pdev.enable_device_mem()?;
+            // Interrupts are messages, which are writes to the bus.
+            pdev.set_master();
+
+            let device = Arc::pin_init(StopwatchDevice::new(pdev)?, GFP_KERNEL)?;
+            let vectors = pdev
+                .alloc_irq_vectors(1, 1, pci::IrqTypes::default().with(pci::IrqType::MsiX))
+                .inspect_err(|_| dev_err!(pdev, "no MSI-X vector for the events\n"))?;
+
+            Ok(try_pin_init!(Binding {
+                _irq <- pdev.request_irq(
+                    *vectors.start(),
+                    irq::Flags::TRIGGER_NONE,
+                    c"stopwatch",
+                    Ok(device.clone()),
+                ),
+                _: {
+                    device.turn_on_features(pdev.as_ref())?;
+                },
+                // Last, for a program may open it at once.
+                _file <- MiscRegistration::new(c"stopwatch", device.clone()),
+                device,
+            }))
+        })
+    }
+
+    fn unbind<'bound>(_pdev: &'bound pci::Device<Core<'_>>, this: Pin<&Self::Data<'bound>>) {
+        this.device.disconnect();
+    }
+}
+
+kernel::module_pci_driver! {
+    type: StopwatchDriver,
+    name: "stopwatch",
+    authors: ["The Stopwatch authors"],
+    description: "Guest side of the paravirtual stopwatch",
+    license: "GPL",
+}
