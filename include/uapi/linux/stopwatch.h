@@ -4,8 +4,15 @@
  *
  * ioctl() gives a command and takes its reading; read() takes events, whole
  * struct stopwatch_event_record ones, as many as fit; poll() says POLLIN when
- * there is one. Each open file gets every event from when it was opened, holds
- * the newest STOPWATCH_FILE_EVENTS of them, and counts those it had to drop.
+ * there is one. Each open file gets every event from when it was opened that
+ * its user may see, holds the newest STOPWATCH_FILE_EVENTS of them, and counts
+ * those it had to drop. mmap() shows the device's state, for readings that
+ * cost neither a system call nor an exit.
+ *
+ * A stopwatch that was created belongs to the effective user who did; what
+ * others may do is its mode. Whose it is counts at each ioctl, so a file that
+ * is passed to another user's process gives that one no more than it had. The
+ * numbered stopwatches are everybody's who can open the device.
  *
  * Each struct begins with its size in bytes, which the caller sets. A kernel
  * that knows a longer struct takes the missing part as zero and fills in what
@@ -33,15 +40,18 @@
 /*
  * STOPWATCH_IOC_COMMAND: one operation on one stopwatch, answered by the host
  * before the ioctl returns. op is one of STOPWATCH_OP_START, _PAUSE, _LAP,
- * _RESET, _READ and _TIMEOUT, which are described in <linux/stopwatch_device.h>.
+ * _RESET, _READ, _READ_RESET, _TIMEOUT, _DELETE and _SET_MODE, which are
+ * described in <linux/stopwatch_device.h>, as are their arg, interval and flags.
  *
  * Errors, beside the above; reading is filled in where it says so:
  *   EALREADY   started while running, or paused while stopped (reading)
  *   ENODATA    a lap of a stopped stopwatch (reading)
  *   EOPNOTSUPP unknown operation, or the host does not offer it
- *   ENOENT     no stopwatch has that number
- *   EINVAL     arg is out of range, or not zero with an operation that takes
- *              none
+ *   ENOENT     there is no stopwatch of that number that the caller may see
+ *   EACCES     the caller may see it, but not do that with it
+ *   EPERM      the VM's creator does not allow it
+ *   EINVAL     arg or interval is out of range, or not zero with an operation
+ *              that takes none
  *   EIO        the host answered with what this driver does not know
  *   ETIMEDOUT  the host did not answer within STOPWATCH_ANSWER_MS; it has
  *              stopped the device. The command may still be carried out later
@@ -53,20 +63,107 @@ struct stopwatch_reading {
 	__u64 elapsed_ns;	/* ns of the host's clock */
 	__u64 time_ns;		/* VM time at which the host took the reading */
 	__u64 lap_ns;		/* elapsed at the last lap; 0 if there was none */
-	__u64 deadline_ns;	/* VM time at which the timeout expires; 0 if none is armed */
+	__u64 deadline_ns;	/* as in struct stopwatch_record */
 	__u32 state;		/* STOPWATCH_STOPPED or STOPWATCH_RUNNING */
 	__u32 laps;
 	__u32 timeouts;		/* expired since the last reset of this stopwatch */
 	__u32 reserved;		/* zero */
+	/*
+	 * The reading was true at one moment between the call and its return.
+	 * How long that was, in ns of the guest's clock: so much can it be off
+	 * from what the caller means.
+	 */
+	__u64 error_ns;
 };
 
 struct stopwatch_command {
 	__u32 size;		/* sizeof(struct stopwatch_command) */
 	__u32 op;
 	__u32 watch;		/* number of the stopwatch, from 0 */
-	__u32 flags;		/* zero */
-	__u64 arg;		/* ns for STOPWATCH_OP_TIMEOUT, else zero */
+	__u32 flags;		/* as op says */
+	__u64 arg;		/* as op says */
+	__u64 interval;		/* as op says */
 	struct stopwatch_reading reading;	/* out */
+};
+
+/*
+ * STOPWATCH_IOC_CREATE: makes a stopwatch and says its number. Without a name
+ * it lasts as long as the open file, with one until it is deleted.
+ *   EEXIST     the name is taken; watch is the number of the one that has it, if
+ *              the caller may see that, else 0xffffffff
+ *   EINVAL     the name is not as struct stopwatch_create wants it, or clock,
+ *              mode or flags are unknown
+ *   ENOSPC     no number is free
+ *
+ * STOPWATCH_IOC_FIND: the number of the stopwatch of that name.
+ *   ENOENT     there is none that the caller may see
+ */
+#define STOPWATCH_IOC_CREATE		_IO(STOPWATCH_IOC_TYPE, 0x02)
+#define STOPWATCH_IOC_FIND		_IO(STOPWATCH_IOC_TYPE, 0x03)
+
+struct stopwatch_creation {
+	__u32 size;		/* sizeof(struct stopwatch_creation) */
+	__u32 flags;		/* STOPWATCH_CREATE_* */
+	__u32 clock;		/* STOPWATCH_CLOCK_* */
+	__u32 mode;		/* STOPWATCH_MODE_* */
+	__u8 name[STOPWATCH_NAME_SIZE];
+	__u32 watch;		/* out */
+	__u32 reserved;		/* zero */
+};
+
+struct stopwatch_find {
+	__u32 size;		/* sizeof(struct stopwatch_find) */
+	__u32 flags;		/* zero */
+	__u8 name[STOPWATCH_NAME_SIZE];
+	__u32 watch;		/* out */
+	__u32 reserved;		/* zero */
+};
+
+/*
+ * STOPWATCH_IOC_DESCRIBE: what a stopwatch is; with STOPWATCH_DESCRIBE_NEXT the
+ * one with the smallest number not below watch that the caller may see. Costs no
+ * exit.
+ *   ENOENT     there is none that the caller may see
+ */
+#define STOPWATCH_IOC_DESCRIBE		_IO(STOPWATCH_IOC_TYPE, 0x04)
+#define STOPWATCH_DESCRIBE_NEXT		(1 << 0)
+
+struct stopwatch_description {
+	__u32 size;		/* sizeof(struct stopwatch_description) */
+	__u32 flags;		/* STOPWATCH_DESCRIBE_* */
+	__u32 watch;		/* in and out */
+	__u32 clock;		/* STOPWATCH_CLOCK_* */
+	__u32 record_flags;	/* STOPWATCH_RECORD_* */
+	__u32 uid;		/* in the caller's user namespace */
+	__u32 mode;		/* STOPWATCH_MODE_* */
+	__u32 state;		/* STOPWATCH_STOPPED or STOPWATCH_RUNNING */
+	__u8 name[STOPWATCH_NAME_SIZE];
+	__u32 laps;
+	__u32 timeouts;
+	__u64 target_ns;	/* as in struct stopwatch_record */
+	__u64 deadline_ns;
+	__u64 interval_ns;
+};
+
+/*
+ * STOPWATCH_IOC_LAPS: what a stopwatch showed at its laps, from lap number first
+ * on, at most count of them, into the array of __u64 at laps. Says how many
+ * there are in all, and from which on they are kept. Costs no exit.
+ *   ENOENT     there is no stopwatch of that number that the caller may see
+ *   ENODATA    first is one that is not kept any more (oldest says which is)
+ */
+#define STOPWATCH_IOC_LAPS		_IO(STOPWATCH_IOC_TYPE, 0x05)
+
+struct stopwatch_laps {
+	__u32 size;		/* sizeof(struct stopwatch_laps) */
+	__u32 flags;		/* zero */
+	__u32 watch;
+	__u32 first;		/* in: number of the lap, from 0 */
+	__u32 count;		/* in: room at laps; out: how many are there now */
+	__u32 total;		/* out: laps since the last reset */
+	__u32 oldest;		/* out: number of the oldest that is kept */
+	__u32 reserved;		/* zero */
+	__u64 laps;		/* address */
 };
 
 /* STOPWATCH_IOC_INFO: what the device is and how the driver uses it. */
@@ -83,6 +180,47 @@ struct stopwatch_device_info {
 	__u32 stopwatches;	/* numbered from 0 */
 	__u32 rings;		/* request rings that the driver uses */
 	__u32 ring_slots;
+	__u32 state_size;	/* bytes that mmap() shows behind the clock page */
+	__u32 record_offset;	/* of the records in these */
+	__u32 lap_offset;	/* of the laps in these */
+	__u32 reserved;		/* zero */
+	__u64 epoch_ns;		/* as in struct stopwatch_state */
+};
+
+/*
+ * mmap(): read-only and shared, from offset 0: the clock page, which the driver
+ * writes, then state_size bytes of the device's state pages, as in
+ * <linux/stopwatch_device.h>, with struct stopwatch_state first. All of a device,
+ * so only for who may read all of it: root, or where the device's file is open
+ * for writing by a user whom its mode lets.
+ *
+ * The clock page maps the CPU's counter (x86: TSC) to VM time, as the driver
+ * learned it from calls:
+ *
+ *   VM time = time_ns + ((counter - counter_base) * mult >> shift)
+ *
+ * It is read as a seqcount, like a record. It holds while STOPWATCH_CLOCK_VALID
+ * is set, the device's paused_ns is what the page says, its vmm_status is
+ * STOPWATCH_VMM_RUNNING, and the counter is not beyond valid_until; else the time
+ * is to be had from a call, STOPWATCH_OP_READ, which also renews the page. VM time
+ * is then known up to error_ns, and drift_ppb more for each ns since time_ns.
+ */
+#define STOPWATCH_CLOCK_PAGE_SIZE	4096
+#define STOPWATCH_CLOCK_VALID		(1 << 0)
+
+struct stopwatch_clock_page {
+	__u32 seq;
+	__u32 flags;		/* STOPWATCH_CLOCK_VALID */
+	__u64 counter_base;
+	__u64 valid_until;	/* counter */
+	__u64 time_ns;
+	__u32 mult;
+	__u32 shift;
+	__u64 error_ns;
+	__u32 drift_ppb;
+	__u32 reserved;		/* zero */
+	__u64 paused_ns;	/* of struct stopwatch_state, when this was learned */
+	__u64 samples;		/* calls that it was learned from */
 };
 
 /* What read() gives. */
@@ -92,10 +230,12 @@ struct stopwatch_event_record {
 	__u32 type;		/* STOPWATCH_EVENT_* */
 	__u32 watch;
 	__u64 sequence;		/* of the event, counted by the host; a gap means lost events */
-	__u64 deadline_ns;	/* VM time for which it was armed */
-	__u64 time_ns;		/* VM time at which the host's timer ran */
+	__u64 deadline_ns;	/* of the stopwatch's own time, for which it was armed */
+	__u64 time_ns;		/* of its own time, at which the host's timer ran: so late was it */
 	__u32 timeouts;		/* of that stopwatch, this one included */
+	__u32 count;		/* how many timeouts this tells of, from 1 */
 	__u32 dropped;		/* events that this file lost before this one */
+	__u32 reserved;		/* zero */
 };
 
 #endif /* _UAPI_LINUX_STOPWATCH_H */

@@ -17,8 +17,10 @@
  *                                      STOPWATCH_VMM_OFFSET, written by the VMM
  *   state_offset         state pages   struct stopwatch_state, then at
  *                                      record_offset one struct
- *                                      stopwatch_record per stopwatch; written
- *                                      by the host, read-only to the guest
+ *                                      stopwatch_record per stopwatch, then at
+ *                                      lap_offset STOPWATCH_LAP_SLOTS times
+ *                                      __le64 per stopwatch; written by the
+ *                                      host, read-only to the guest
  *   rings_offset         rings         the event ring at rings_offset, then at
  *                                      ring_offset + n * ring_stride request
  *                                      ring n; written by both
@@ -46,6 +48,14 @@
 #define STOPWATCH_MAX_STOPWATCHES	4096
 #define STOPWATCH_MIN_RINGS		1
 #define STOPWATCH_MAX_RINGS		64
+/*
+ * Stopwatches with a number below this exist from the start, as many as the
+ * device has room for; they have no name and are never deleted. The others
+ * exist from STOPWATCH_OP_CREATE until STOPWATCH_OP_DELETE.
+ */
+#define STOPWATCH_NUMBERED		64
+/* Elapsed times of the latest laps that are kept for each stopwatch. */
+#define STOPWATCH_LAP_SLOTS		256
 /* Slots of a request ring and of the event ring: a power of two. */
 #define STOPWATCH_MIN_SLOTS		8
 #define STOPWATCH_MAX_SLOTS		4096
@@ -60,6 +70,8 @@
  */
 /* STOPWATCH_OP_TIMEOUT, the event ring and STOPWATCH_CALL_EVENTS. */
 #define STOPWATCH_F_TIMEOUT		(1ULL << 0)
+/* struct stopwatch_state.epoch_ns: the guest may know the host's uptime. */
+#define STOPWATCH_F_HOST_TIME		(1ULL << 1)
 
 /* PCI identity. */
 #define STOPWATCH_PCI_VENDOR_ID		0x1234
@@ -72,8 +84,9 @@
 #define STOPWATCH_REGISTERS_SIZE	4096
 /*
  * Write anything, 4 bytes: a reset. When the write retires, all rings are
- * empty with phase 1, features are off and timeouts are disarmed; stopwatches
- * go on as they were. A driver resets the device when it binds.
+ * empty with phase 1, features are off, timeouts are disarmed and stopwatches
+ * without a name are deleted, save the numbered ones; all others go on as they
+ * were. A driver resets the device when it binds.
  */
 #define STOPWATCH_REG_RESET		0x080
 /*
@@ -106,7 +119,8 @@ struct stopwatch_info {
 	__le32 ring_slots;
 	__le32 rings;
 	__le32 calls;
-	__le32 reserved[14];	/* zero */
+	__le32 lap_offset;
+	__le32 reserved[13];	/* zero */
 };
 
 /*
@@ -127,28 +141,68 @@ struct stopwatch_state {
 	__le64 events_lost;		/* not put there because it was full; look at the records */
 	__le32 vmm_status;		/* struct stopwatch_vmm, as the host saw it last */
 	__le32 reset_generation;
-	__le64 reserved[5];		/* zero */
+	__le64 paused_ns;		/* of VM time in which the VM was paused, up to the last resume */
+	__le64 paused_since_ns;		/* VM time of the last pause; valid while vmm_status says paused */
+	__le64 epoch_ns;		/* the host's CLOCK_MONOTONIC at VM time 0, with
+					 * STOPWATCH_F_HOST_TIME offered, else 0
+					 */
+	__le64 reserved[2];		/* zero */
 };
 
 /* State of a stopwatch. */
 #define STOPWATCH_STOPPED		0
 #define STOPWATCH_RUNNING		1
 
+/* The host's clock that a stopwatch goes by. */
+#define STOPWATCH_CLOCK_MONOTONIC	0	/* does not count the host's suspend */
+#define STOPWATCH_CLOCK_MONOTONIC_RAW	1	/* nor follows the host's NTP */
+#define STOPWATCH_CLOCK_BOOTTIME	2	/* counts the host's suspend */
+#define STOPWATCH_CLOCKS		3
+
+/*
+ * A stopwatch counts time as its clock does, from the VM's epoch on: its own
+ * time. A guest that suspends or resets itself, or idles, changes nothing in
+ * that. While the VMM has the VM paused, time is counted, too, unless the
+ * stopwatch was created with STOPWATCH_CREATE_SKIP_PAUSED: then its own time
+ * stands still.
+ */
+
+/* Flags of a stopwatch, in its record. */
+#define STOPWATCH_RECORD_EXISTS		(1 << 0)
+#define STOPWATCH_RECORD_SKIP_PAUSED	(1 << 1)
+
+#define STOPWATCH_NAME_SIZE		32
+
 /*
  * A stopwatch, as the host publishes it. Read it as a seqcount: read seq (it
  * is odd while the host writes), read the fields, read seq again; equal and
- * even means that the fields belong together.
+ * even means that the fields, and the laps, belong together.
+ *
+ * Lap n, counted from 0, is at lap_offset + 8 * (number * STOPWATCH_LAP_SLOTS
+ * + n % STOPWATCH_LAP_SLOTS): what the stopwatch showed when it was taken. The
+ * latest STOPWATCH_LAP_SLOTS of all laps are there.
  */
 struct stopwatch_record {
 	__le32 seq;
 	__le32 state;		/* STOPWATCH_STOPPED or STOPWATCH_RUNNING */
 	__le64 elapsed_ns;	/* without the time since started_ns */
-	__le64 started_ns;	/* VM time of the last start; valid while running */
+	__le64 started_ns;	/* of its own time, at the last start; valid while running */
 	__le64 lap_ns;		/* elapsed at the last lap; 0 if there was none */
-	__le64 deadline_ns;	/* VM time at which the timeout expires; 0 if none is armed */
+	__le64 deadline_ns;	/* of its own time, at which the timeout expires; 0 if none
+				 * is armed, or if it waits for the stopwatch to run
+				 */
 	__le32 laps;		/* since the last reset of this stopwatch */
 	__le32 timeouts;	/* expired since the last reset of this stopwatch */
-	__le64 reserved[10];	/* zero */
+	__u8 name[STOPWATCH_NAME_SIZE];	/* UTF-8, padded with zeros; all zero if it has none */
+	__le32 uid;		/* of the guest's user who created it */
+	__le32 mode;		/* who else may use it: STOPWATCH_MODE_* */
+	__le32 clock;		/* STOPWATCH_CLOCK_* */
+	__le32 flags;		/* STOPWATCH_RECORD_* */
+	__le64 target_ns;	/* elapsed for which the timeout waits; 0 if it does not */
+	__le64 interval_ns;	/* of a periodic timeout; 0 if it is not */
+	__le32 generation;	/* one more with each creation under this number */
+	__le32 reserved;	/* zero */
+	__le64 reserved1;	/* zero */
 };
 
 /*
@@ -172,11 +226,13 @@ struct stopwatch_record {
 #define STOPWATCH_OWNER_DONE		(1 << 1)
 
 /*
- * Operations. Each is answered with a status and, unless the status is
- * STOPWATCH_S_BAD_*, with a reading of the stopwatch after the operation.
+ * Operations. Each is answered with a status and, unless it was refused (a
+ * status from STOPWATCH_S_REFUSED on), with a reading of the stopwatch after it.
+ * Each is one atomic step: the reading of a PAUSE is what the stopwatch was
+ * stopped at.
  *
- * START    Starts a stopped stopwatch where it stands; STOPWATCH_S_ALREADY if
- *          it runs.
+ * START    Starts a stopped stopwatch where it stands, for the first time or
+ *          again; STOPWATCH_S_ALREADY if it runs.
  * PAUSE    Stops a running stopwatch where it stands; STOPWATCH_S_ALREADY if
  *          it is stopped.
  * LAP      Notes the elapsed time of a running stopwatch as a lap;
@@ -184,12 +240,27 @@ struct stopwatch_record {
  * RESET    Stops it, sets elapsed, laps and timeouts to 0 and disarms its
  *          timeout. Never fails.
  * READ     Changes nothing.
- * TIMEOUT  Arms the stopwatch's timeout: one event, arg ns of the host's clock
- *          from now, whether the stopwatch runs or not. A timeout that was
- *          armed is replaced. An arg of 0 disarms; doing so when none is armed
- *          is not an error. Needs STOPWATCH_F_TIMEOUT, else
- *          STOPWATCH_S_BAD_OP. An arg above STOPWATCH_MAX_TIMEOUT_NS is
- *          STOPWATCH_S_BAD_ARG.
+ * READ_RESET  As RESET, but the reading is that from before.
+ * TIMEOUT  Arms the stopwatch's timeout, and replaces one that was armed: an
+ *          event when arg ns of its own time have passed from now, whether it
+ *          runs or not; with STOPWATCH_TIMEOUT_ELAPSED when it shows arg ns,
+ *          which is at once if it shows more. An interval that is not 0 makes
+ *          it periodic: another one each interval ns after that. Those that
+ *          the host could not tell one by one come as one event that says how
+ *          many they were. An arg of 0 without that flag disarms; doing so when
+ *          none is armed is not an error. Needs STOPWATCH_F_TIMEOUT, else
+ *          STOPWATCH_S_BAD_OP. An arg or interval above
+ *          STOPWATCH_MAX_TIMEOUT_NS is STOPWATCH_S_BAD_ARG; an interval below
+ *          what the VM's creator allows is STOPWATCH_S_DENIED.
+ * CREATE   Makes a stopwatch, stopped at 0, and leaves its number in watch
+ *          (which is 0 in the request). STOPWATCH_S_EXISTS, with the number
+ *          and the reading of the other one, if the name is taken;
+ *          STOPWATCH_S_FULL if all numbers are in use. Without a name it is
+ *          deleted by a reset of the device.
+ * DELETE   Deletes a stopwatch that was created. STOPWATCH_S_BAD_WATCH for a
+ *          numbered one.
+ * SET_MODE Changes uid and mode of a stopwatch that was created; they are in
+ *          arg, mode in the upper half.
  * SET_FEATURES  arg is the set of features to turn on, which replaces the
  *          former set; STOPWATCH_S_BAD_ARG, and no change, if the host did not
  *          offer one of them. watch must be 0; the reading is that of
@@ -202,34 +273,75 @@ struct stopwatch_record {
 #define STOPWATCH_OP_READ		5
 #define STOPWATCH_OP_TIMEOUT		6
 #define STOPWATCH_OP_SET_FEATURES	7
+#define STOPWATCH_OP_READ_RESET		8
+#define STOPWATCH_OP_CREATE		9
+#define STOPWATCH_OP_DELETE		10
+#define STOPWATCH_OP_SET_MODE		11
+
+/* Flags of STOPWATCH_OP_TIMEOUT. */
+#define STOPWATCH_TIMEOUT_ELAPSED	(1 << 0)
+
+/* Flags of STOPWATCH_OP_CREATE. */
+#define STOPWATCH_CREATE_SKIP_PAUSED	(1 << 0)
+
+/*
+ * Mode of a stopwatch: what users other than its own may do. The host keeps
+ * it; the guest's driver enforces it, as users are the guest's. Root may all.
+ */
+#define STOPWATCH_MODE_READ		(1 << 0)	/* read it, and see that it exists */
+#define STOPWATCH_MODE_CONTROL		(1 << 1)	/* all but delete it and change its mode */
 
 /* A century: far from where a signed 64-bit count of ns would end. */
 #define STOPWATCH_MAX_TIMEOUT_NS	3155760000000000000ULL
 
-/* Status of a completed request. With STOPWATCH_S_BAD_* nothing was changed. */
+/* Status of a completed request. From STOPWATCH_S_REFUSED on nothing was changed. */
 #define STOPWATCH_S_OK			0
 #define STOPWATCH_S_ALREADY		1	/* it was in that state; no change */
 #define STOPWATCH_S_STOPPED		2	/* needs a running stopwatch; no change */
+#define STOPWATCH_S_EXISTS		3	/* the name is taken; no change */
+#define STOPWATCH_S_REFUSED		16
 #define STOPWATCH_S_BAD_OP		16	/* unknown operation, or its feature is off */
-#define STOPWATCH_S_BAD_WATCH		17	/* no stopwatch has that number */
+#define STOPWATCH_S_BAD_WATCH		17	/* there is no stopwatch of that number */
 #define STOPWATCH_S_BAD_FLAGS		18	/* unknown flag, or a reserved field not zero */
 #define STOPWATCH_S_BAD_ARG		19	/* argument out of range, or not zero for an
 						 * operation that takes none
 						 */
 #define STOPWATCH_S_BAD_OWNER		20	/* owner is not one of the states above */
+#define STOPWATCH_S_BAD_NAME		21	/* see struct stopwatch_create */
+#define STOPWATCH_S_FULL		22	/* no number is free */
+#define STOPWATCH_S_DENIED		23	/* the VM's creator does not allow it */
 
 /* What the guest writes. */
 struct stopwatch_request {
 	__le16 owner;
 	__le16 op;		/* STOPWATCH_OP_* */
 	__le32 watch;		/* number of the stopwatch */
-	__le32 flags;		/* zero */
+	__le32 flags;		/* as the operation says, else zero */
 	__le32 status;		/* zero */
 	__le64 arg;		/* as the operation says, else zero */
-	__le64 reserved[5];	/* zero */
+	__le64 interval;	/* ns, for STOPWATCH_OP_TIMEOUT, else zero */
+	__le64 reserved[4];	/* zero */
 };
 
-/* What the host leaves in its place. op, watch and flags stay as they were. */
+/*
+ * What the guest writes for STOPWATCH_OP_CREATE. A name is UTF-8, at most
+ * STOPWATCH_NAME_SIZE - 1 bytes, padded with zeros, without control characters
+ * and '/', not "." or "..", and not digits only. All zero is no name.
+ */
+struct stopwatch_create {
+	__le16 owner;
+	__le16 op;		/* STOPWATCH_OP_CREATE */
+	__le32 watch;		/* zero */
+	__le32 flags;		/* STOPWATCH_CREATE_* */
+	__le32 status;		/* zero */
+	__u8 name[STOPWATCH_NAME_SIZE];
+	__le32 uid;
+	__le32 mode;		/* STOPWATCH_MODE_* */
+	__le32 clock;		/* STOPWATCH_CLOCK_* */
+	__le32 reserved;	/* zero */
+};
+
+/* What the host leaves in its place. op and flags stay, so does watch, save with CREATE. */
 struct stopwatch_reply {
 	__le16 owner;
 	__le16 op;
@@ -239,7 +351,7 @@ struct stopwatch_reply {
 	__le64 elapsed_ns;
 	__le64 time_ns;		/* VM time at which the host served the request */
 	__le64 lap_ns;		/* elapsed at the last lap; 0 if there was none */
-	__le64 deadline_ns;	/* VM time; 0 if no timeout is armed */
+	__le64 deadline_ns;	/* as in the record */
 	__le32 state;		/* STOPWATCH_STOPPED or STOPWATCH_RUNNING */
 	__le32 laps;
 	__le32 timeouts;
@@ -255,10 +367,10 @@ struct stopwatch_event {
 	__le16 type;		/* STOPWATCH_EVENT_* */
 	__le32 watch;
 	__le64 sequence;	/* of this event, counted from 0; lost ones are counted, too */
-	__le64 deadline_ns;	/* VM time for which it was armed */
-	__le64 time_ns;		/* VM time at which the host's timer ran */
+	__le64 deadline_ns;	/* of the stopwatch's own time, for which it was armed */
+	__le64 time_ns;		/* of its own time, at which the host's timer ran */
 	__le32 timeouts;	/* of that stopwatch, this one included */
-	__le32 reserved0;	/* zero */
+	__le32 count;		/* how many timeouts this tells of, from 1 */
 	__le64 reserved[3];	/* zero */
 };
 

@@ -6,7 +6,7 @@
  * file is only a way to ask about others. A VM lasts until the last reference
  * to its file is closed; mappings of its region do not count.
  *
- * The order: SET_FEATURES and SET_NAME, if wanted, then SET_GEOMETRY,
+ * The order: SET_FEATURES, SET_POLICY and SET_NAME, if wanted, then SET_GEOMETRY,
  * SET_REGION, SET_KICK for every ring, SET_CALL for every call, START. Kicks
  * are served between START and STOP; a kick that came while the VM was stopped
  * is served by START. Timeouts that expire while it is stopped are noted by
@@ -116,6 +116,28 @@ struct vhost_stopwatch_name {
 };
 
 /*
+ * SET_POLICY: what the guest may do. May be called again until the region is
+ * set.
+ *   EINVAL     unknown flag
+ *   EBUSY      the region is set
+ */
+#define VHOST_STOPWATCH_SET_POLICY	_IO(STOPWATCH_IOC_TYPE, 0x4b)
+
+/* It may know the host's uptime: STOPWATCH_F_HOST_TIME is offered. */
+#define VHOST_STOPWATCH_ALLOW_HOST_TIME	(1 << 0)
+
+struct vhost_stopwatch_policy {
+	__u32 size;
+	__u32 flags;		/* VHOST_STOPWATCH_ALLOW_* */
+	__u64 min_interval_ns;	/* of a periodic timeout; at least, and by default,
+				 * VHOST_STOPWATCH_MIN_INTERVAL_NS
+				 */
+};
+
+/* Ten thousand interrupts a second, from one stopwatch. */
+#define VHOST_STOPWATCH_MIN_INTERVAL_NS	100000
+
+/*
  * START, STOP: serve kicks, or do not. The argument is zero.
  *   EINVAL     the argument is not zero
  *   ENXIO      a region, a kick or a call is missing
@@ -161,23 +183,65 @@ struct vhost_stopwatch_vm {
 	__u64 over_budget;	/* kicks that left requests to the workqueue */
 	__u64 events;		/* put into the event ring */
 	__u64 events_lost;	/* not put there because it was full */
+	__u64 paused_ns;	/* of VM time in which the VMM had it paused */
+	__u64 service_ns;	/* spent in the kicks, in all */
 };
 
 /*
- * READ: the reading of stopwatch watch of a VM, by the numbers of both. Who may
- * see the VM may read it.
+ * COMMAND: an operation on a stopwatch of a VM, by the host: one of
+ * STOPWATCH_OP_START, _PAUSE, _LAP, _RESET, _READ, _READ_RESET, _CREATE and
+ * _DELETE, with the same meaning as from a guest. The stopwatch is named by its
+ * number, or by name if that is not empty; for CREATE the name is the new one's,
+ * and a guest's root will own it. Who may see the VM may do that. It works
+ * whether the VM is started or not.
  *   ENOENT     there is no such VM that the caller may see, or it has no such
  *              stopwatch
+ *   EOPNOTSUPP unknown operation, or none for the host
+ *   EALREADY   started while running, or paused while stopped (reading)
+ *   ENODATA    a lap of a stopped stopwatch (reading)
+ *   EEXIST     the name is taken (watch, reading)
+ *   EINVAL     the name is not as struct stopwatch_create wants it, clock or
+ *              flags are unknown, or a number was to be deleted
+ *   ENOSPC     no number is free
  */
-#define VHOST_STOPWATCH_READ		_IO(STOPWATCH_IOC_TYPE, 0x4a)
+#define VHOST_STOPWATCH_COMMAND		_IO(STOPWATCH_IOC_TYPE, 0x4a)
 
-struct vhost_stopwatch_read {
+struct vhost_stopwatch_command {
 	__u32 size;
-	__u32 flags;		/* zero */
+	__u32 flags;		/* STOPWATCH_CREATE_* for CREATE, else zero */
 	__u64 vm;
-	__u32 watch;
+	__u32 op;		/* STOPWATCH_OP_* */
+	__u32 watch;		/* in and out */
+	__u32 clock;		/* STOPWATCH_CLOCK_* for CREATE, else zero */
+	__u32 mode;		/* STOPWATCH_MODE_* for CREATE, else zero */
+	__u8 name[STOPWATCH_NAME_SIZE];
+	struct stopwatch_reading reading;	/* out; error_ns is 0 */
+};
+
+/*
+ * DESCRIBE: what a stopwatch of a VM is; with STOPWATCH_DESCRIBE_NEXT the one
+ * with the smallest number not below it that exists.
+ *   ENOENT     there is no such VM that the caller may see, or no such stopwatch
+ *
+ * LAPS: its laps, as STOPWATCH_IOC_LAPS has them.
+ *   ENOENT     there is no such VM that the caller may see, or no such stopwatch
+ *   ENODATA    first is one that is not kept any more (oldest says which is)
+ */
+#define VHOST_STOPWATCH_DESCRIBE	_IO(STOPWATCH_IOC_TYPE, 0x4c)
+#define VHOST_STOPWATCH_LAPS		_IO(STOPWATCH_IOC_TYPE, 0x4d)
+
+struct vhost_stopwatch_description {
+	__u32 size;
 	__u32 reserved;		/* zero */
-	struct stopwatch_reading reading;	/* out */
+	__u64 vm;
+	struct stopwatch_description description;	/* its size is not looked at */
+};
+
+struct vhost_stopwatch_laps {
+	__u32 size;
+	__u32 reserved;		/* zero */
+	__u64 vm;
+	struct stopwatch_laps laps;	/* its size is not looked at */
 };
 
 #endif /* _UAPI_LINUX_VHOST_STOPWATCH_H */
