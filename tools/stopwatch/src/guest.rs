@@ -176,7 +176,7 @@ pub enum Error {
     #[error("the stopwatch device is gone, or its driver was unloaded; load it and open it again")]
     Gone,
     /// Anything else.
-    #[error("cannot {what}: {source}")]
+    #[error("cannot {what}")]
     System {
         /// What was tried.
         what: &'static str,
@@ -342,7 +342,7 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// See [`Error`].
+    /// See [`enum@Error`].
     pub fn command(&self, watch: u32, operation: Operation) -> Result<Reading, Error> {
         let (op, arg) = operation.number_and_argument();
         let mut command = uapi::stopwatch_command {

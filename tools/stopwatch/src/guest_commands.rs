@@ -4,7 +4,7 @@
 
 use std::fmt::{self, Display};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use clap::error::ErrorKind;
@@ -102,8 +102,10 @@ fn wait_for_timeout(device: &Device, watch: u32, after: Nanoseconds) -> anyhow::
     let deadline = reading.time_ns.saturating_add(after.0);
     loop {
         let armed = reading.deadline_ns == Some(deadline);
-        let limit = Duration::from_nanos(deadline.saturating_sub(reading.time_ns)) + PATIENCE;
-        while let Some(event) = device.next_event(Some(limit))? {
+        let left = Duration::from_nanos(deadline.saturating_sub(reading.time_ns));
+        let until = Instant::now() + left + PATIENCE;
+        let left = || until.saturating_duration_since(Instant::now());
+        while let Some(event) = device.next_event(Some(left()))? {
             if event.watch == watch && event.deadline_ns == deadline {
                 let now = device.command(watch, Operation::Read)?.time_ns;
                 return Ok(Expired {

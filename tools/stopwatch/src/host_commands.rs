@@ -5,11 +5,13 @@
 use std::fmt::{self, Display};
 use std::path::PathBuf;
 use std::process;
+use std::thread::available_parallelism;
 
 use anyhow::Context;
 use serde::Serialize;
 use stopwatch::host::{Control, Geometry, Status, Vm, VmInfo, VmmStatus, DEVICE};
 use stopwatch::Nanoseconds;
+use stopwatch_uapi as uapi;
 
 use crate::cli::{HostCommand, Run};
 use crate::guest_commands::watch_table;
@@ -54,6 +56,7 @@ fn run_vm(control: Control, run: Run) -> anyhow::Result<()> {
     if let Some(name) = name {
         control.set_name(&name)?;
     }
+    let rings = rings.unwrap_or_else(host_cpus);
     let geometry = Geometry {
         stopwatches,
         rings,
@@ -73,6 +76,15 @@ fn run_vm(control: Control, run: Run) -> anyhow::Result<()> {
     let mut command = process::Command::new(program);
     command.args(arguments);
     Err(vm.exec(command).into())
+}
+
+/// A ring for each vCPU that makes sense here.
+fn host_cpus() -> u32 {
+    available_parallelism()
+        .ok()
+        .and_then(|cpus| u32::try_from(cpus.get()).ok())
+        .unwrap_or(1)
+        .clamp(uapi::STOPWATCH_MIN_RINGS, uapi::STOPWATCH_MAX_RINGS)
 }
 
 /// One stopwatch of a VM, or all that are in use.

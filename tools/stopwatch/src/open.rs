@@ -39,7 +39,7 @@ pub enum OpenError {
         expected: &'static str,
     },
     /// Anything else that open(2) says.
-    #[error("cannot open {}: {source}", path.display())]
+    #[error("cannot open {}", path.display())]
     System {
         /// The node.
         path: PathBuf,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
 //! The system call itself: any number, any argument. All `unsafe` of this
-//! crate is here and where a [`Request`] is declared.
+//! crate is here and where a `Request` is declared.
 
 use std::ffi::c_void;
 use std::marker::PhantomData;

@@ -54,15 +54,15 @@ pub enum Error {
         numbers: Vec<u64>,
     },
     /// The VMM's program could not be run.
-    #[error("cannot run {program}: {}", exec_advice(source))]
+    #[error("cannot run {program}: {}", exec_advice(error))]
     Exec {
         /// The program.
         program: String,
         /// What exec(2) said.
-        source: io::Error,
+        error: io::Error,
     },
     /// Another system call failed.
-    #[error("cannot {what}: {source}")]
+    #[error("cannot {what}")]
     System {
         /// What was tried.
         what: &'static str,
@@ -113,7 +113,7 @@ mod tests {
     fn a_missing_program_is_named() {
         let error = Error::Exec {
             program: "qemu-system-x86_64".into(),
-            source: io::ErrorKind::NotFound.into(),
+            error: io::ErrorKind::NotFound.into(),
         };
         assert_eq!(
             error.to_string(),

@@ -145,10 +145,10 @@ impl Vm {
                 };
             }
         }
-        let source = command.arg("-device").arg(self.device_argument()).exec();
+        let error = command.arg("-device").arg(self.device_argument()).exec();
         Error::Exec {
             program: command.get_program().to_string_lossy().into_owned(),
-            source,
+            error,
         }
     }
 }

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
+
+//! A region in ordinary memory, and a device in it.
+
+// Each test uses its part, and is a crate of its own.
+#![allow(dead_code, unreachable_pub)]
+
+use std::convert::Infallible;
+use std::sync::atomic::{fence, AtomicU64, Ordering};
+
+use stopwatch_engine::guest::{EventRing, RequestRing};
+use stopwatch_engine::{uapi, Device, Geometry, Layout, Memory, Reply, Request, Status, Storage};
+
+pub struct Heap;
+
+impl Storage for Heap {
+    type Slice<T: Copy> = Vec<T>;
+    type Error = Infallible;
+
+    fn filled<T: Copy>(value: T, len: usize) -> Result<Vec<T>, Infallible> {
+        Ok(vec![value; len])
+    }
+}
+
+/// A region. It panics where the engine leaves it, or is not aligned.
+pub struct Region(Vec<AtomicU64>);
+
+impl Region {
+    pub fn new(layout: &Layout) -> Self {
+        let words = layout.region_size() as usize / 8;
+        Self((0..words).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    fn word(&self, offset: u32) -> &AtomicU64 {
+        assert_eq!(offset % 8, 0, "not aligned");
+        &self.0[offset as usize / 8]
+    }
+
+    /// A copy of all words.
+    pub fn words(&self) -> Vec<u64> {
+        self.0
+            .iter()
+            .map(|word| word.load(Ordering::Relaxed))
+            .collect()
+    }
+}
+
+impl Memory for Region {
+    fn load(&self, offset: u32) -> u64 {
+        self.word(offset).load(Ordering::Relaxed)
+    }
+    fn load_acquire(&self, offset: u32) -> u64 {
+        self.word(offset).load(Ordering::Acquire)
+    }
+    fn store(&self, offset: u32, value: u64) {
+        self.word(offset).store(value, Ordering::Relaxed);
+    }
+    fn store_release(&self, offset: u32, value: u64) {
+        self.word(offset).store(value, Ordering::Release);
+    }
+    fn fence_release(&self) {
+        fence(Ordering::Release);
+    }
+}
+
+/// A device, published, and the region that it is in.
+pub fn device(geometry: Geometry) -> (Device<Heap>, Region) {
+    let layout = Layout::new(geometry).unwrap();
+    let mem = Region::new(&layout);
+    let Ok(mut device) = Device::new(layout, stopwatch_engine::FEATURES);
+    device.publish_all(&mem);
+    (device, mem)
+}
+
+/// A guest that follows the rules.
+pub struct Guest {
+    pub rings: Vec<RequestRing>,
+    pub events: EventRing,
+}
+
+impl Guest {
+    /// After a reset.
+    pub fn new(layout: &Layout) -> Self {
+        Self {
+            rings: (0..layout.geometry().rings)
+                .map(|ring| RequestRing::new(layout.ring(ring).unwrap()))
+                .collect(),
+            events: EventRing::new(layout.events()),
+        }
+    }
+
+    /// Posts a request, rings the doorbell, takes the reply.
+    pub fn call(
+        &mut self,
+        device: &mut Device<Heap>,
+        mem: &impl Memory,
+        ring: u32,
+        request: Request,
+        now: u64,
+    ) -> Reply {
+        let end = &mut self.rings[ring as usize];
+        let token = end.post(mem, request).expect("the ring has room");
+        let served = device.serve(mem, ring, now, u32::MAX);
+        assert_eq!((served.answered, served.more), (1, false));
+        end.poll(mem, token).expect("served in the doorbell")
+    }
+
+    /// Turns on all features.
+    pub fn negotiate(&mut self, device: &mut Device<Heap>, mem: &impl Memory) {
+        let request = request(
+            uapi::STOPWATCH_OP_SET_FEATURES,
+            0,
+            stopwatch_engine::FEATURES,
+        );
+        let reply = self.call(device, mem, 0, request, 0);
+        assert_eq!(reply.status, Ok(Status::Ok));
+    }
+}
+
+pub fn request(op: u32, watch: u32, arg: u64) -> Request {
+    Request {
+        op: op.try_into().unwrap(),
+        watch,
+        arg,
+    }
+}

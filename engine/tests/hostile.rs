@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
+
+//! A guest that writes what it likes to where it can, whenever it likes. The
+//! region itself panics where the engine reads or writes outside.
+
+mod common;
+
+use std::cell::{Cell, RefCell};
+use std::ops::Range;
+
+use proptest::prelude::*;
+
+use common::{device, request, Guest, Region};
+use stopwatch_engine::guest::read_record;
+use stopwatch_engine::{uapi, Geometry, Layout, Memory, Status};
+
+const GEOMETRY: Geometry = Geometry {
+    stopwatches: 4,
+    rings: 3,
+    ring_slots: 8,
+    event_slots: 8,
+};
+
+/// The ring whose guest CPU follows the rules.
+const HONEST: u32 = 1;
+
+/// The bytes of a ring that are slots.
+fn ring(layout: &Layout, ring: u32) -> Range<u32> {
+    let slots = layout.ring(ring).unwrap();
+    slots.slot(0)..slots.slot(0) + slots.count() * uapi::STOPWATCH_SLOT_SIZE
+}
+
+/// A region in which words of `hostile` become others as soon as the host has
+/// read them, and which remembers what the host has written.
+struct Changing<'a> {
+    region: &'a Region,
+    hostile: Vec<Range<u32>>,
+    seed: Cell<u64>,
+    written: RefCell<Vec<u32>>,
+    loads: RefCell<Vec<u32>>,
+}
+
+impl<'a> Changing<'a> {
+    fn new(region: &'a Region, hostile: Vec<Range<u32>>, seed: u64) -> Self {
+        Self {
+            region,
+            hostile,
+            seed: Cell::new(seed | 1),
+            written: RefCell::default(),
+            loads: RefCell::default(),
+        }
+    }
+
+    fn random(&self) -> u64 {
+        // xorshift64
+        let mut x = self.seed.get();
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        self.seed.set(x);
+        x
+    }
+
+    /// A word that is not entirely nonsense: a small operation and stopwatch,
+    /// mostly, and an owner that may be right.
+    fn word(&self) -> u64 {
+        let x = self.random();
+        match self.random() % 4 {
+            0 => x,
+            1 => 0,
+            _ => (x & 3) | ((x >> 8) % 9) << 16 | ((x >> 16) % 5) << 32,
+        }
+    }
+
+    fn change(&self, offset: u32) {
+        if self.hostile.iter().any(|range| range.contains(&offset)) {
+            self.loads.borrow_mut().push(offset);
+            if self.random() % 2 == 0 {
+                self.region.store(offset, self.word());
+            }
+        }
+    }
+}
+
+impl Memory for Changing<'_> {
+    fn load(&self, offset: u32) -> u64 {
+        let word = self.region.load(offset);
+        self.change(offset);
+        word
+    }
+    fn load_acquire(&self, offset: u32) -> u64 {
+        let word = self.region.load_acquire(offset);
+        self.change(offset);
+        word
+    }
+    fn store(&self, offset: u32, value: u64) {
+        self.written.borrow_mut().push(offset);
+        self.region.store(offset, value);
+    }
+    fn store_release(&self, offset: u32, value: u64) {
+        self.written.borrow_mut().push(offset);
+        self.region.store_release(offset, value);
+    }
+    fn fence_release(&self) {}
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn nothing_a_guest_writes_reaches_beyond_its_ring(
+        seed in any::<u64>(),
+        steps in prop::collection::vec((0..8u32, 0..12u32, 0..1000u64), 1..80),
+    ) {
+        let (mut device, region) = device(GEOMETRY);
+        let layout = *device.layout();
+        let events = layout.events();
+        let event_ring = events.slot(0)..events.slot(0) + events.count() * 64;
+        let hostile = vec![ring(&layout, 0), ring(&layout, 2), event_ring.clone()];
+        let mem = Changing::new(&region, hostile.clone(), seed);
+        let state = layout.state()..layout.state() + layout.state_size();
+        let mut honest = Guest::new(&layout);
+        honest.negotiate(&mut device, &region);
+        let mut now = 0;
+        for (kind, amount, wait) in steps {
+            now += wait;
+            mem.written.borrow_mut().clear();
+            mem.loads.borrow_mut().clear();
+            let mut writable = vec![state.clone()];
+            match kind {
+                // The guest scribbles.
+                0 | 1 => {
+                    for _ in 0..amount * 10 {
+                        let range = &hostile[mem.random() as usize % hostile.len()];
+                        let words = u64::from(range.end - range.start) / 8;
+                        let offset = range.start + (mem.random() % words) as u32 * 8;
+                        region.store(offset, mem.word());
+                    }
+                    continue;
+                }
+                // Somebody kicks a bad ring.
+                2..=4 => {
+                    let number = if kind == 2 { 2 } else { 0 };
+                    let served = device.serve(&mem, number, now, amount);
+                    prop_assert!(served.answered <= amount);
+                    prop_assert!(served.bad <= served.answered);
+                    prop_assert!(!served.more || served.answered == amount);
+                    // No word is read twice but the first, of the slot that is
+                    // looked at when the budget is spent.
+                    let loads = mem.loads.borrow();
+                    prop_assert!(
+                        loads.len() as u32 <= served.answered * 8 + 1,
+                        "{} loads for {} slots", loads.len(), served.answered
+                    );
+                    writable.push(ring(&layout, number));
+                }
+                // The honest CPU does its work.
+                5 => {
+                    let watch = amount % GEOMETRY.stopwatches;
+                    let before = device.read(watch, now).unwrap();
+                    let op = uapi::STOPWATCH_OP_START;
+                    let reply =
+                        honest.call(&mut device, &mem, HONEST, request(op, watch, 0), now);
+                    let expected = if before.running { Status::Already } else { Status::Ok };
+                    prop_assert_eq!(reply.status, Ok(expected));
+                    prop_assert_eq!(reply.reading.elapsed_ns, before.elapsed_ns);
+                    prop_assert!(reply.reading.running);
+                    let op = uapi::STOPWATCH_OP_READ;
+                    let bad = request(op, GEOMETRY.stopwatches, 0);
+                    let reply = honest.call(&mut device, &mem, HONEST, bad, now);
+                    prop_assert_eq!(reply.status, Ok(Status::BadWatch));
+                    continue;
+                }
+                // A timer of the host's runs.
+                6 => {
+                    let expired = device.expire(&mem, now, amount);
+                    prop_assert!(expired.put + expired.lost <= amount);
+                    writable.push(event_ring.clone());
+                }
+                // The VMM says something.
+                _ => {
+                    let generation = if amount == 0 { mem.random() << 32 } else { 0 };
+                    region.store(layout.vmm(), generation | u64::from(amount % 3));
+                    if device.vmm(&mem).reset {
+                        honest = Guest::new(&layout);
+                        prop_assert_eq!(device.features(), 0);
+                        writable.extend(hostile.clone());
+                        writable.push(ring(&layout, HONEST));
+                    }
+                }
+            }
+            for offset in mem.written.borrow().iter() {
+                prop_assert!(
+                    writable.iter().any(|range| range.contains(offset)),
+                    "the host wrote to {offset:#x}"
+                );
+            }
+
+            // What the host has published is what it has.
+            let mut earliest = None;
+            for watch in 0..GEOMETRY.stopwatches {
+                let reading = device.read(watch, now).unwrap();
+                let record = read_record(&region, layout.record(watch).unwrap()).unwrap();
+                let since = if record.running { now - record.started_ns } else { 0 };
+                prop_assert_eq!(reading.running, record.running);
+                prop_assert_eq!(reading.elapsed_ns, record.elapsed_ns + since);
+                prop_assert_eq!(reading.deadline_ns, record.deadline_ns);
+                prop_assert_eq!(reading.laps, record.laps);
+                prop_assert_eq!(reading.timeouts, record.timeouts);
+                let deadline = Some(reading.deadline_ns).filter(|&deadline| deadline != 0);
+                earliest = [earliest, deadline].into_iter().flatten().min();
+            }
+            prop_assert_eq!(device.next_deadline(), earliest);
+            let stats = device.stats();
+            prop_assert!(stats.bad_requests <= stats.requests);
+        }
+    }
+}
+
+#[test]
+fn every_owner_is_answered_or_left_alone() {
+    for owner in 0..=u64::from(u16::MAX) {
+        let (mut device, mem) = device(GEOMETRY);
+        let slot = device.layout().ring(0).unwrap().slot(0);
+        let read = u64::from(uapi::STOPWATCH_OP_READ) << 16;
+        mem.store(slot, read | owner);
+        let served = device.serve(&mem, 0, 0, 10);
+        let status = (mem.load(slot + 8) >> 32) as u32;
+        match owner {
+            // Not posted, or not the host's.
+            0 | 3 => assert_eq!(served.answered, 0),
+            1 => assert_eq!((served.answered, status), (1, uapi::STOPWATCH_S_OK)),
+            _ => {
+                assert_eq!((served.answered, served.bad), (1, 1));
+                assert_eq!(status, uapi::STOPWATCH_S_BAD_OWNER);
+            }
+        }
+        if served.answered == 1 {
+            assert_eq!(mem.load(slot), read | 3, "completed, the rest as it was");
+        }
+    }
+}
+
+#[test]
+fn a_guest_that_never_takes_events_loses_them() {
+    let (mut device, mem) = device(GEOMETRY);
+    let mut guest = Guest::new(device.layout());
+    guest.negotiate(&mut device, &mem);
+    // Garbage in place of an owner: not completed, so not overwritten.
+    let slot = device.layout().events().slot(0);
+    for garbage in [2, 4, u64::MAX] {
+        mem.store(slot, garbage);
+        let timeout = request(uapi::STOPWATCH_OP_TIMEOUT, 0, 1);
+        let now = device.read(0, 0).unwrap().time_ns;
+        guest.call(&mut device, &mem, 0, timeout, now);
+        let expired = device.expire(&mem, now + 1, 10);
+        assert_eq!((expired.put, expired.lost), (0, 1));
+        assert_eq!(mem.load(slot), garbage);
+    }
+}
