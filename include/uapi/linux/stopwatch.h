@@ -7,6 +7,10 @@
  * there is one. Each open file gets every event from when it was opened, holds
  * the newest STOPWATCH_FILE_EVENTS of them, and counts those it had to drop.
  *
+ * read() waits for the first event, unless O_NONBLOCK is set: then it says
+ * EAGAIN. A buffer with no room for one is EINVAL. Once the driver was unbound,
+ * read() says ENODEV and poll() POLLERR and POLLHUP.
+ *
  * Each struct begins with its size in bytes, which the caller sets. A kernel
  * that knows a longer struct takes the missing part as zero and fills in what
  * the caller has room for; one that knows a shorter struct says E2BIG if the
@@ -95,7 +99,7 @@ struct stopwatch_event_record {
 	__u64 deadline_ns;	/* VM time for which it was armed */
 	__u64 time_ns;		/* VM time at which the host's timer ran */
 	__u32 timeouts;		/* of that stopwatch, this one included */
-	__u32 dropped;		/* events that this file lost before this one */
+	__u32 dropped;		/* events that this file has lost since it was opened */
 };
 
 #endif /* _UAPI_LINUX_STOPWATCH_H */
