@@ -14,6 +14,10 @@
  * is passed to another user's process gives that one no more than it had. The
  * numbered stopwatches are everybody's who can open the device.
  *
+ * read() waits for the first event, unless O_NONBLOCK is set: then it says
+ * EAGAIN. A buffer with no room for one is EINVAL. Once the driver was unbound,
+ * read() says ENODEV and poll() POLLERR and POLLHUP.
+ *
  * Each struct begins with its size in bytes, which the caller sets. A kernel
  * that knows a longer struct takes the missing part as zero and fills in what
  * the caller has room for; one that knows a shorter struct says E2BIG if the
@@ -234,7 +238,7 @@ struct stopwatch_event_record {
 	__u64 time_ns;		/* of its own time, at which the host's timer ran: so late was it */
 	__u32 timeouts;		/* of that stopwatch, this one included */
 	__u32 count;		/* how many timeouts this tells of, from 1 */
-	__u32 dropped;		/* events that this file lost before this one */
+	__u32 dropped;		/* events that this file has lost since it was opened */
 	__u32 reserved;		/* zero */
 };
 

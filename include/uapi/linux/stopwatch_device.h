@@ -264,7 +264,10 @@ struct stopwatch_record {
  * SET_FEATURES  arg is the set of features to turn on, which replaces the
  *          former set; STOPWATCH_S_BAD_ARG, and no change, if the host did not
  *          offer one of them. watch must be 0; the reading is that of
- *          stopwatch 0.
+ *          stopwatch 0. Without STOPWATCH_F_TIMEOUT all timeouts are disarmed.
+ *
+ * Of several things wrong with a request the first counts, in the order owner,
+ * op, watch, flags and reserved fields, arg.
  */
 #define STOPWATCH_OP_START		1
 #define STOPWATCH_OP_PAUSE		2

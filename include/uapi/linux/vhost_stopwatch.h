@@ -140,7 +140,7 @@ struct vhost_stopwatch_policy {
 /*
  * START, STOP: serve kicks, or do not. The argument is zero.
  *   EINVAL     the argument is not zero
- *   ENXIO      a region, a kick or a call is missing
+ *   ENXIO      no region is set; for START also: a kick or a call is missing
  *   EALREADY   it is started, or stopped
  */
 #define VHOST_STOPWATCH_START		_IO(STOPWATCH_IOC_TYPE, 0x47)
@@ -149,8 +149,9 @@ struct vhost_stopwatch_policy {
 /*
  * GET_VM: about a VM, by its number; with VHOST_STOPWATCH_VM_NEXT about the
  * one with the smallest number not below it; with VHOST_STOPWATCH_VM_SELF about
- * that of this file. A caller sees the VMs whose files were opened by its own
- * effective user, and all of them with CAP_SYS_ADMIN.
+ * that of this file, whatever the number. A caller sees the VMs whose files were
+ * opened by its own effective user, and all of them with CAP_SYS_ADMIN.
+ *   EINVAL     both flags
  *   ENOENT     there is no such VM that the caller may see
  */
 #define VHOST_STOPWATCH_GET_VM		_IO(STOPWATCH_IOC_TYPE, 0x49)
@@ -167,7 +168,7 @@ struct vhost_stopwatch_vm {
 	__u64 vm;		/* in and out: number of the VM, from 1, never used twice */
 	__u8 name[VHOST_STOPWATCH_NAME_SIZE];
 	__u32 uid;		/* who opened the file, in the caller's user namespace */
-	__u32 pid;		/* that did, in the initial pid namespace */
+	__u32 pid;		/* that did, in its own pid namespace */
 	__u32 status;		/* VHOST_STOPWATCH_VM_STOPPED or _STARTED */
 	__u32 vmm_status;	/* STOPWATCH_VMM_* as the VMM said it last */
 	__u32 stopwatches;
