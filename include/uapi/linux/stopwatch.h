@@ -47,6 +47,11 @@
  * _RESET, _READ, _READ_RESET, _TIMEOUT, _DELETE and _SET_MODE, which are
  * described in <linux/stopwatch_device.h>, as are their arg, interval and flags.
  *
+ * With STOPWATCH_REQUEST_POSTED in flags the command is only noted, with the time
+ * of now, and the ioctl returns without an exit and without a reading; what comes
+ * of it shows in later readings. If it cannot be posted (the host does not offer
+ * it, the time is not known well enough) it is carried out as without the flag.
+ *
  * Errors, beside the above; reading is filled in where it says so:
  *   EALREADY   started while running, or paused while stopped (reading)
  *   ENODATA    a lap of a stopped stopwatch (reading)

@@ -72,6 +72,8 @@
 #define STOPWATCH_F_TIMEOUT		(1ULL << 0)
 /* struct stopwatch_state.epoch_ns: the guest may know the host's uptime. */
 #define STOPWATCH_F_HOST_TIME		(1ULL << 1)
+/* STOPWATCH_REQUEST_POSTED. */
+#define STOPWATCH_F_POSTED		(1ULL << 2)
 
 /* PCI identity. */
 #define STOPWATCH_PCI_VENDOR_ID		0x1234
@@ -281,6 +283,26 @@ struct stopwatch_record {
 #define STOPWATCH_OP_DELETE		10
 #define STOPWATCH_OP_SET_MODE		11
 
+/*
+ * Flag of START, PAUSE, LAP and RESET: the request is posted. The guest puts it
+ * into the ring with the VM time of the act in stamp_ns, and rings no doorbell;
+ * the host carries it out as of that time, before it answers, shows, publishes or
+ * does anything else about the VM: at any later doorbell, at any look from the
+ * host, at any timeout. The guest sees to it that a doorbell comes within
+ * STOPWATCH_POSTED_MS, and before a ring is full.
+ *
+ * Needs STOPWATCH_F_POSTED, else STOPWATCH_S_BAD_FLAGS. Without the flag stamp_ns
+ * is zero.
+ *
+ * The host takes what is in all rings together, in the order of the stamps; a
+ * request that was not posted has the time at which it is served. Equal ones go by
+ * ring number, and those of one ring in its order. A stamp that is before the last
+ * time at which the host did that, or before that of a request ahead of it in its
+ * ring, counts as that time; one in the future counts as now.
+ */
+#define STOPWATCH_REQUEST_POSTED	(1 << 8)
+#define STOPWATCH_POSTED_MS		10
+
 /* Flags of STOPWATCH_OP_TIMEOUT. */
 #define STOPWATCH_TIMEOUT_ELAPSED	(1 << 0)
 
@@ -323,7 +345,8 @@ struct stopwatch_request {
 	__le32 status;		/* zero */
 	__le64 arg;		/* as the operation says, else zero */
 	__le64 interval;	/* ns, for STOPWATCH_OP_TIMEOUT, else zero */
-	__le64 reserved[4];	/* zero */
+	__le64 stamp_ns;	/* VM time, with STOPWATCH_REQUEST_POSTED, else zero */
+	__le64 reserved[3];	/* zero */
 };
 
 /*
