@@ -74,6 +74,8 @@
 #define STOPWATCH_F_HOST_TIME		(1ULL << 1)
 /* STOPWATCH_REQUEST_POSTED. */
 #define STOPWATCH_F_POSTED		(1ULL << 2)
+/* The doorbells of STOPWATCH_BAR_DOORBELLS, if the VMM has it, are the better ones. */
+#define STOPWATCH_F_PORT_DOORBELLS	(1ULL << 3)
 
 /* PCI identity. */
 #define STOPWATCH_PCI_VENDOR_ID		0x1234
@@ -83,6 +85,14 @@
 #define STOPWATCH_BAR_REGISTERS		0
 #define STOPWATCH_BAR_MSIX		1
 #define STOPWATCH_BAR_REGION		2
+/*
+ * I/O ports, where the VMM offers them: the doorbell of ring n is port
+ * n * STOPWATCH_DOORBELL_STRIDE. Does what a write to STOPWATCH_REG_DOORBELL
+ * does. KVM decodes nothing to know what a write to a port was, which where it
+ * has no help from the CPU is less than half the work of a write to memory.
+ */
+#define STOPWATCH_BAR_DOORBELLS		4
+#define STOPWATCH_DOORBELLS_SIZE	(STOPWATCH_MAX_RINGS * STOPWATCH_DOORBELL_STRIDE)
 #define STOPWATCH_REGISTERS_SIZE	4096
 /*
  * Write anything, 4 bytes: a reset. When the write retires, all rings are
