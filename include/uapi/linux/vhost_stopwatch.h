@@ -36,6 +36,8 @@
  * SET_FEATURES: those that it shall offer to this VM; all, if never called.
  *   EINVAL     this kernel does not know one of them
  *   EBUSY      the region is set
+ *
+ * STOPWATCH_F_HOST_TIME is only offered if SET_POLICY allows it, too.
  */
 #define VHOST_STOPWATCH_GET_FEATURES	_IO(STOPWATCH_IOC_TYPE, 0x40)
 #define VHOST_STOPWATCH_SET_FEATURES	_IO(STOPWATCH_IOC_TYPE, 0x41)
@@ -118,7 +120,8 @@ struct vhost_stopwatch_name {
 /*
  * SET_POLICY: what the guest may do. May be called again until the region is
  * set.
- *   EINVAL     unknown flag
+ *   EINVAL     unknown flag, or min_interval_ns is below
+ *              VHOST_STOPWATCH_MIN_INTERVAL_NS
  *   EBUSY      the region is set
  */
 #define VHOST_STOPWATCH_SET_POLICY	_IO(STOPWATCH_IOC_TYPE, 0x4b)
@@ -129,12 +132,10 @@ struct vhost_stopwatch_name {
 struct vhost_stopwatch_policy {
 	__u32 size;
 	__u32 flags;		/* VHOST_STOPWATCH_ALLOW_* */
-	__u64 min_interval_ns;	/* of a periodic timeout; at least, and by default,
-				 * VHOST_STOPWATCH_MIN_INTERVAL_NS
-				 */
+	__u64 min_interval_ns;	/* of a periodic timeout */
 };
 
-/* Ten thousand interrupts a second, from one stopwatch. */
+/* The least, which is what a VM has without a policy: 10,000 events a second. */
 #define VHOST_STOPWATCH_MIN_INTERVAL_NS	100000
 
 /*
@@ -185,7 +186,8 @@ struct vhost_stopwatch_vm {
 	__u64 events;		/* put into the event ring */
 	__u64 events_lost;	/* not put there because it was full */
 	__u64 paused_ns;	/* of VM time in which the VMM had it paused */
-	__u64 service_ns;	/* spent in the kicks, in all */
+	__u64 timed_kicks;	/* of the kicks, these were timed */
+	__u64 service_ns;	/* spent in them */
 };
 
 /*
@@ -194,7 +196,7 @@ struct vhost_stopwatch_vm {
  * _DELETE, with the same meaning as from a guest. The stopwatch is named by its
  * number, or by name if that is not empty; for CREATE the name is the new one's,
  * and a guest's root will own it. Who may see the VM may do that. It works
- * whether the VM is started or not.
+ * whether the VM is started or not. With EFAULT it may have been carried out.
  *   ENOENT     there is no such VM that the caller may see, or it has no such
  *              stopwatch
  *   EOPNOTSUPP unknown operation, or none for the host
