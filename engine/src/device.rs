@@ -5,27 +5,40 @@
 
 use core::ops::DerefMut;
 
+use super::clock::Clock;
+use super::clock::Pace;
+use super::clock::Times;
+use super::deadlines::Deadlines;
+use super::deadlines::NEVER;
 use super::geometry::Layout;
 use super::memory::Memory;
+use super::name::Name;
+use super::names::Names;
+use super::numbers::Numbers;
+use super::record::Laps;
+use super::record::Part;
+use super::record::Record;
 use super::ring;
 use super::ring::Completer;
 use super::ring::Poster;
+use super::slot::Asker;
 use super::slot::Event;
+use super::slot::Message;
 use super::slot::Operation;
 use super::slot::Reply;
-use super::slot::Request;
 use super::slot::Status;
 use super::slot::Terms;
+use super::stopwatch::Identity;
 use super::stopwatch::Reading;
 use super::stopwatch::Stopwatch;
-use super::timers::Timers;
+use super::stopwatch::Timeout;
 use super::words::field;
 use super::words::store_from;
 use super::words::words_of;
 use crate::uapi;
 
 /// All features that this engine knows.
-pub const FEATURES: u64 = uapi::STOPWATCH_F_TIMEOUT as u64;
+pub const FEATURES: u64 = uapi::STOPWATCH_F_TIMEOUT as u64 | uapi::STOPWATCH_F_HOST_TIME as u64;
 
 /// Where a device keeps its state: arrays that are allocated when it is made
 /// and never grow.
@@ -37,6 +50,18 @@ pub trait Storage {
 
     /// An array of `len` times `value`.
     fn filled<T: Copy>(value: T, len: usize) -> Result<Self::Slice<T>, Self::Error>;
+}
+
+/// What the VM's creator grants the guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// The features that are offered. Those not in [`FEATURES`] are left out.
+    pub features: u64,
+    /// The shortest interval of a periodic timeout, in ns.
+    pub min_interval_ns: u64,
+    /// The host's `CLOCK_MONOTONIC` at VM time 0. Published only if
+    /// `STOPWATCH_F_HOST_TIME` is offered.
+    pub epoch_ns: u64,
 }
 
 /// What a device has counted since it was made.
@@ -64,7 +89,17 @@ pub struct Served {
     pub bad: u32,
     /// The budget is spent and the ring has more.
     pub more: bool,
-    /// [`Device::next_deadline`] is another one than before.
+    /// [`Device::next_deadline`] may be another one than before.
+    pub deadline_changed: bool,
+}
+
+/// What [`Device::command`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "the timer may have to be programmed"]
+pub struct Commanded {
+    /// The answer.
+    pub reply: Reply,
+    /// [`Device::next_deadline`] may be another one than before.
     pub deadline_changed: bool,
 }
 
@@ -77,13 +112,13 @@ pub struct Expired {
     /// Events that were lost because the event ring was full: call the guest
     /// for these, too.
     pub lost: u32,
-    /// The next deadline. If the budget was spent, it may be past.
+    /// [`Device::next_deadline`]. If the budget was spent, it may be past.
     pub next: Option<u64>,
 }
 
 /// What the VMM told [`Device::vmm`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[must_use = "a reset leaves no deadline to wait for"]
+#[must_use = "after any change the timer is to be programmed"]
 pub struct VmmChange {
     /// The device was reset. No timeout is armed any more.
     pub reset: bool,
@@ -92,17 +127,15 @@ pub struct VmmChange {
 }
 
 /// A device.
-///
-/// Its methods take VM time as `now`. Callers on several CPUs may have read the
-/// clock in another order than that in which they get here; to a device, time
-/// stands still until it catches up.
 pub struct Device<S: Storage> {
     layout: Layout,
-    offered: u64,
+    policy: Policy,
     features: u64,
-    now: u64,
+    times: Times,
     stopwatches: S::Slice<Stopwatch>,
-    timers: Timers<S>,
+    existing: Numbers<S>,
+    names: Names<S>,
+    deadlines: Deadlines<S>,
     rings: S::Slice<Completer>,
     events: Poster,
     vmm_status: u32,
@@ -111,10 +144,11 @@ pub struct Device<S: Storage> {
 }
 
 impl<S: Storage> Device<S> {
-    /// A device that offers `features`; those not in [`FEATURES`] are left out.
-    /// All stopwatches are stopped at 0, all rings are empty.
-    pub fn new(layout: Layout, features: u64) -> Result<Self, S::Error> {
+    /// A device at VM time 0. The numbered stopwatches exist, stopped at 0; all
+    /// rings are empty.
+    pub fn new(layout: Layout, policy: Policy) -> Result<Self, S::Error> {
         let geometry = layout.geometry();
+        let stopwatches = geometry.stopwatches as usize;
         let events = layout.events();
         let mut rings = S::filled(Completer::new(events), geometry.rings as usize)?;
         for (number, ring) in (0u32..).zip(rings.iter_mut()) {
@@ -122,13 +156,19 @@ impl<S: Storage> Device<S> {
                 *ring = Completer::new(slots);
             }
         }
+        let numbered = geometry.stopwatches.min(uapi::STOPWATCH_NUMBERED);
         Ok(Self {
             layout,
-            offered: features & FEATURES,
+            policy: Policy {
+                features: policy.features & FEATURES,
+                ..policy
+            },
             features: 0,
-            now: 0,
-            stopwatches: S::filled(Stopwatch::default(), geometry.stopwatches as usize)?,
-            timers: Timers::new(geometry.stopwatches as usize)?,
+            times: Times::default(),
+            stopwatches: S::filled(Stopwatch::default(), stopwatches)?,
+            existing: Numbers::new(geometry.stopwatches, numbered)?,
+            names: Names::new(stopwatches)?,
+            deadlines: Deadlines::new(stopwatches)?,
             rings,
             events: Poster::new(events),
             vmm_status: uapi::STOPWATCH_VMM_RUNNING,
@@ -140,44 +180,44 @@ impl<S: Storage> Device<S> {
     /// Writes what the guest and the VMM read into a region that is all zero:
     /// `struct stopwatch_info` and the state pages.
     pub fn publish_all(&mut self, mem: &impl Memory) {
-        store_from(mem, 0, &self.layout.info(self.offered), 0);
+        store_from(mem, 0, &self.layout.info(self.policy.features), 0);
         self.publish_state(mem);
         for watch in 0..self.layout.geometry().stopwatches {
-            self.publish(mem, watch);
+            self.publish(mem, watch, Part::Whole);
         }
     }
 
     /// Answers the requests in a ring, `budget` of them at most.
-    pub fn serve(&mut self, mem: &impl Memory, ring: u32, now: u64, budget: u32) -> Served {
+    pub fn serve(
+        &mut self,
+        mem: &impl Memory,
+        clock: &impl Clock,
+        ring: u32,
+        budget: u32,
+    ) -> Served {
         let mut served = Served::default();
         let Some(mut end) = self.rings.get(ring as usize).copied() else {
             return served;
         };
-        self.advance(now);
-        let deadline = self.next_deadline();
+        self.times.advance(clock);
 
         while served.answered < budget {
             let Some(posted) = end.next(mem) else {
                 break;
             };
-            let judged = if posted.bad_owner {
-                Err(Status::BadOwner)
+            let message = Message::from_slot(&posted.words);
+            let reply = if posted.bad_owner {
+                Reply::refusal(message.watch(), Status::BadOwner)
             } else {
-                Request::judge(&posted.words, &self.terms())
+                self.answer(mem, clock, &message, Asker::Guest)
             };
-            let (status, reading) = match judged {
-                Ok((watch, operation)) => self.execute(mem, watch, operation),
-                Err(status) => {
-                    served.bad += 1;
-                    (status, Reading::default())
-                }
-            };
-            end.complete(mem, Reply::encode(&posted.words, status, &reading));
+            end.complete(mem, reply.encode(&posted.words));
             served.answered += 1;
+            served.bad += u32::from(reply.is_bad());
         }
 
         served.more = served.answered == budget && end.waiting(mem);
-        served.deadline_changed = self.next_deadline() != deadline;
+        served.deadline_changed = self.deadlines.take_changed();
         self.stats.requests = self.stats.requests.wrapping_add(served.answered.into());
         self.stats.bad_requests = self.stats.bad_requests.wrapping_add(served.bad.into());
         if let Some(ring) = self.rings.get_mut(ring as usize) {
@@ -186,31 +226,49 @@ impl<S: Storage> Device<S> {
         served
     }
 
+    /// Does what a program of the host asks for. It may start, pause, lap, reset
+    /// and read stopwatches, create and delete them.
+    pub fn command(
+        &mut self,
+        mem: &impl Memory,
+        clock: &impl Clock,
+        request: impl Into<Message>,
+    ) -> Commanded {
+        self.times.advance(clock);
+        Commanded {
+            reply: self.answer(mem, clock, &request.into(), Asker::Host),
+            deadline_changed: self.deadlines.take_changed(),
+        }
+    }
+
     /// Notes the timeouts whose deadline has come, `budget` of them at most.
-    pub fn expire(&mut self, mem: &impl Memory, now: u64, budget: u32) -> Expired {
-        self.advance(now);
+    pub fn expire(&mut self, mem: &impl Memory, clock: &impl Clock, budget: u32) -> Expired {
+        self.times.advance(clock);
         let mut expired = Expired::default();
         for _ in 0..budget {
-            let Some(timer) = self.timers.first() else {
+            let Some(due) = self.deadlines.due(&mut self.times, clock) else {
                 break;
             };
-            if timer.deadline > self.now {
-                break;
-            }
-            self.timers.disarm(timer.watch);
-            let Some(stopwatch) = self.stopwatches.get_mut(timer.watch as usize) else {
+            let Some(stopwatch) = self.stopwatches.get_mut(due.watch as usize) else {
                 break;
             };
+            let expiry = stopwatch.expire(due.now, due.deadline);
+            let pace = stopwatch.identity.pace;
             let event = Event {
                 kind: uapi::STOPWATCH_EVENT_TIMEOUT as u16,
-                watch: timer.watch,
+                watch: due.watch,
                 sequence: self.stats.events.wrapping_add(self.stats.events_lost),
-                deadline_ns: timer.deadline,
-                time_ns: self.now,
-                timeouts: stopwatch.expired(),
+                deadline_ns: due.deadline,
+                time_ns: due.now,
+                timeouts: stopwatch.timeouts(),
+                count: expiry.count,
             };
+            match expiry.next {
+                Some(deadline) => self.deadlines.arm(pace, due.watch, deadline),
+                None => self.deadlines.disarm(pace, due.watch),
+            }
             // The record first: who has the event finds it in the record.
-            self.publish(mem, timer.watch);
+            self.publish(mem, due.watch, Part::Whole);
             match self.events.post(mem, event.encode()) {
                 Some(_) => {
                     expired.put += 1;
@@ -225,27 +283,31 @@ impl<S: Storage> Device<S> {
         if expired.put != 0 || expired.lost != 0 {
             self.publish_state(mem);
         }
-        expired.next = self.next_deadline();
+        // The caller is told the next deadline here.
+        self.deadlines.take_changed();
+        expired.next = self.next_deadline(clock);
         expired
     }
 
     /// Looks at what the VMM has written, and does it. Call this before
     /// serving a kick of ring 0. A status that the header does not know is
     /// taken as the one before.
-    pub fn vmm(&mut self, mem: &impl Memory) -> VmmChange {
+    pub fn vmm(&mut self, mem: &impl Memory, clock: &impl Clock) -> VmmChange {
         let mut change = VmmChange::default();
         let words = [mem.load_acquire(self.layout.vmm())];
         let status = field!(stopwatch_vmm.status).get32(&words);
         let reset_generation = field!(stopwatch_vmm.reset_generation).get32(&words);
 
-        if status != self.vmm_status
-            && matches!(
-                status,
-                uapi::STOPWATCH_VMM_RUNNING | uapi::STOPWATCH_VMM_PAUSED
-            )
-        {
-            self.vmm_status = status;
+        if status != self.vmm_status {
             change.status = true;
+            match status {
+                uapi::STOPWATCH_VMM_RUNNING => self.times.resume(clock),
+                uapi::STOPWATCH_VMM_PAUSED => self.times.pause(clock),
+                _ => change.status = false,
+            }
+        }
+        if change.status {
+            self.vmm_status = status;
         }
         if reset_generation != self.reset_generation {
             self.reset_generation = reset_generation;
@@ -259,9 +321,17 @@ impl<S: Storage> Device<S> {
     }
 
     /// Resets the device: rings are empty with phase 1, features off, timeouts
-    /// disarmed. Stopwatches go on as they were.
+    /// disarmed, and stopwatches without a name are deleted, save the numbered
+    /// ones. All others go on as they were.
     pub fn reset(&mut self, mem: &impl Memory) {
         self.set_features(mem, 0);
+        let mut from = uapi::STOPWATCH_NUMBERED;
+        while let Some(watch) = self.existing.next(from) {
+            if name_of(&self.stopwatches, watch).is_none() {
+                self.delete(mem, watch);
+            }
+            from = watch + 1;
+        }
         for ring in self.rings.iter_mut() {
             *ring = Completer::new(ring.slots());
             ring::clear(mem, ring.slots());
@@ -271,15 +341,54 @@ impl<S: Storage> Device<S> {
         self.stats.resets = self.stats.resets.wrapping_add(1);
     }
 
-    /// The reading of a stopwatch, if there is that one.
-    pub fn read(&self, watch: u32, now: u64) -> Option<Reading> {
-        let stopwatch = self.stopwatches.get(watch as usize)?;
-        Some(stopwatch.read(now.max(self.now), self.timers.deadline(watch)))
+    /// The VM time at which to call [`Self::expire`]. For a timeout that goes by
+    /// another clock that may be before its deadline, which is then looked at
+    /// again.
+    pub fn next_deadline(&self, clock: &impl Clock) -> Option<u64> {
+        self.deadlines.next(&self.times, clock)
     }
 
-    /// The VM time at which [`Self::expire`] has something to do.
-    pub fn next_deadline(&self) -> Option<u64> {
-        self.timers.first().map(|timer| timer.deadline)
+    /// The number of the stopwatch that has a name.
+    pub fn find(&self, name: &Name) -> Option<u32> {
+        self.names
+            .find(name, |number| name_of(&self.stopwatches, number))
+    }
+
+    /// The smallest number not below `from` that a stopwatch exists under.
+    pub fn next_existing(&self, from: u32) -> Option<u32> {
+        self.existing.next(from)
+    }
+
+    /// What a stopwatch is, if it exists.
+    pub fn describe(&self, watch: u32) -> Option<Record> {
+        let stopwatch = self.stopwatches.get(watch as usize)?;
+        let deadline = self.deadlines.deadline(stopwatch.identity.pace, watch);
+        self.existing
+            .contains(watch)
+            .then(|| stopwatch.record(true, deadline))
+    }
+
+    /// Reads the laps of a stopwatch, if it exists, from lap `first` on, as many
+    /// as there are and fit.
+    ///
+    /// They are read from the state pages, where alone they are kept. These are
+    /// only an output, and a VMM that overwrites them deceives nobody but those
+    /// who look at the laps of its own VM.
+    pub fn laps(
+        &self,
+        mem: &impl Memory,
+        watch: u32,
+        first: u32,
+        into: &mut [u64],
+    ) -> Option<Laps> {
+        let stopwatch = self.stopwatches.get(watch as usize)?;
+        let laps = || Laps::copy(mem, &self.layout, watch, stopwatch.laps(), first, into);
+        self.existing.contains(watch).then(laps)
+    }
+
+    /// Of VM time in which the VM was paused, until now.
+    pub fn paused_ns(&self, clock: &impl Clock) -> u64 {
+        self.times.paused_ns_now(clock)
     }
 
     /// Where everything lies.
@@ -303,88 +412,242 @@ impl<S: Storage> Device<S> {
         self.stats
     }
 
-    /// Moves time on to `now`, never back.
-    fn advance(&mut self, now: u64) {
-        self.now = self.now.max(now);
-    }
-
-    fn terms(&self) -> Terms {
-        Terms {
-            stopwatches: self.layout.geometry().stopwatches,
-            offered: self.offered,
+    /// Judges a request, and does what it asks for. VM time is that of the last
+    /// [`Times::advance`].
+    fn answer(
+        &mut self,
+        mem: &impl Memory,
+        clock: &impl Clock,
+        message: &Message,
+        asker: Asker,
+    ) -> Reply {
+        let terms = Terms {
+            asker,
+            existing: &self.existing,
+            offered: self.policy.features,
             features: self.features,
+            min_interval_ns: self.policy.min_interval_ns,
+        };
+        match message.judge(&terms) {
+            Ok((watch, operation)) => self.execute(mem, clock, watch, operation),
+            Err(status) => Reply::refusal(message.watch(), status),
         }
     }
 
-    /// Does what a judged request asks for, and publishes what it changed.
+    /// Does what a judged request asks for, and publishes what that changed.
     fn execute(
         &mut self,
         mem: &impl Memory,
+        clock: &impl Clock,
         watch: u32,
         operation: Operation,
-    ) -> (Status, Reading) {
-        let now = self.now;
+    ) -> Reply {
         let Some(stopwatch) = self.stopwatches.get_mut(watch as usize) else {
-            return (Status::BadWatch, Reading::default());
+            return Reply::refusal(watch, Status::BadWatch);
         };
-        let status = match operation {
-            Operation::Start => stopwatch.start(now),
-            Operation::Pause => stopwatch.pause(now),
-            Operation::Lap => stopwatch.lap(now),
+        let pace = stopwatch.identity.pace;
+        let now = self.times.own(clock, pace);
+
+        match operation {
+            Operation::Start => {
+                let status = stopwatch.start(now);
+                return self.ran(mem, watch, now, status);
+            }
+            Operation::Pause => {
+                let status = stopwatch.pause(now);
+                return self.ran(mem, watch, now, status);
+            }
+            Operation::Lap => {
+                let status = stopwatch.lap(now);
+                if status == Status::Ok {
+                    let lap = self.layout.lap(watch, stopwatch.laps().wrapping_sub(1));
+                    self.publish_with(mem, watch, Part::Counts, lap);
+                }
+                return self.reply(watch, status, now);
+            }
+            Operation::Read => {}
             Operation::Reset => {
                 stopwatch.reset();
-                self.timers.disarm(watch);
-                Status::Ok
+                self.disarm(mem, watch);
             }
-            Operation::Read => Status::Ok,
-            Operation::Timeout(0) => {
-                self.timers.disarm(watch);
-                Status::Ok
+            Operation::ReadReset => {
+                let before = self.reply(watch, Status::Ok, now);
+                if let Some(stopwatch) = self.stopwatches.get_mut(watch as usize) {
+                    stopwatch.reset();
+                }
+                self.disarm(mem, watch);
+                return before;
             }
-            Operation::Timeout(ns) => {
-                self.timers.arm(watch, now.saturating_add(ns));
-                Status::Ok
+            Operation::Timeout(ns, interval) => {
+                stopwatch.set_timeout(Timeout {
+                    target: None,
+                    interval,
+                });
+                self.deadlines.arm(pace, watch, now.saturating_add(ns));
+                self.publish(mem, watch, Part::Whole);
             }
-            Operation::SetFeatures(features) => {
-                self.set_features(mem, features);
-                Status::Ok
+            Operation::TimeoutElapsed(target, interval) => {
+                stopwatch.set_timeout(Timeout {
+                    target: Some(target),
+                    interval,
+                });
+                if let Some(deadline) = stopwatch.elapsed_deadline(now, None) {
+                    self.deadlines.arm(pace, watch, deadline);
+                }
+                self.publish(mem, watch, Part::Whole);
             }
-        };
-        if status == Status::Ok && operation != Operation::Read {
-            self.publish(mem, watch);
+            Operation::Disarm => self.disarm(mem, watch),
+            Operation::Create(identity) => return self.create(mem, clock, identity),
+            Operation::Delete => self.delete(mem, watch),
+            Operation::SetMode { uid, mode } => {
+                stopwatch.identity.uid = uid;
+                stopwatch.identity.mode = mode;
+                self.publish(mem, watch, Part::Whole);
+            }
+            Operation::SetFeatures(features) => self.set_features(mem, features),
         }
-        (status, self.read(watch, now).unwrap_or_default())
+        self.reply(watch, Status::Ok, now)
+    }
+
+    /// The reply to a request that is not refused. `now` is of the stopwatch's
+    /// own time.
+    fn reply(&self, watch: u32, status: Status, now: u64) -> Reply {
+        let reading = match self.stopwatches.get(watch as usize) {
+            Some(stopwatch) => {
+                let deadline = self.deadlines.deadline(stopwatch.identity.pace, watch);
+                stopwatch.read(now, self.times.vm_time(), deadline)
+            }
+            None => Reading::default(),
+        };
+        Reply {
+            status: Ok(status),
+            watch,
+            reading,
+        }
+    }
+
+    /// After a start or pause with that status: a timeout that waits for elapsed
+    /// has another deadline.
+    fn ran(&mut self, mem: &impl Memory, watch: u32, now: u64, status: Status) -> Reply {
+        if status == Status::Ok {
+            if let Some(stopwatch) = self.stopwatches.get(watch as usize) {
+                if stopwatch.waits_for_elapsed() {
+                    let pace = stopwatch.identity.pace;
+                    let armed = self.deadlines.deadline(pace, watch);
+                    if let Some(deadline) = stopwatch.elapsed_deadline(now, armed) {
+                        self.deadlines.arm(pace, watch, deadline);
+                    }
+                }
+            }
+            self.publish(mem, watch, Part::Counts);
+        }
+        self.reply(watch, status, now)
+    }
+
+    /// Makes a stopwatch under the smallest number that is free.
+    fn create(&mut self, mem: &impl Memory, clock: &impl Clock, identity: Identity) -> Reply {
+        let named = !identity.name.is_none();
+        if let Some(other) = self.find(&identity.name).filter(|_| named) {
+            let pace = self.pace_of(other);
+            let now = self.times.own(clock, pace);
+            return self.reply(other, Status::Exists, now);
+        }
+        let Some(watch) = self.existing.free() else {
+            return Reply::refusal(0, Status::Full);
+        };
+        let Some(stopwatch) = self.stopwatches.get_mut(watch as usize) else {
+            return Reply::refusal(0, Status::Full);
+        };
+        stopwatch.create(identity);
+        self.existing.insert(watch);
+        if named {
+            let stopwatches = &self.stopwatches;
+            self.names
+                .insert(&identity.name, watch, |number| name_of(stopwatches, number));
+        }
+        self.publish(mem, watch, Part::Whole);
+        let now = self.times.own(clock, identity.pace);
+        self.reply(watch, Status::Ok, now)
+    }
+
+    /// Deletes a stopwatch.
+    fn delete(&mut self, mem: &impl Memory, watch: u32) {
+        let name = name_of(&self.stopwatches, watch);
+        let stopwatches = &self.stopwatches;
+        self.deadlines.disarm(self.pace_of(watch), watch);
+        if !name.is_none() {
+            self.names
+                .remove(&name, |number| name_of(stopwatches, number));
+        }
+        self.existing.remove(watch);
+        if let Some(stopwatch) = self.stopwatches.get_mut(watch as usize) {
+            stopwatch.delete();
+        }
+        self.publish(mem, watch, Part::Whole);
+    }
+
+    /// Disarms the timeout of a stopwatch, if one is armed, and publishes all of
+    /// the stopwatch.
+    fn disarm(&mut self, mem: &impl Memory, watch: u32) {
+        if let Some(stopwatch) = self.stopwatches.get_mut(watch as usize) {
+            stopwatch.set_timeout(Timeout::default());
+            self.deadlines.disarm(stopwatch.identity.pace, watch);
+        }
+        self.publish(mem, watch, Part::Whole);
     }
 
     /// Sets which features are on. Timeouts do not outlast theirs.
     fn set_features(&mut self, mem: &impl Memory, features: u64) {
         self.features = features;
         if features & u64::from(uapi::STOPWATCH_F_TIMEOUT) == 0 {
-            while let Some(timer) = self.timers.last() {
-                self.timers.disarm(timer.watch);
-                self.publish(mem, timer.watch);
+            while let Some(watch) = self.deadlines.disarm_any() {
+                self.disarm(mem, watch);
             }
         }
     }
 
+    fn pace_of(&self, watch: u32) -> Pace {
+        let stopwatch = self.stopwatches.get(watch as usize);
+        stopwatch.map_or(Pace::default(), |stopwatch| stopwatch.identity.pace)
+    }
+
     /// Publishes a stopwatch.
-    fn publish(&mut self, mem: &impl Memory, watch: u32) {
-        let deadline = self.timers.deadline(watch);
+    fn publish(&mut self, mem: &impl Memory, watch: u32, part: Part) {
+        self.publish_with(mem, watch, part, None);
+    }
+
+    /// Publishes a stopwatch and, given where it belongs, its last lap.
+    fn publish_with(&mut self, mem: &impl Memory, watch: u32, part: Part, lap: Option<u32>) {
+        let exists = self.existing.contains(watch);
         if let (Some(stopwatch), Some(offset)) = (
             self.stopwatches.get_mut(watch as usize),
             self.layout.record(watch),
         ) {
-            stopwatch.publish(mem, offset, deadline);
+            let deadline = self.deadlines.deadline(stopwatch.identity.pace, watch);
+            let record = stopwatch.record(exists, deadline);
+            record.publish(mem, offset, &mut stopwatch.seq, part, lap);
         }
     }
 
     /// Publishes the state of the whole device.
     fn publish_state(&self, mem: &impl Memory) {
         let mut words = [0; words_of::<uapi::stopwatch_state>()];
+        let host_time = u64::from(uapi::STOPWATCH_F_HOST_TIME);
         field!(stopwatch_state.events).set(&mut words, self.stats.events);
         field!(stopwatch_state.events_lost).set(&mut words, self.stats.events_lost);
         field!(stopwatch_state.vmm_status).set(&mut words, self.vmm_status);
         field!(stopwatch_state.reset_generation).set(&mut words, self.reset_generation);
+        field!(stopwatch_state.paused_ns).set(&mut words, self.times.paused_ns());
+        field!(stopwatch_state.paused_since_ns).set(&mut words, self.times.last_pause());
+        if self.policy.features & host_time != 0 {
+            field!(stopwatch_state.epoch_ns).set(&mut words, self.policy.epoch_ns);
+        }
         store_from(mem, self.layout.state(), &words, 0);
     }
+}
+
+/// The name of a stopwatch.
+fn name_of(stopwatches: &[Stopwatch], watch: u32) -> Name {
+    let stopwatch = stopwatches.get(watch as usize);
+    stopwatch.map_or(Name::NONE, |stopwatch| stopwatch.identity.name)
 }

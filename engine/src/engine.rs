@@ -4,11 +4,13 @@
 //! region, and how a guest talks to it.
 //!
 //! - [`Device`]: the host's end. Serves request rings, keeps the stopwatches
-//!   and their timeouts, publishes records, puts events.
+//!   and their timeouts, publishes records and laps, puts events; does what
+//!   the host's own programs ask for in the same way.
 //! - [`guest`]: the guest's end. Posts requests, takes replies and events,
-//!   reads records.
+//!   reads records and laps.
 //! - [`Layout`]: where everything lies, for both.
-//! - [`Memory`]: the region, as whoever includes this reaches it.
+//! - [`Memory`], [`Clock`], [`Storage`]: the region, the host's clocks and
+//!   arrays, as whoever includes this has them.
 //!
 //! Nothing here allocates, sleeps, panics or takes a lock: all of it may run
 //! with interrupts off, under a lock of the caller's. The crate around this
@@ -18,9 +20,15 @@
 // Host and guest each use their end of it.
 #![allow(dead_code, unused_imports)]
 
+mod clock;
+mod deadlines;
 mod device;
 mod geometry;
 mod memory;
+mod name;
+mod names;
+mod numbers;
+mod record;
 mod ring;
 mod slot;
 mod stopwatch;
@@ -29,9 +37,12 @@ mod words;
 
 pub mod guest;
 
-pub use device::{Device, Expired, Served, Stats, Storage, VmmChange, FEATURES};
+pub use clock::{Clock, ClockId};
+pub use device::{Commanded, Device, Expired, Policy, Served, Stats, Storage, VmmChange, FEATURES};
 pub use geometry::{Geometry, GeometryError, InfoError, InfoWords, Layout};
 pub use memory::Memory;
+pub use name::Name;
+pub use record::{Laps, Record};
 pub use ring::Slots;
-pub use slot::{Event, Reply, Request, Status};
+pub use slot::{Creation, Event, Message, Reply, Request, Status};
 pub use stopwatch::Reading;

@@ -8,11 +8,14 @@ use super::ring::Slots;
 use super::words::field;
 use super::words::words_of;
 use super::words::Field;
+use super::words::WORD;
 use crate::uapi;
 
 const PAGE: u64 = uapi::STOPWATCH_PAGE_SIZE as u64;
 const STATE_SIZE: u64 = size_of::<uapi::stopwatch_state>() as u64;
 const RECORD_SIZE: u64 = size_of::<uapi::stopwatch_record>() as u64;
+/// Of the laps of one stopwatch.
+const LAPS_SIZE: u64 = uapi::STOPWATCH_LAP_SLOTS as u64 * WORD as u64;
 
 /// `struct stopwatch_info`, as words.
 pub type InfoWords = [u64; words_of::<uapi::stopwatch_info>()];
@@ -146,6 +149,7 @@ pub struct Layout {
     state_offset: u32,
     state_size: u32,
     record_offset: u32,
+    lap_offset: u32,
     rings_offset: u32,
     rings_size: u32,
     ring_offset: u32,
@@ -160,12 +164,14 @@ impl Layout {
         let pages = |size: u32| size.next_multiple_of(page);
 
         // INVARIANT: each part begins where the one before it ends, rounded up
-        // to a page. At the limits all this is 17 MiB and fits easily.
+        // to a page. At the limits all this is 25 MiB and fits easily.
         let state_offset = page;
         // `struct stopwatch_state` has a page of its own.
         let record_offset = state_offset + page;
         let records = pages(geometry.stopwatches * RECORD_SIZE as u32);
-        let rings_offset = record_offset + records;
+        let lap_offset = record_offset + records;
+        let laps = pages(geometry.stopwatches * LAPS_SIZE as u32);
+        let rings_offset = lap_offset + laps;
         let ring_offset = rings_offset + pages(Geometry::ring_size(geometry.event_slots));
         let ring_stride = pages(Geometry::ring_size(geometry.ring_slots));
         let region_size = ring_offset + geometry.rings * ring_stride;
@@ -175,6 +181,7 @@ impl Layout {
             state_offset,
             state_size: rings_offset - state_offset,
             record_offset,
+            lap_offset,
             rings_offset,
             rings_size: region_size - rings_offset,
             ring_offset,
@@ -211,6 +218,7 @@ impl Layout {
             state_offset: get(field!(stopwatch_info.state_offset)),
             state_size: get(field!(stopwatch_info.state_size)),
             record_offset: get(field!(stopwatch_info.record_offset)),
+            lap_offset: get(field!(stopwatch_info.lap_offset)),
             rings_offset: get(field!(stopwatch_info.rings_offset)),
             rings_size: get(field!(stopwatch_info.rings_size)),
             ring_offset: get(field!(stopwatch_info.ring_offset)),
@@ -225,11 +233,12 @@ impl Layout {
     /// the part that breaks them.
     fn check(&self) -> Result<(), &'static str> {
         let slot = u64::from(uapi::STOPWATCH_SLOT_SIZE);
-        let [region_size, state, state_size, record, rings, rings_size, ring, stride] = [
+        let [region_size, state, state_size, record, lap, rings, rings_size, ring, stride] = [
             self.region_size,
             self.state_offset,
             self.state_size,
             self.record_offset,
+            self.lap_offset,
             self.rings_offset,
             self.rings_size,
             self.ring_offset,
@@ -238,6 +247,7 @@ impl Layout {
         .map(u64::from);
         let counts = self.geometry;
         let records_size = u64::from(counts.stopwatches) * RECORD_SIZE;
+        let laps_size = u64::from(counts.stopwatches) * LAPS_SIZE;
         let events_size = u64::from(Geometry::ring_size(counts.event_slots));
         let ring_size = u64::from(Geometry::ring_size(counts.ring_slots));
 
@@ -245,7 +255,9 @@ impl Layout {
             ("state", state % PAGE == 0 && state >= PAGE),
             ("first record", record % slot == 0),
             ("first record", record >= state + STATE_SIZE),
-            ("last record", record + records_size <= state + state_size),
+            ("first lap", lap % slot == 0),
+            ("last record", record + records_size <= lap),
+            ("last lap", lap + laps_size <= state + state_size),
             ("event ring", rings % PAGE == 0),
             ("event ring", rings >= state + state_size),
             ("first request ring", ring % PAGE == 0),
@@ -289,6 +301,7 @@ impl Layout {
         set(field!(stopwatch_info.ring_slots), self.geometry.ring_slots);
         set(field!(stopwatch_info.rings), self.geometry.rings);
         set(field!(stopwatch_info.calls), uapi::STOPWATCH_CALLS);
+        set(field!(stopwatch_info.lap_offset), self.lap_offset);
         field!(stopwatch_info.features).set(&mut info, features);
         info
     }
@@ -328,6 +341,23 @@ impl Layout {
         (watch < self.geometry.stopwatches).then(|| self.record_offset + watch * RECORD_SIZE as u32)
     }
 
+    /// Where the records begin.
+    pub fn record_offset(&self) -> u32 {
+        self.record_offset
+    }
+
+    /// Where the laps begin.
+    pub fn lap_offset(&self) -> u32 {
+        self.lap_offset
+    }
+
+    /// Where a lap of a stopwatch is, while it is kept.
+    pub fn lap(&self, watch: u32, lap: u32) -> Option<u32> {
+        let slot = lap % uapi::STOPWATCH_LAP_SLOTS;
+        (watch < self.geometry.stopwatches)
+            .then(|| self.lap_offset + watch * LAPS_SIZE as u32 + slot * WORD)
+    }
+
     /// The slots of a request ring.
     pub fn ring(&self, ring: u32) -> Option<Slots> {
         (ring < self.geometry.rings).then(|| {
@@ -363,12 +393,15 @@ mod tests {
         assert_eq!(layout.record(0), Some(0x2000));
         assert_eq!(layout.record(63), Some(0x2000 + 63 * 128));
         assert_eq!(layout.record(64), None);
-        assert_eq!(layout.rings(), 0x4000);
-        assert_eq!(layout.events().slot(0), 0x4000);
-        assert_eq!(layout.ring(0).unwrap().slot(0), 0x6000);
-        assert_eq!(layout.ring(3).unwrap().slot(63), 0x9000 + 63 * 64);
+        assert_eq!(layout.lap(0, 0), Some(0x4000));
+        assert_eq!(layout.lap(63, 257), Some(0x4000 + 63 * 2048 + 8));
+        assert_eq!(layout.lap(64, 0), None);
+        assert_eq!(layout.rings(), 0x24000);
+        assert_eq!(layout.events().slot(0), 0x24000);
+        assert_eq!(layout.ring(0).unwrap().slot(0), 0x26000);
+        assert_eq!(layout.ring(3).unwrap().slot(63), 0x29000 + 63 * 64);
         assert_eq!(layout.ring(4), None);
-        assert_eq!(layout.region_size(), 0xa000);
+        assert_eq!(layout.region_size(), 0x2a000);
     }
 
     #[test]
@@ -453,10 +486,13 @@ mod tests {
             (field!(stopwatch_info.state_offset), 0, "state"),
             (field!(stopwatch_info.record_offset), 0x1001, "first record"),
             (field!(stopwatch_info.record_offset), 0x2040, "last record"),
-            (field!(stopwatch_info.rings_offset), 0x3000, "event ring"),
+            (field!(stopwatch_info.lap_offset), 0x3fc0, "last record"),
+            (field!(stopwatch_info.lap_offset), 0x4010, "first lap"),
+            (field!(stopwatch_info.lap_offset), 0x4040, "last lap"),
+            (field!(stopwatch_info.rings_offset), 0x23000, "event ring"),
             (
                 field!(stopwatch_info.ring_offset),
-                0x5000,
+                0x25000,
                 "first request ring",
             ),
             (
@@ -464,7 +500,7 @@ mod tests {
                 0xffff_f000,
                 "last request ring",
             ),
-            (field!(stopwatch_info.region_size), 0x9000, "region size"),
+            (field!(stopwatch_info.region_size), 0x29000, "region size"),
         ] {
             assert_eq!(
                 said(field, value),

@@ -6,16 +6,18 @@
 
 use super::geometry::Layout;
 use super::memory::Memory;
+use super::record::Laps;
+use super::record::Record;
 use super::ring::Completer;
 use super::ring::Place;
 use super::ring::Poster;
 use super::ring::Slots;
 use super::slot::Event;
+use super::slot::Message;
 use super::slot::Reply;
-use super::slot::Request;
 use super::words::field;
+use super::words::load_from;
 use super::words::words_of;
-use super::words::WORD;
 use crate::uapi;
 
 /// A request that was posted, and whose reply was not taken yet.
@@ -50,13 +52,13 @@ impl RequestRing {
 
     /// Posts a request, which the host sees at the latest when the ring's
     /// doorbell is rung. `None` if the ring is full.
-    pub fn post(&mut self, mem: &impl Memory, request: Request) -> Option<Token> {
+    pub fn post(&mut self, mem: &impl Memory, request: impl Into<Message>) -> Option<Token> {
         if let (Some(word), bit) = self.waiting(self.poster.place()) {
             if *word & bit != 0 {
                 return None;
             }
         }
-        let place = self.poster.post(mem, request.encode())?;
+        let place = self.poster.post(mem, request.into().into_slot())?;
         if let (Some(word), bit) = self.waiting(place) {
             *word |= bit;
         }
@@ -101,66 +103,56 @@ impl EventRing {
 }
 
 /// `struct stopwatch_state`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct State {
     /// Put into the event ring, since the region was set.
     pub events: u64,
     /// Not put there because it was full.
     pub events_lost: u64,
+    /// `STOPWATCH_VMM_*`.
+    pub vmm_status: u32,
+    /// One more with each reset of the device that the VMM made.
+    pub reset_generation: u32,
+    /// Of VM time in which the VM was paused, up to the last resume.
+    pub paused_ns: u64,
+    /// VM time of the last pause.
+    pub paused_since_ns: u64,
+    /// The host's `CLOCK_MONOTONIC` at VM time 0, if the guest may know; else 0.
+    pub epoch_ns: u64,
 }
 
 impl State {
     /// Reads it; the fields need not be of the same moment.
     pub fn read(mem: &impl Memory, layout: &Layout) -> Self {
-        let at = |offset: usize| mem.load(layout.state() + offset as u32);
+        let mut words = [0; words_of::<uapi::stopwatch_state>()];
+        load_from(mem, layout.state(), &mut words, 0);
         Self {
-            events: at(core::mem::offset_of!(uapi::stopwatch_state, events)),
-            events_lost: at(core::mem::offset_of!(uapi::stopwatch_state, events_lost)),
+            events: field!(stopwatch_state.events).get(&words),
+            events_lost: field!(stopwatch_state.events_lost).get(&words),
+            vmm_status: field!(stopwatch_state.vmm_status).get32(&words),
+            reset_generation: field!(stopwatch_state.reset_generation).get32(&words),
+            paused_ns: field!(stopwatch_state.paused_ns).get(&words),
+            paused_since_ns: field!(stopwatch_state.paused_since_ns).get(&words),
+            epoch_ns: field!(stopwatch_state.epoch_ns).get(&words),
         }
     }
-}
-
-/// A stopwatch, as the host published it last.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Record {
-    /// Whether it runs.
-    pub running: bool,
-    /// What it shows, without the time since `started_ns` if it runs.
-    pub elapsed_ns: u64,
-    /// VM time of the last start; valid while it runs.
-    pub started_ns: u64,
-    /// What it showed at the last lap; 0 if there was none.
-    pub lap_ns: u64,
-    /// VM time at which its timeout expires; 0 if none is armed.
-    pub deadline_ns: u64,
-    /// Laps since its last reset.
-    pub laps: u32,
-    /// Timeouts that expired since its last reset.
-    pub timeouts: u32,
 }
 
 /// Reads the record at `offset`, of [`Layout::record`]. `None` if the host was
 /// writing it: try again.
 pub fn read_record(mem: &impl Memory, offset: u32) -> Option<Record> {
-    let mut words = [0; words_of::<uapi::stopwatch_record>()];
-    // Each acquire keeps the loads after it behind it. So the last load of the
-    // count comes after all others, and it sees the odd count, or a later one,
-    // if one of them saw what was written after it: pairs with the fence and
-    // the release in `Stopwatch::publish()`.
-    for (index, word) in (0u32..).zip(words.iter_mut()) {
-        *word = mem.load_acquire(offset + index * WORD);
-    }
-    let seq = field!(stopwatch_record.seq);
-    if seq.get(&words) % 2 != 0 || seq.get(&[mem.load(offset)]) != seq.get(&words) {
-        return None;
-    }
-    Some(Record {
-        running: field!(stopwatch_record.state).get32(&words) == uapi::STOPWATCH_RUNNING,
-        elapsed_ns: field!(stopwatch_record.elapsed_ns).get(&words),
-        started_ns: field!(stopwatch_record.started_ns).get(&words),
-        lap_ns: field!(stopwatch_record.lap_ns).get(&words),
-        deadline_ns: field!(stopwatch_record.deadline_ns).get(&words),
-        laps: field!(stopwatch_record.laps).get32(&words),
-        timeouts: field!(stopwatch_record.timeouts).get32(&words),
-    })
+    Record::read(mem, offset)
+}
+
+/// Reads the laps of a stopwatch, from lap `first` on, as many as there are and
+/// fit. `None` if the host was writing its record, or if it has no such
+/// stopwatch: hold `watch` against the layout, and try again.
+pub fn read_laps(
+    mem: &impl Memory,
+    layout: &Layout,
+    watch: u32,
+    first: u32,
+    into: &mut [u64],
+) -> Option<Laps> {
+    Laps::read(mem, layout, watch, first, into)
 }

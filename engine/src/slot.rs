@@ -2,9 +2,17 @@
 
 //! What slots say: requests and the judgement of them, replies, events.
 
+use super::clock::ClockId;
+use super::clock::Pace;
+use super::device::Storage;
+use super::name::Name;
+use super::numbers::Numbers;
 use super::ring::SlotWords;
+use super::stopwatch::Identity;
 use super::stopwatch::Reading;
+use super::words::bytes;
 use super::words::field;
+use super::words::Field;
 use crate::uapi;
 
 /// Status of a completed request: `STOPWATCH_S_*`.
@@ -16,9 +24,11 @@ pub enum Status {
     Already,
     /// Needs a running stopwatch; no change.
     Stopped,
+    /// The name is taken; no change.
+    Exists,
     /// Unknown operation, or its feature is off.
     BadOp,
-    /// No stopwatch has that number.
+    /// There is no stopwatch of that number.
     BadWatch,
     /// Unknown flag, or a reserved field is not zero.
     BadFlags,
@@ -26,6 +36,12 @@ pub enum Status {
     BadArg,
     /// The owner field broke the rules.
     BadOwner,
+    /// The name is not one.
+    BadName,
+    /// No number is free.
+    Full,
+    /// The VM's creator does not allow it.
+    Denied,
 }
 
 impl Status {
@@ -35,11 +51,15 @@ impl Status {
             Self::Ok => uapi::STOPWATCH_S_OK,
             Self::Already => uapi::STOPWATCH_S_ALREADY,
             Self::Stopped => uapi::STOPWATCH_S_STOPPED,
+            Self::Exists => uapi::STOPWATCH_S_EXISTS,
             Self::BadOp => uapi::STOPWATCH_S_BAD_OP,
             Self::BadWatch => uapi::STOPWATCH_S_BAD_WATCH,
             Self::BadFlags => uapi::STOPWATCH_S_BAD_FLAGS,
             Self::BadArg => uapi::STOPWATCH_S_BAD_ARG,
             Self::BadOwner => uapi::STOPWATCH_S_BAD_OWNER,
+            Self::BadName => uapi::STOPWATCH_S_BAD_NAME,
+            Self::Full => uapi::STOPWATCH_S_FULL,
+            Self::Denied => uapi::STOPWATCH_S_DENIED,
         }
     }
 
@@ -49,13 +69,27 @@ impl Status {
             uapi::STOPWATCH_S_OK => Self::Ok,
             uapi::STOPWATCH_S_ALREADY => Self::Already,
             uapi::STOPWATCH_S_STOPPED => Self::Stopped,
+            uapi::STOPWATCH_S_EXISTS => Self::Exists,
             uapi::STOPWATCH_S_BAD_OP => Self::BadOp,
             uapi::STOPWATCH_S_BAD_WATCH => Self::BadWatch,
             uapi::STOPWATCH_S_BAD_FLAGS => Self::BadFlags,
             uapi::STOPWATCH_S_BAD_ARG => Self::BadArg,
             uapi::STOPWATCH_S_BAD_OWNER => Self::BadOwner,
+            uapi::STOPWATCH_S_BAD_NAME => Self::BadName,
+            uapi::STOPWATCH_S_FULL => Self::Full,
+            uapi::STOPWATCH_S_DENIED => Self::Denied,
             unknown => return Err(unknown),
         })
+    }
+
+    /// Whether nothing was done, and there is no reading.
+    pub fn is_refused(self) -> bool {
+        self.to_wire() >= uapi::STOPWATCH_S_REFUSED
+    }
+
+    /// Whether it is one of `STOPWATCH_S_BAD_*`: the request broke the rules.
+    pub(super) fn is_bad(self) -> bool {
+        self.is_refused() && !matches!(self, Self::Full | Self::Denied)
     }
 }
 
@@ -67,113 +101,324 @@ pub(super) enum Operation {
     Lap,
     Reset,
     Read,
-    /// In so many ns; 0 disarms.
-    Timeout(u64),
+    ReadReset,
+    /// In so many ns, and then each interval, if that is not 0.
+    Timeout(u64, u64),
+    /// When so many ns are shown, and then each interval, if that is not 0.
+    TimeoutElapsed(u64, u64),
+    Disarm,
+    Create(Identity),
+    Delete,
+    SetMode {
+        uid: u32,
+        mode: u32,
+    },
     SetFeatures(u64),
 }
 
+/// Who makes a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asker {
+    Guest,
+    /// A program of the host, which has no ring, no events and no features.
+    Host,
+}
+
 /// What a device takes, for the judgement of requests.
-pub(super) struct Terms {
-    pub(super) stopwatches: u32,
+pub(super) struct Terms<'a, S: Storage> {
+    pub(super) asker: Asker,
+    pub(super) existing: &'a Numbers<S>,
     pub(super) offered: u64,
     pub(super) features: u64,
+    pub(super) min_interval_ns: u64,
+}
+
+/// Which stopwatches an operation may name.
+enum Watches {
+    Existing,
+    /// Those that exist and were created.
+    Created,
+    /// None: the number is 0.
+    Zero,
 }
 
 /// What a request must keep to, by its operation.
 struct Rule {
     /// The features that must be on.
     needs: u64,
-    /// How many watches it may name.
-    watches: u32,
-    /// Whether the argument is within range.
-    arg_fits: bool,
-    operation: Operation,
+    watches: Watches,
+    flags: u32,
+    max_arg: u64,
+    max_interval: u64,
+    /// Whether it is for the host's programs, too.
+    host: bool,
 }
 
-/// A request, as the guest writes it.
+const MODES: u32 = uapi::STOPWATCH_MODE_READ | uapi::STOPWATCH_MODE_CONTROL;
+
+impl Rule {
+    /// Of an operation that takes a stopwatch, and nothing else.
+    const PLAIN: Self = Self {
+        needs: 0,
+        watches: Watches::Existing,
+        flags: 0,
+        max_arg: 0,
+        max_interval: 0,
+        host: true,
+    };
+
+    /// The table of operations.
+    fn of(op: u16) -> Option<Self> {
+        Some(match u32::from(op) {
+            uapi::STOPWATCH_OP_START
+            | uapi::STOPWATCH_OP_PAUSE
+            | uapi::STOPWATCH_OP_LAP
+            | uapi::STOPWATCH_OP_RESET
+            | uapi::STOPWATCH_OP_READ
+            | uapi::STOPWATCH_OP_READ_RESET => Self::PLAIN,
+            uapi::STOPWATCH_OP_TIMEOUT => Self {
+                needs: uapi::STOPWATCH_F_TIMEOUT as u64,
+                flags: uapi::STOPWATCH_TIMEOUT_ELAPSED,
+                max_arg: uapi::STOPWATCH_MAX_TIMEOUT_NS,
+                max_interval: uapi::STOPWATCH_MAX_TIMEOUT_NS,
+                host: false,
+                ..Self::PLAIN
+            },
+            uapi::STOPWATCH_OP_SET_FEATURES => Self {
+                watches: Watches::Zero,
+                max_arg: u64::MAX,
+                host: false,
+                ..Self::PLAIN
+            },
+            uapi::STOPWATCH_OP_CREATE => Self {
+                watches: Watches::Zero,
+                flags: uapi::STOPWATCH_CREATE_SKIP_PAUSED,
+                ..Self::PLAIN
+            },
+            uapi::STOPWATCH_OP_DELETE => Self {
+                watches: Watches::Created,
+                ..Self::PLAIN
+            },
+            uapi::STOPWATCH_OP_SET_MODE => Self {
+                watches: Watches::Created,
+                max_arg: u64::MAX,
+                host: false,
+                ..Self::PLAIN
+            },
+            _ => return None,
+        })
+    }
+
+    /// Whether there is a stopwatch of that number for the operation.
+    fn allows(&self, watch: u32, existing: &Numbers<impl Storage>) -> bool {
+        match self.watches {
+            Watches::Existing => existing.contains(watch),
+            Watches::Created => watch >= uapi::STOPWATCH_NUMBERED && existing.contains(watch),
+            Watches::Zero => watch == 0,
+        }
+    }
+}
+
+/// The words of a request, without owner. Made from a [`Request`] or a
+/// [`Creation`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Message(SlotWords);
+
+impl Message {
+    /// What was found in a slot.
+    pub(super) fn from_slot(words: &SlotWords) -> Self {
+        let mut words = *words;
+        field!(stopwatch_request.owner).set(&mut words, 0u64);
+        Self(words)
+    }
+
+    pub(super) fn into_slot(self) -> SlotWords {
+        self.0
+    }
+
+    fn get(&self, field: Field) -> u32 {
+        field.get32(&self.0)
+    }
+
+    fn op(&self) -> u16 {
+        field!(stopwatch_request.op).get(&self.0) as u16
+    }
+
+    pub(super) fn watch(&self) -> u32 {
+        self.get(field!(stopwatch_request.watch))
+    }
+
+    /// Says what is asked for, and of which stopwatch, or what is wrong with it.
+    /// Where much is wrong, the first of operation, watch, flags, name and
+    /// argument is named.
+    pub(super) fn judge(
+        &self,
+        terms: &Terms<'_, impl Storage>,
+    ) -> Result<(u32, Operation), Status> {
+        let rule = Rule::of(self.op()).ok_or(Status::BadOp)?;
+        if rule.needs & !terms.features != 0 || terms.asker == Asker::Host && !rule.host {
+            return Err(Status::BadOp);
+        }
+        let watch = self.watch();
+        if !rule.allows(watch, terms.existing) {
+            return Err(Status::BadWatch);
+        }
+        if self.get(field!(stopwatch_request.flags)) & !rule.flags != 0 {
+            return Err(Status::BadFlags);
+        }
+        let operation = if u32::from(self.op()) == uapi::STOPWATCH_OP_CREATE {
+            Creation::decode(self)?.judge()?
+        } else {
+            Request::decode(self)?.judge(&rule, terms)?
+        };
+        Ok((watch, operation))
+    }
+}
+
+/// A request, as the guest or a program of the host makes it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Request {
-    /// `STOPWATCH_OP_*`.
+    /// `STOPWATCH_OP_*`; for `STOPWATCH_OP_CREATE` there is [`Creation`].
     pub op: u16,
     /// Number of the stopwatch.
     pub watch: u32,
     /// As the operation says, else zero.
+    pub flags: u32,
+    /// As the operation says, else zero.
     pub arg: u64,
+    /// ns, for `STOPWATCH_OP_TIMEOUT`, else zero.
+    pub interval: u64,
+}
+
+impl From<Request> for Message {
+    fn from(request: Request) -> Self {
+        let mut words = SlotWords::default();
+        field!(stopwatch_request.op).set(&mut words, request.op);
+        field!(stopwatch_request.watch).set(&mut words, request.watch);
+        field!(stopwatch_request.flags).set(&mut words, request.flags);
+        field!(stopwatch_request.arg).set(&mut words, request.arg);
+        field!(stopwatch_request.interval).set(&mut words, request.interval);
+        Self(words)
+    }
 }
 
 impl Request {
-    /// The slot's words, without owner.
-    pub(super) fn encode(self) -> SlotWords {
-        let mut words = SlotWords::default();
-        field!(stopwatch_request.op).set(&mut words, self.op);
-        field!(stopwatch_request.watch).set(&mut words, self.watch);
-        field!(stopwatch_request.arg).set(&mut words, self.arg);
-        words
-    }
-
-    /// The request in a slot, and whether flags and reserved fields are zero.
-    fn decode(words: &SlotWords) -> (Self, bool) {
+    /// The request in a message, if all that it does not have is zero.
+    fn decode(message: &Message) -> Result<Self, Status> {
+        let Message(words) = message;
         let request = Self {
-            op: field!(stopwatch_request.op).get(words) as u16,
-            watch: field!(stopwatch_request.watch).get32(words),
+            op: message.op(),
+            watch: message.watch(),
+            flags: field!(stopwatch_request.flags).get32(words),
             arg: field!(stopwatch_request.arg).get(words),
+            interval: field!(stopwatch_request.interval).get(words),
         };
-        // All that is not one of the above has to be zero.
-        let mut rest = *words;
-        field!(stopwatch_request.owner).set(&mut rest, 0u64);
-        let plain = rest == request.encode();
-        (request, plain)
+        if Message::from(request) == *message {
+            Ok(request)
+        } else {
+            Err(Status::BadFlags)
+        }
     }
 
-    /// Says what a slot asks for, or what is wrong with it. Where much is
-    /// wrong, the first of operation, watch, flags and argument is named.
-    pub(super) fn judge(words: &SlotWords, terms: &Terms) -> Result<(u32, Operation), Status> {
-        let (request, plain) = Self::decode(words);
-        let rule = request.rule(terms).ok_or(Status::BadOp)?;
-        if rule.needs & !terms.features != 0 {
-            return Err(Status::BadOp);
-        }
-        if request.watch >= rule.watches {
-            return Err(Status::BadWatch);
-        }
-        if !plain {
-            return Err(Status::BadFlags);
-        }
-        if !rule.arg_fits {
+    /// Says what is asked for, or what is wrong with the arguments.
+    fn judge(&self, rule: &Rule, terms: &Terms<'_, impl Storage>) -> Result<Operation, Status> {
+        let (arg, interval) = (self.arg, self.interval);
+        if arg > rule.max_arg || interval > rule.max_interval {
             return Err(Status::BadArg);
         }
-        Ok((request.watch, rule.operation))
+        Ok(match u32::from(self.op) {
+            uapi::STOPWATCH_OP_START => Operation::Start,
+            uapi::STOPWATCH_OP_PAUSE => Operation::Pause,
+            uapi::STOPWATCH_OP_LAP => Operation::Lap,
+            uapi::STOPWATCH_OP_RESET => Operation::Reset,
+            uapi::STOPWATCH_OP_READ => Operation::Read,
+            uapi::STOPWATCH_OP_READ_RESET => Operation::ReadReset,
+            uapi::STOPWATCH_OP_TIMEOUT if interval != 0 && interval < terms.min_interval_ns => {
+                return Err(Status::Denied);
+            }
+            uapi::STOPWATCH_OP_TIMEOUT if self.flags != 0 => {
+                Operation::TimeoutElapsed(arg, interval)
+            }
+            uapi::STOPWATCH_OP_TIMEOUT if arg == 0 => Operation::Disarm,
+            uapi::STOPWATCH_OP_TIMEOUT => Operation::Timeout(arg, interval),
+            uapi::STOPWATCH_OP_DELETE => Operation::Delete,
+            uapi::STOPWATCH_OP_SET_MODE => {
+                let (uid, mode) = (arg as u32, (arg >> 32) as u32);
+                if mode & !MODES != 0 {
+                    return Err(Status::BadArg);
+                }
+                Operation::SetMode { uid, mode }
+            }
+            uapi::STOPWATCH_OP_SET_FEATURES if arg & !terms.offered != 0 => {
+                return Err(Status::BadArg);
+            }
+            uapi::STOPWATCH_OP_SET_FEATURES => Operation::SetFeatures(arg),
+            _ => return Err(Status::BadOp),
+        })
+    }
+}
+
+/// A request for a new stopwatch: `STOPWATCH_OP_CREATE`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Creation {
+    /// Its name, if it shall have one.
+    pub name: Name,
+    /// `STOPWATCH_CREATE_*`.
+    pub flags: u32,
+    /// The guest's user whose it will be.
+    pub uid: u32,
+    /// `STOPWATCH_MODE_*`.
+    pub mode: u32,
+    /// `STOPWATCH_CLOCK_*`.
+    pub clock: u32,
+}
+
+impl From<Creation> for Message {
+    fn from(creation: Creation) -> Self {
+        let mut words = SlotWords::default();
+        field!(stopwatch_create.op).set(&mut words, uapi::STOPWATCH_OP_CREATE);
+        field!(stopwatch_create.flags).set(&mut words, creation.flags);
+        bytes!(stopwatch_create.name).set(&mut words, creation.name.bytes());
+        field!(stopwatch_create.uid).set(&mut words, creation.uid);
+        field!(stopwatch_create.mode).set(&mut words, creation.mode);
+        field!(stopwatch_create.clock).set(&mut words, creation.clock);
+        Self(words)
+    }
+}
+
+impl Creation {
+    /// The request in a message, if all that it does not have is zero.
+    fn decode(message: &Message) -> Result<Self, Status> {
+        let Message(words) = message;
+        let reserved = [
+            field!(stopwatch_create.status),
+            field!(stopwatch_create.reserved),
+        ];
+        if reserved.into_iter().any(|field| message.get(field) != 0) {
+            return Err(Status::BadFlags);
+        }
+        Ok(Self {
+            name: Name::new(bytes!(stopwatch_create.name).get(words)).ok_or(Status::BadName)?,
+            flags: field!(stopwatch_create.flags).get32(words),
+            uid: field!(stopwatch_create.uid).get32(words),
+            mode: field!(stopwatch_create.mode).get32(words),
+            clock: field!(stopwatch_create.clock).get32(words),
+        })
     }
 
-    /// The table of operations.
-    fn rule(self, terms: &Terms) -> Option<Rule> {
-        const F_TIMEOUT: u64 = uapi::STOPWATCH_F_TIMEOUT as u64;
-
-        let arg = self.arg;
-        let plain = |operation| Rule {
-            needs: 0,
-            watches: terms.stopwatches,
-            arg_fits: arg == 0,
-            operation,
-        };
-        Some(match u32::from(self.op) {
-            uapi::STOPWATCH_OP_START => plain(Operation::Start),
-            uapi::STOPWATCH_OP_PAUSE => plain(Operation::Pause),
-            uapi::STOPWATCH_OP_LAP => plain(Operation::Lap),
-            uapi::STOPWATCH_OP_RESET => plain(Operation::Reset),
-            uapi::STOPWATCH_OP_READ => plain(Operation::Read),
-            uapi::STOPWATCH_OP_TIMEOUT => Rule {
-                needs: F_TIMEOUT,
-                arg_fits: arg <= uapi::STOPWATCH_MAX_TIMEOUT_NS,
-                ..plain(Operation::Timeout(arg))
-            },
-            uapi::STOPWATCH_OP_SET_FEATURES => Rule {
-                watches: 1,
-                arg_fits: arg & !terms.offered == 0,
-                ..plain(Operation::SetFeatures(arg))
-            },
-            _ => return None,
-        })
+    /// Says what is asked for, or what is wrong with the arguments.
+    fn judge(&self) -> Result<Operation, Status> {
+        if self.mode & !MODES != 0 {
+            return Err(Status::BadArg);
+        }
+        let clock = ClockId::from_wire(self.clock).ok_or(Status::BadArg)?;
+        let skip_paused = self.flags & uapi::STOPWATCH_CREATE_SKIP_PAUSED != 0;
+        Ok(Operation::Create(Identity {
+            name: self.name,
+            uid: self.uid,
+            mode: self.mode,
+            pace: Pace::new(clock, skip_paused),
+        }))
     }
 }
 
@@ -182,22 +427,43 @@ impl Request {
 pub struct Reply {
     /// The status; its number if it is an unknown one.
     pub status: Result<Status, u32>,
-    /// The stopwatch after the operation; all zero if the status is a bad one.
+    /// Number of the stopwatch, as in the request; of the new one after
+    /// `STOPWATCH_OP_CREATE`, or of the one that has the name.
+    pub watch: u32,
+    /// The stopwatch after the operation; all zero if it was refused.
     pub reading: Reading,
 }
 
 impl Reply {
-    /// The words of a completed slot. Operation, watch and flags stay as they
-    /// were in the request.
-    pub(super) fn encode(request: &SlotWords, status: Status, reading: &Reading) -> SlotWords {
+    /// What is answered to a request that is refused.
+    pub(super) fn refusal(watch: u32, status: Status) -> Self {
+        Self {
+            status: Ok(status),
+            watch,
+            reading: Reading::default(),
+        }
+    }
+
+    /// Whether the request broke the rules.
+    pub(super) fn is_bad(&self) -> bool {
+        self.status.is_ok_and(Status::is_bad)
+    }
+
+    /// The words of a completed slot. Operation and flags stay as they were in
+    /// the request.
+    pub(super) fn encode(&self, request: &SlotWords) -> SlotWords {
         let mut words = SlotWords::default();
+        let status = match self.status {
+            Ok(status) => status.to_wire(),
+            Err(number) => number,
+        };
+        let reading = &self.reading;
         let op = field!(stopwatch_request.op).get(request);
-        let watch = field!(stopwatch_request.watch).get(request);
         let flags = field!(stopwatch_request.flags).get(request);
         field!(stopwatch_reply.op).set(&mut words, op);
-        field!(stopwatch_reply.watch).set(&mut words, watch);
+        field!(stopwatch_reply.watch).set(&mut words, self.watch);
         field!(stopwatch_reply.flags).set(&mut words, flags);
-        field!(stopwatch_reply.status).set(&mut words, status.to_wire());
+        field!(stopwatch_reply.status).set(&mut words, status);
         field!(stopwatch_reply.elapsed_ns).set(&mut words, reading.elapsed_ns);
         field!(stopwatch_reply.time_ns).set(&mut words, reading.time_ns);
         field!(stopwatch_reply.lap_ns).set(&mut words, reading.lap_ns);
@@ -212,6 +478,7 @@ impl Reply {
     pub(super) fn decode(words: &SlotWords) -> Self {
         Self {
             status: Status::from_wire(field!(stopwatch_reply.status).get32(words)),
+            watch: field!(stopwatch_reply.watch).get32(words),
             reading: Reading {
                 elapsed_ns: field!(stopwatch_reply.elapsed_ns).get(words),
                 time_ns: field!(stopwatch_reply.time_ns).get(words),
@@ -234,12 +501,14 @@ pub struct Event {
     pub watch: u32,
     /// Of this event; lost ones are counted, too. Goes on over a reset.
     pub sequence: u64,
-    /// VM time for which it was armed.
+    /// Of the stopwatch's own time, for which it was armed.
     pub deadline_ns: u64,
-    /// VM time at which the host's timer ran.
+    /// Of its own time, at which the host's timer ran.
     pub time_ns: u64,
     /// Of that stopwatch, this one included.
     pub timeouts: u32,
+    /// How many timeouts this tells of, from 1.
+    pub count: u32,
 }
 
 impl Event {
@@ -252,6 +521,7 @@ impl Event {
         field!(stopwatch_event.deadline_ns).set(&mut words, self.deadline_ns);
         field!(stopwatch_event.time_ns).set(&mut words, self.time_ns);
         field!(stopwatch_event.timeouts).set(&mut words, self.timeouts);
+        field!(stopwatch_event.count).set(&mut words, self.count);
         words
     }
 
@@ -264,6 +534,7 @@ impl Event {
             deadline_ns: field!(stopwatch_event.deadline_ns).get(words),
             time_ns: field!(stopwatch_event.time_ns).get(words),
             timeouts: field!(stopwatch_event.timeouts).get32(words),
+            count: field!(stopwatch_event.count).get32(words),
         }
     }
 }

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
 
-//! One stopwatch. Its timeout is not here but in the device's timers, for it
-//! goes whether the stopwatch runs or not.
+//! One stopwatch. When its timeout expires is not here but in the device's
+//! deadlines; what it waits for is.
+//!
+//! All times here are of the stopwatch's own time, save `time_ns`.
 
-use super::memory::Memory;
+use super::clock::Pace;
+use super::deadlines::NEVER;
+use super::name::Name;
+use super::record::Record;
 use super::slot::Status;
-use super::words::field;
-use super::words::store_from;
-use super::words::words_of;
 use crate::uapi;
 
 /// A stopwatch as it stood at a time.
@@ -19,7 +21,8 @@ pub struct Reading {
     pub time_ns: u64,
     /// What it showed at the last lap; 0 if there was none.
     pub lap_ns: u64,
-    /// VM time at which its timeout expires; 0 if none is armed.
+    /// Of its own time, at which its timeout expires; 0 if none is armed, or if
+    /// it waits for the stopwatch to run.
     pub deadline_ns: u64,
     /// Whether it runs.
     pub running: bool,
@@ -51,13 +54,23 @@ impl From<Reading> for uapi::stopwatch_reading {
             laps: reading.laps,
             timeouts: reading.timeouts,
             reserved: 0,
+            error_ns: 0,
         }
     }
 }
 
-/// A stopwatch, and how it was published last.
+/// What a stopwatch is made with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Identity {
+    pub(super) name: Name,
+    pub(super) uid: u32,
+    pub(super) mode: u32,
+    pub(super) pace: Pace,
+}
+
+/// What a stopwatch counts. A reset sets it to its default.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Stopwatch {
+struct Counts {
     /// Without the time since `started`.
     elapsed: u64,
     /// When it was started, while it runs.
@@ -65,11 +78,9 @@ pub(super) struct Stopwatch {
     lap: u64,
     laps: u32,
     timeouts: u32,
-    /// Sequence count of its record; even between publications.
-    seq: u32,
 }
 
-impl Stopwatch {
+impl Counts {
     /// What it shows at `now`.
     fn elapsed(&self, now: u64) -> u64 {
         match self.started {
@@ -77,91 +88,189 @@ impl Stopwatch {
             None => self.elapsed,
         }
     }
+}
 
-    pub(super) fn start(&mut self, now: u64) -> Status {
-        if self.started.is_some() {
-            return Status::Already;
-        }
-        self.started = Some(now);
-        Status::Ok
-    }
+/// What an armed timeout waits for, beside its deadline.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Timeout {
+    /// To be shown.
+    pub(super) target: Option<u64>,
+    /// From one to the next; 0 if there is no next.
+    pub(super) interval: u64,
+}
 
-    pub(super) fn pause(&mut self, now: u64) -> Status {
-        if self.started.is_none() {
-            return Status::Already;
-        }
-        self.elapsed = self.elapsed(now);
-        self.started = None;
-        Status::Ok
-    }
+/// What became of a timeout whose deadline has come.
+pub(super) struct Expiry {
+    /// How many timeouts that were.
+    pub(super) count: u32,
+    /// The deadline of the next one.
+    pub(super) next: Option<u64>,
+}
 
-    pub(super) fn lap(&mut self, now: u64) -> Status {
-        if self.started.is_none() {
-            return Status::Stopped;
-        }
-        self.lap = self.elapsed(now);
-        self.laps = self.laps.saturating_add(1);
-        Status::Ok
-    }
+/// A stopwatch, and how it was published last.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Stopwatch {
+    pub(super) identity: Identity,
+    pub(super) generation: u32,
+    counts: Counts,
+    timeout: Timeout,
+    /// Sequence count of its record; even between publications.
+    pub(super) seq: u32,
+}
 
-    pub(super) fn reset(&mut self) {
+impl Stopwatch {
+    /// Becomes another one.
+    pub(super) fn create(&mut self, identity: Identity) {
         *self = Self {
+            identity,
+            generation: self.generation.wrapping_add(1),
             seq: self.seq,
             ..Self::default()
         };
     }
 
-    /// Counts a timeout that expired. Returns how many did.
-    pub(super) fn expired(&mut self) -> u32 {
-        self.timeouts = self.timeouts.saturating_add(1);
-        self.timeouts
+    /// Becomes none.
+    pub(super) fn delete(&mut self) {
+        *self = Self {
+            generation: self.generation,
+            seq: self.seq,
+            ..Self::default()
+        };
     }
 
-    pub(super) fn read(&self, now: u64, deadline: Option<u64>) -> Reading {
+    pub(super) fn start(&mut self, now: u64) -> Status {
+        if self.counts.started.is_some() {
+            return Status::Already;
+        }
+        self.counts.started = Some(now);
+        Status::Ok
+    }
+
+    pub(super) fn pause(&mut self, now: u64) -> Status {
+        if self.counts.started.is_none() {
+            return Status::Already;
+        }
+        self.counts.elapsed = self.counts.elapsed(now);
+        self.counts.started = None;
+        Status::Ok
+    }
+
+    pub(super) fn lap(&mut self, now: u64) -> Status {
+        if self.counts.started.is_none() {
+            return Status::Stopped;
+        }
+        self.counts.lap = self.counts.elapsed(now);
+        self.counts.laps = self.counts.laps.saturating_add(1);
+        Status::Ok
+    }
+
+    pub(super) fn reset(&mut self) {
+        self.counts = Counts::default();
+        self.timeout = Timeout::default();
+    }
+
+    /// Laps since the last reset.
+    pub(super) fn laps(&self) -> u32 {
+        self.counts.laps
+    }
+
+    /// Timeouts that expired since the last reset.
+    pub(super) fn timeouts(&self) -> u32 {
+        self.counts.timeouts
+    }
+
+    /// Whether starting and pausing it moves its deadline.
+    pub(super) fn waits_for_elapsed(&self) -> bool {
+        self.timeout.target.is_some()
+    }
+
+    /// Sets what its timeout waits for; the default goes with none.
+    pub(super) fn set_timeout(&mut self, timeout: Timeout) {
+        self.timeout = timeout;
+    }
+
+    /// The deadline of a timeout that waits for elapsed, where `armed` is the
+    /// present one. When the target is reached it stays what it was, though the
+    /// stopwatch may be paused before the host's timer has run.
+    pub(super) fn elapsed_deadline(&self, now: u64, armed: Option<u64>) -> Option<u64> {
+        let target = self.timeout.target?;
+        if self.counts.elapsed(now) >= target {
+            return Some(armed.map_or(now, |armed| armed.min(now)));
+        }
+        Some(match self.counts.started {
+            Some(started) => started.saturating_add(target.saturating_sub(self.counts.elapsed)),
+            None => NEVER,
+        })
+    }
+
+    /// Counts a timeout whose deadline has come, and those that should have come
+    /// after it until `now`.
+    pub(super) fn expire(&mut self, now: u64, deadline: u64) -> Expiry {
+        let Timeout { target, interval } = self.timeout;
+        let over = match target {
+            Some(target) => self.counts.elapsed(now).saturating_sub(target),
+            None => now.saturating_sub(deadline),
+        };
+        let count = over
+            .checked_div(interval)
+            .map_or(1, |more| more.saturating_add(1));
+        let step = interval.saturating_mul(count);
+        let next = if interval == 0 {
+            self.timeout = Timeout::default();
+            None
+        } else if let Some(target) = target {
+            self.timeout.target = Some(target.saturating_add(step));
+            self.elapsed_deadline(now, None)
+        } else {
+            Some(deadline.saturating_add(step))
+        };
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        self.counts.timeouts = self.counts.timeouts.saturating_add(count);
+        Expiry { count, next }
+    }
+
+    /// The reading at `now`, which is VM time `time_ns`. `deadline` is that of
+    /// its timeout, if one is armed.
+    pub(super) fn read(&self, now: u64, time_ns: u64, deadline: Option<u64>) -> Reading {
         Reading {
-            elapsed_ns: self.elapsed(now),
-            time_ns: now,
-            lap_ns: self.lap,
-            deadline_ns: deadline.unwrap_or(0),
-            running: self.started.is_some(),
-            laps: self.laps,
-            timeouts: self.timeouts,
+            elapsed_ns: self.counts.elapsed(now),
+            time_ns,
+            lap_ns: self.counts.lap,
+            deadline_ns: shown(deadline),
+            running: self.counts.started.is_some(),
+            laps: self.counts.laps,
+            timeouts: self.counts.timeouts,
         }
     }
 
-    /// Writes its record, at `offset`, for readers that may be reading it.
-    pub(super) fn publish(&mut self, mem: &impl Memory, offset: u32, deadline: Option<u64>) {
-        let mut words = [0; words_of::<uapi::stopwatch_record>() - RESERVED];
-        let (state, started) = match self.started {
-            Some(started) => (uapi::STOPWATCH_RUNNING, started),
-            None => (uapi::STOPWATCH_STOPPED, 0),
-        };
-        field!(stopwatch_record.state).set(&mut words, state);
-        field!(stopwatch_record.elapsed_ns).set(&mut words, self.elapsed);
-        field!(stopwatch_record.started_ns).set(&mut words, started);
-        field!(stopwatch_record.lap_ns).set(&mut words, self.lap);
-        field!(stopwatch_record.deadline_ns).set(&mut words, deadline.unwrap_or(0));
-        field!(stopwatch_record.laps).set(&mut words, self.laps);
-        field!(stopwatch_record.timeouts).set(&mut words, self.timeouts);
-
-        let [first, ..] = &mut words;
-        field!(stopwatch_record.seq).set(core::slice::from_mut(first), self.seq.wrapping_add(1));
-        mem.store(offset, *first);
-        // Who sees one of the stores below sees the odd count, too: pairs with
-        // the acquires in `guest::read_record()`.
-        mem.fence_release();
-        self.seq = self.seq.wrapping_add(2);
-        field!(stopwatch_record.seq).set(core::slice::from_mut(first), self.seq);
-        let first = *first;
-        store_from(mem, offset, &words, 1);
-        // Who sees this count sees the stores above: pairs with the first
-        // acquire in `guest::read_record()`.
-        mem.store_release(offset, first);
+    /// The record that says all of it.
+    #[inline]
+    pub(super) fn record(&self, exists: bool, deadline: Option<u64>) -> Record {
+        Record {
+            exists,
+            running: self.counts.started.is_some(),
+            elapsed_ns: self.counts.elapsed,
+            started_ns: self.counts.started.unwrap_or(0),
+            lap_ns: self.counts.lap,
+            deadline_ns: shown(deadline),
+            laps: self.counts.laps,
+            timeouts: self.counts.timeouts,
+            name: self.identity.name,
+            uid: self.identity.uid,
+            mode: self.identity.mode,
+            clock: self.identity.pace.clock.to_wire(),
+            skip_paused: self.identity.pace.skip_paused,
+            target_ns: self.timeout.target.unwrap_or(0),
+            interval_ns: self.timeout.interval,
+            generation: self.generation,
+        }
     }
 }
 
-/// Words at the end of a record that are always zero, as the region was.
-const RESERVED: usize = 10;
+/// A deadline as readings and records show it.
+fn shown(deadline: Option<u64>) -> u64 {
+    deadline.filter(|&deadline| deadline != NEVER).unwrap_or(0)
+}
 
 #[cfg(test)]
 mod tests {
@@ -171,18 +280,18 @@ mod tests {
     fn counts_while_it_runs() {
         let mut it = Stopwatch::default();
         assert_eq!(it.start(10), Status::Ok);
-        assert_eq!(it.elapsed(15), 5);
+        assert_eq!(it.counts.elapsed(15), 5);
         assert_eq!(it.pause(20), Status::Ok);
-        assert_eq!(it.elapsed(1000), 10);
+        assert_eq!(it.counts.elapsed(1000), 10);
         assert_eq!(it.start(1000), Status::Ok);
         assert_eq!(it.lap(1001), Status::Ok);
         assert_eq!(it.pause(1005), Status::Ok);
-        let reading = it.read(2000, Some(3000));
+        let reading = it.read(2000, 2500, Some(3000));
         assert_eq!(
             reading,
             Reading {
                 elapsed_ns: 15,
-                time_ns: 2000,
+                time_ns: 2500,
                 lap_ns: 11,
                 deadline_ns: 3000,
                 running: false,
@@ -199,7 +308,7 @@ mod tests {
         assert_eq!(it.lap(2), Status::Stopped);
         assert_eq!(it.start(3), Status::Ok);
         assert_eq!(it.start(9), Status::Already);
-        assert_eq!(it.elapsed(10), 7);
+        assert_eq!(it.counts.elapsed(10), 7);
     }
 
     #[test]
@@ -207,32 +316,42 @@ mod tests {
         let mut it = Stopwatch::default();
         it.start(1);
         it.lap(2);
-        it.expired();
+        it.expire(3, 3);
         it.reset();
         assert_eq!(
-            it.read(9, None),
+            it.read(9, 9, None),
             Reading {
                 time_ns: 9,
                 ..Reading::default()
             }
         );
         it.reset();
-        assert_eq!(it.elapsed(10), 0);
+        assert_eq!(it.counts.elapsed(10), 0);
     }
 
     #[test]
     fn stays_at_the_ends_of_its_counts() {
         let mut it = Stopwatch {
-            elapsed: u64::MAX - 1,
-            laps: u32::MAX,
-            timeouts: u32::MAX,
+            counts: Counts {
+                elapsed: u64::MAX - 1,
+                laps: u32::MAX,
+                timeouts: u32::MAX,
+                ..Counts::default()
+            },
             ..Stopwatch::default()
         };
         it.start(5);
-        assert_eq!(it.elapsed(4), u64::MAX - 1);
-        assert_eq!(it.elapsed(100), u64::MAX);
+        assert_eq!(it.counts.elapsed(4), u64::MAX - 1);
+        assert_eq!(it.counts.elapsed(100), u64::MAX);
         it.lap(100);
-        assert_eq!(it.laps, u32::MAX);
-        assert_eq!(it.expired(), u32::MAX);
+        assert_eq!(it.laps(), u32::MAX);
+        it.expire(100, 100);
+        assert_eq!(it.counts.timeouts, u32::MAX);
+        it.set_timeout(Timeout {
+            target: None,
+            interval: 1,
+        });
+        let expiry = it.expire(u64::MAX, 0);
+        assert_eq!((expiry.count, expiry.next), (u32::MAX, Some(u64::MAX)));
     }
 }

@@ -51,6 +51,43 @@ impl Field {
     }
 }
 
+/// A field of a shared struct that is a string of bytes: some words.
+#[derive(Clone, Copy)]
+pub(super) struct Bytes<const N: usize> {
+    word: usize,
+}
+
+impl<const N: usize> Bytes<N> {
+    /// The field of `N` bytes at byte `offset`. For constants: it does not
+    /// compile if the field is not whole words.
+    pub(super) const fn new(offset: usize) -> Self {
+        assert!(offset % WORD as usize == 0 && N % WORD as usize == 0);
+        Self {
+            word: offset / WORD as usize,
+        }
+    }
+
+    /// The field's bytes; 0 where `words` is too short to hold them.
+    pub(super) fn get(self, words: &[u64]) -> [u8; N] {
+        let mut bytes = [0; N];
+        let words = words.iter().skip(self.word);
+        for (bytes, word) in bytes.chunks_exact_mut(WORD as usize).zip(words) {
+            bytes.copy_from_slice(&word.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// Sets the field.
+    pub(super) fn set(self, words: &mut [u64], bytes: [u8; N]) {
+        let words = words.iter_mut().skip(self.word);
+        for (bytes, word) in bytes.chunks_exact(WORD as usize).zip(words) {
+            let mut value = [0; WORD as usize];
+            value.copy_from_slice(bytes);
+            *word = u64::from_le_bytes(value);
+        }
+    }
+}
+
 /// The size of a field, which `offset_of!` does not tell.
 pub(super) const fn size_of_field<S, F>(_: fn(&S) -> &F) -> usize {
     size_of::<F>()
@@ -68,6 +105,18 @@ macro_rules! field {
     };
 }
 pub(super) use field;
+
+/// The [`Bytes`] of a struct of `crate::uapi`.
+macro_rules! bytes {
+    ($struct:ident.$field:ident) => {
+        const {
+            crate::engine::words::Bytes::<
+                { crate::engine::words::size_of_field(|it: &crate::uapi::$struct| &it.$field) },
+            >::new(::core::mem::offset_of!(crate::uapi::$struct, $field))
+        }
+    };
+}
+pub(super) use bytes;
 
 /// The words that a struct takes up.
 pub(super) const fn words_of<S>() -> usize {
@@ -111,6 +160,16 @@ mod tests {
         Field::new(8, 8).set(&mut words, 1u64);
         assert_eq!(Field::new(8, 8).get(&words), 0);
         assert_eq!(words, [u64::MAX]);
+    }
+
+    #[test]
+    fn bytes_keep_their_order() {
+        let mut words = [7; 4];
+        let bytes: [u8; 16] = core::array::from_fn(|n| n as u8);
+        let field = Bytes::<16>::new(8);
+        field.set(&mut words, bytes);
+        assert_eq!(words, [7, 0x0706050403020100, 0x0f0e0d0c0b0a0908, 7]);
+        assert_eq!(field.get(&words), bytes);
     }
 
     #[test]

@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
+
+//! The host's clocks, and the own time of a stopwatch, which goes by one of
+//! them.
+
+use crate::uapi;
+
+/// A clock of the host that a stopwatch can go by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClockId {
+    /// VM time: `CLOCK_MONOTONIC`.
+    #[default]
+    Monotonic,
+    /// `CLOCK_MONOTONIC_RAW`.
+    MonotonicRaw,
+    /// `CLOCK_BOOTTIME`.
+    Boottime,
+}
+
+impl ClockId {
+    /// The number that the header gives it: `STOPWATCH_CLOCK_*`.
+    pub fn to_wire(self) -> u32 {
+        match self {
+            Self::Monotonic => uapi::STOPWATCH_CLOCK_MONOTONIC,
+            Self::MonotonicRaw => uapi::STOPWATCH_CLOCK_MONOTONIC_RAW,
+            Self::Boottime => uapi::STOPWATCH_CLOCK_BOOTTIME,
+        }
+    }
+
+    /// The clock of that number, if there is one.
+    pub fn from_wire(clock: u32) -> Option<Self> {
+        match clock {
+            uapi::STOPWATCH_CLOCK_MONOTONIC => Some(Self::Monotonic),
+            uapi::STOPWATCH_CLOCK_MONOTONIC_RAW => Some(Self::MonotonicRaw),
+            uapi::STOPWATCH_CLOCK_BOOTTIME => Some(Self::Boottime),
+            _ => None,
+        }
+    }
+}
+
+/// The host's clocks, as whoever includes this reads them.
+pub trait Clock {
+    /// The time on a clock, in ns since the VM's epoch.
+    fn now(&self, clock: ClockId) -> u64;
+}
+
+/// Something for each clock.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct PerClock<T> {
+    monotonic: T,
+    monotonic_raw: T,
+    boottime: T,
+}
+
+impl<T> PerClock<T> {
+    pub(super) fn try_new<E>(mut make: impl FnMut() -> Result<T, E>) -> Result<Self, E> {
+        Ok(Self {
+            monotonic: make()?,
+            monotonic_raw: make()?,
+            boottime: make()?,
+        })
+    }
+
+    pub(super) fn of(&self, clock: ClockId) -> &T {
+        match clock {
+            ClockId::Monotonic => &self.monotonic,
+            ClockId::MonotonicRaw => &self.monotonic_raw,
+            ClockId::Boottime => &self.boottime,
+        }
+    }
+
+    pub(super) fn of_mut(&mut self, clock: ClockId) -> &mut T {
+        match clock {
+            ClockId::Monotonic => &mut self.monotonic,
+            ClockId::MonotonicRaw => &mut self.monotonic_raw,
+            ClockId::Boottime => &mut self.boottime,
+        }
+    }
+}
+
+/// How the own time of a stopwatch goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Pace {
+    pub(super) clock: ClockId,
+    /// It stands still while the VM is paused.
+    pub(super) skip_paused: bool,
+}
+
+impl Pace {
+    /// All there are.
+    pub(super) const ALL: [Self; 6] = [
+        Self::new(ClockId::Monotonic, false),
+        Self::new(ClockId::Monotonic, true),
+        Self::new(ClockId::MonotonicRaw, false),
+        Self::new(ClockId::MonotonicRaw, true),
+        Self::new(ClockId::Boottime, false),
+        Self::new(ClockId::Boottime, true),
+    ];
+
+    pub(super) const fn new(clock: ClockId, skip_paused: bool) -> Self {
+        Self { clock, skip_paused }
+    }
+}
+
+/// The own times of a VM.
+///
+/// Callers on several CPUs may have read the clock in another order than that
+/// in which they get here; to a device, a clock stands still until it catches
+/// up.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Times {
+    latest: PerClock<u64>,
+    /// How long the VM was paused, up to the last resume.
+    paused: PerClock<u64>,
+    /// When it was paused, while it is.
+    paused_since: Option<PerClock<u64>>,
+    /// VM time of the last pause.
+    last_pause: u64,
+}
+
+impl Times {
+    /// VM time, as it was at the last [`Self::advance`].
+    pub(super) fn vm_time(&self) -> u64 {
+        self.latest.monotonic
+    }
+
+    /// Moves VM time on.
+    pub(super) fn advance(&mut self, clock: &impl Clock) {
+        self.latest.monotonic = self.look(clock, ClockId::Monotonic);
+    }
+
+    /// The time on a clock, without a note of it.
+    pub(super) fn look(&self, clock: &impl Clock, id: ClockId) -> u64 {
+        clock.now(id).max(*self.latest.of(id))
+    }
+
+    /// The own time that goes at `pace`. That of VM time's clock is the one of
+    /// the last [`Self::advance`], so that it costs no look at the clock.
+    pub(super) fn own(&mut self, clock: &impl Clock, pace: Pace) -> u64 {
+        if pace.clock != ClockId::Monotonic {
+            *self.latest.of_mut(pace.clock) = self.look(clock, pace.clock);
+        }
+        self.own_at(pace, *self.latest.of(pace.clock))
+    }
+
+    /// The own time that goes at `pace` when its clock shows `time`.
+    pub(super) fn own_at(&self, pace: Pace, time: u64) -> u64 {
+        if !pace.skip_paused {
+            return time;
+        }
+        let standing = match &self.paused_since {
+            Some(since) => *since.of(pace.clock),
+            None => time,
+        };
+        standing.saturating_sub(*self.paused.of(pace.clock))
+    }
+
+    /// VM time, when an own time that goes by it is `own`.
+    pub(super) fn vm_time_of(&self, skip_paused: bool, own: u64) -> u64 {
+        let skipped = if skip_paused {
+            self.paused.monotonic
+        } else {
+            0
+        };
+        own.saturating_add(skipped)
+    }
+
+    /// Whether the own time that goes at `pace` stands still now.
+    pub(super) fn stands(&self, pace: Pace) -> bool {
+        pace.skip_paused && self.paused_since.is_some()
+    }
+
+    /// The VM is paused.
+    pub(super) fn pause(&mut self, clock: &impl Clock) {
+        for id in [ClockId::Monotonic, ClockId::MonotonicRaw, ClockId::Boottime] {
+            *self.latest.of_mut(id) = self.look(clock, id);
+        }
+        self.paused_since = Some(self.latest);
+        self.last_pause = self.latest.monotonic;
+    }
+
+    /// The VM runs again.
+    pub(super) fn resume(&mut self, clock: &impl Clock) {
+        let Some(since) = self.paused_since.take() else {
+            return;
+        };
+        for id in [ClockId::Monotonic, ClockId::MonotonicRaw, ClockId::Boottime] {
+            let now = self.look(clock, id);
+            *self.latest.of_mut(id) = now;
+            *self.paused.of_mut(id) += now - *since.of(id);
+        }
+    }
+
+    /// Of VM time in which the VM was paused, up to the last resume.
+    pub(super) fn paused_ns(&self) -> u64 {
+        self.paused.monotonic
+    }
+
+    /// [`Self::paused_ns`] and, if it is paused, the time since then.
+    pub(super) fn paused_ns_now(&self, clock: &impl Clock) -> u64 {
+        let present = self.paused_since.map_or(0, |since| {
+            self.look(clock, ClockId::Monotonic) - since.monotonic
+        });
+        self.paused.monotonic + present
+    }
+
+    /// VM time of the last pause.
+    pub(super) fn last_pause(&self) -> u64 {
+        self.last_pause
+    }
+}

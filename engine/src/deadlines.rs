@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
+
+//! The timeouts of all stopwatches. Those whose own times go at the same pace
+//! are together, by deadlines of that own time. So nothing has to be moved
+//! when the VM is paused, or when the clocks go apart.
+
+use super::clock::Clock;
+use super::clock::ClockId;
+use super::clock::Pace;
+use super::clock::PerClock;
+use super::clock::Times;
+use super::device::Storage;
+use super::timers::Timer;
+use super::timers::Timers;
+
+/// The deadline of a timeout that waits for its stopwatch to run.
+pub(super) const NEVER: u64 = u64::MAX;
+
+/// The longest sleep for a clock that is not the timer's, in ns: `CLOCK_BOOTTIME`
+/// may have jumped over a deadline meanwhile, by a suspend of the host.
+const LONGEST_SLEEP: u64 = 1_000_000_000;
+
+/// The part of a sleep that is left out for such a clock, which may be faster:
+/// 1/512. Of `CLOCK_MONOTONIC` NTP makes that 1/1000 at most.
+const DRIFT_SHIFT: u32 = 9;
+
+/// A timeout whose deadline has come.
+pub(super) struct Due {
+    pub(super) watch: u32,
+    pub(super) deadline: u64,
+    /// The own time of its stopwatch.
+    pub(super) now: u64,
+}
+
+/// The timeouts of all stopwatches.
+pub(super) struct Deadlines<S: Storage> {
+    all: PerClock<Timers<S>>,
+    skip_paused: PerClock<Timers<S>>,
+    /// The earliest of some pace is another one.
+    changed: bool,
+}
+
+impl<S: Storage> Deadlines<S> {
+    /// Room for one timeout of each of `stopwatches`; none is armed.
+    pub(super) fn new(stopwatches: usize) -> Result<Self, S::Error> {
+        Ok(Self {
+            all: PerClock::try_new(|| Timers::new(stopwatches))?,
+            skip_paused: PerClock::try_new(|| Timers::new(stopwatches))?,
+            changed: false,
+        })
+    }
+
+    fn timers(&self, pace: Pace) -> &Timers<S> {
+        if pace.skip_paused {
+            self.skip_paused.of(pace.clock)
+        } else {
+            self.all.of(pace.clock)
+        }
+    }
+
+    /// Does something to the timers of a pace.
+    fn change<T>(&mut self, pace: Pace, change: impl FnOnce(&mut Timers<S>) -> T) -> T {
+        let timers = if pace.skip_paused {
+            self.skip_paused.of_mut(pace.clock)
+        } else {
+            self.all.of_mut(pace.clock)
+        };
+        let first = timers.first();
+        let result = change(timers);
+        self.changed |= timers.first() != first;
+        result
+    }
+
+    /// Arms the timeout of a stopwatch, in place of the one that was armed.
+    pub(super) fn arm(&mut self, pace: Pace, watch: u32, deadline: u64) {
+        self.change(pace, |timers| timers.arm(watch, deadline));
+    }
+
+    /// Disarms the timeout of a stopwatch.
+    pub(super) fn disarm(&mut self, pace: Pace, watch: u32) {
+        self.change(pace, |timers| timers.disarm(watch));
+    }
+
+    /// Disarms one, whichever takes the least work, and says which.
+    pub(super) fn disarm_any(&mut self) -> Option<u32> {
+        Pace::ALL.into_iter().find_map(|pace| {
+            let timer = self.timers(pace).last()?;
+            self.disarm(pace, timer.watch);
+            Some(timer.watch)
+        })
+    }
+
+    /// The deadline of a stopwatch's timeout, if one is armed; [`NEVER`] if it
+    /// waits for the stopwatch to run.
+    pub(super) fn deadline(&self, pace: Pace, watch: u32) -> Option<u64> {
+        self.timers(pace).deadline(watch)
+    }
+
+    /// Whether [`Self::next`] may be another one than at the last call of this.
+    pub(super) fn take_changed(&mut self) -> bool {
+        core::mem::take(&mut self.changed)
+    }
+
+    /// The earliest of a pace that has a deadline.
+    fn first(&self, pace: Pace) -> Option<Timer> {
+        self.timers(pace)
+            .first()
+            .filter(|timer| timer.deadline != NEVER)
+    }
+
+    /// The timeout that is most overdue. VM time is that of the last
+    /// [`Times::advance`].
+    pub(super) fn due(&self, times: &mut Times, clock: &impl Clock) -> Option<Due> {
+        let mut worst: Option<Due> = None;
+        for pace in Pace::ALL {
+            let Some(timer) = self.first(pace) else {
+                continue;
+            };
+            let now = times.own(clock, pace);
+            let late = |due: &Due| due.now - due.deadline;
+            if timer.deadline <= now
+                && worst
+                    .as_ref()
+                    .is_none_or(|worst| late(worst) < now - timer.deadline)
+            {
+                worst = Some(Due {
+                    watch: timer.watch,
+                    deadline: timer.deadline,
+                    now,
+                });
+            }
+        }
+        worst
+    }
+
+    /// The VM time at which to look at [`Self::due`].
+    pub(super) fn next(&self, times: &Times, clock: &impl Clock) -> Option<u64> {
+        let next = |pace: Pace| {
+            let timer = self.first(pace)?;
+            let now = times.own_at(pace, times.look(clock, pace.clock));
+            let left = timer.deadline.saturating_sub(now);
+            if left != 0 && times.stands(pace) {
+                return None;
+            }
+            if pace.clock == ClockId::Monotonic {
+                return Some(times.vm_time_of(pace.skip_paused, timer.deadline));
+            }
+            let sleep = (left - (left >> DRIFT_SHIFT)).min(LONGEST_SLEEP);
+            Some(times.look(clock, ClockId::Monotonic).saturating_add(sleep))
+        };
+        Pace::ALL.into_iter().filter_map(next).min()
+    }
+}

@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
+
+//! The record of a stopwatch, and its laps: written by the host, read by
+//! anybody at the same time, under a sequence count.
+
+use super::geometry::Layout;
+use super::memory::Memory;
+use super::name::Name;
+use super::words::bytes;
+use super::words::field;
+use super::words::store_from;
+use super::words::words_of;
+use super::words::WORD;
+use crate::uapi;
+
+type RecordWords = [u64; words_of::<uapi::stopwatch_record>()];
+
+/// A stopwatch, as the host publishes it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// Whether there is a stopwatch of that number.
+    pub exists: bool,
+    /// Whether it runs.
+    pub running: bool,
+    /// What it shows, without the time since `started_ns` if it runs.
+    pub elapsed_ns: u64,
+    /// Of its own time, at the last start; valid while it runs.
+    pub started_ns: u64,
+    /// What it showed at the last lap; 0 if there was none.
+    pub lap_ns: u64,
+    /// Of its own time, at which its timeout expires; 0 if none is armed, or if
+    /// it waits for the stopwatch to run.
+    pub deadline_ns: u64,
+    /// Laps since its last reset.
+    pub laps: u32,
+    /// Timeouts that expired since its last reset.
+    pub timeouts: u32,
+    /// Its name, if it has one.
+    pub name: Name,
+    /// The guest's user who created it.
+    pub uid: u32,
+    /// `STOPWATCH_MODE_*`.
+    pub mode: u32,
+    /// `STOPWATCH_CLOCK_*`.
+    pub clock: u32,
+    /// Whether its own time stands still while the VM is paused.
+    pub skip_paused: bool,
+    /// Elapsed for which the timeout waits; 0 if it does not.
+    pub target_ns: u64,
+    /// Of a periodic timeout; 0 if it is not.
+    pub interval_ns: u64,
+    /// One more with each creation under this number.
+    pub generation: u32,
+}
+
+/// How much of a record is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// What changes all the time: the first cache line.
+    Counts,
+    /// All of it.
+    Whole,
+}
+
+/// Words of [`Part::Counts`].
+const COUNTS: usize = core::mem::offset_of!(uapi::stopwatch_record, name) / WORD as usize;
+
+impl Record {
+    /// `STOPWATCH_RUNNING` or `STOPWATCH_STOPPED`.
+    pub fn state(&self) -> u32 {
+        if self.running {
+            uapi::STOPWATCH_RUNNING
+        } else {
+            uapi::STOPWATCH_STOPPED
+        }
+    }
+
+    /// `STOPWATCH_RECORD_*`.
+    pub fn flags(&self) -> u32 {
+        let mut flags = 0;
+        if self.exists {
+            flags |= uapi::STOPWATCH_RECORD_EXISTS;
+        }
+        if self.skip_paused {
+            flags |= uapi::STOPWATCH_RECORD_SKIP_PAUSED;
+        }
+        flags
+    }
+
+    /// What an ioctl says of the stopwatch `watch`.
+    pub fn describe(&self, watch: u32) -> uapi::stopwatch_description {
+        uapi::stopwatch_description {
+            size: size_of::<uapi::stopwatch_description>() as u32,
+            flags: 0,
+            watch,
+            clock: self.clock,
+            record_flags: self.flags(),
+            uid: self.uid,
+            mode: self.mode,
+            state: self.state(),
+            name: self.name.bytes(),
+            laps: self.laps,
+            timeouts: self.timeouts,
+            target_ns: self.target_ns,
+            deadline_ns: self.deadline_ns,
+            interval_ns: self.interval_ns,
+        }
+    }
+
+    /// Its words, without the sequence count.
+    #[inline]
+    fn encode(&self) -> RecordWords {
+        let mut words = RecordWords::default();
+        field!(stopwatch_record.state).set(&mut words, self.state());
+        field!(stopwatch_record.elapsed_ns).set(&mut words, self.elapsed_ns);
+        field!(stopwatch_record.started_ns).set(&mut words, self.started_ns);
+        field!(stopwatch_record.lap_ns).set(&mut words, self.lap_ns);
+        field!(stopwatch_record.deadline_ns).set(&mut words, self.deadline_ns);
+        field!(stopwatch_record.laps).set(&mut words, self.laps);
+        field!(stopwatch_record.timeouts).set(&mut words, self.timeouts);
+        bytes!(stopwatch_record.name).set(&mut words, self.name.bytes());
+        field!(stopwatch_record.uid).set(&mut words, self.uid);
+        field!(stopwatch_record.mode).set(&mut words, self.mode);
+        field!(stopwatch_record.clock).set(&mut words, self.clock);
+        field!(stopwatch_record.flags).set(&mut words, self.flags());
+        field!(stopwatch_record.target_ns).set(&mut words, self.target_ns);
+        field!(stopwatch_record.interval_ns).set(&mut words, self.interval_ns);
+        field!(stopwatch_record.generation).set(&mut words, self.generation);
+        words
+    }
+
+    fn decode(words: &RecordWords) -> Self {
+        let flags = field!(stopwatch_record.flags).get32(words);
+        Self {
+            exists: flags & uapi::STOPWATCH_RECORD_EXISTS != 0,
+            running: field!(stopwatch_record.state).get32(words) == uapi::STOPWATCH_RUNNING,
+            elapsed_ns: field!(stopwatch_record.elapsed_ns).get(words),
+            started_ns: field!(stopwatch_record.started_ns).get(words),
+            lap_ns: field!(stopwatch_record.lap_ns).get(words),
+            deadline_ns: field!(stopwatch_record.deadline_ns).get(words),
+            laps: field!(stopwatch_record.laps).get32(words),
+            timeouts: field!(stopwatch_record.timeouts).get32(words),
+            name: Name::new(bytes!(stopwatch_record.name).get(words)).unwrap_or_default(),
+            uid: field!(stopwatch_record.uid).get32(words),
+            mode: field!(stopwatch_record.mode).get32(words),
+            clock: field!(stopwatch_record.clock).get32(words),
+            skip_paused: flags & uapi::STOPWATCH_RECORD_SKIP_PAUSED != 0,
+            target_ns: field!(stopwatch_record.target_ns).get(words),
+            interval_ns: field!(stopwatch_record.interval_ns).get(words),
+            generation: field!(stopwatch_record.generation).get32(words),
+        }
+    }
+
+    /// Writes the record, at `offset`, for readers that may be reading it, and
+    /// with it a lap, given its own offset. `seq` is the count that it was
+    /// written with last.
+    #[inline]
+    pub(super) fn publish(
+        &self,
+        mem: &impl Memory,
+        offset: u32,
+        seq: &mut u32,
+        part: Part,
+        lap: Option<u32>,
+    ) {
+        let mut words = self.encode();
+        let [first, ..] = &mut words;
+        field!(stopwatch_record.seq).set(core::slice::from_mut(first), seq.wrapping_add(1));
+        mem.store(offset, *first);
+        // Who sees one of the stores below sees the odd count, too: pairs with
+        // the acquires in `read_with()`.
+        mem.fence_release();
+        *seq = seq.wrapping_add(2);
+        field!(stopwatch_record.seq).set(core::slice::from_mut(first), *seq);
+        let first = *first;
+        match part {
+            Part::Counts => store_from(mem, offset, words.get(..COUNTS).unwrap_or(&words), 1),
+            Part::Whole => store_from(mem, offset, &words, 1),
+        }
+        if let Some(lap) = lap {
+            mem.store(lap, self.lap_ns);
+        }
+        // Who sees this count sees the stores above: pairs with the first
+        // acquire in `read_with()`.
+        mem.store_release(offset, first);
+    }
+
+    /// Reads the record at `offset` and whatever `more` reads, with acquire
+    /// semantics. `None` if the host was writing it.
+    fn read_with<T>(
+        mem: &impl Memory,
+        offset: u32,
+        more: impl FnOnce(&Self) -> T,
+    ) -> Option<(Self, T)> {
+        let mut words = RecordWords::default();
+        // Each acquire keeps the loads after it behind it. So the last load of
+        // the count comes after all others, and it sees the odd count, or a
+        // later one, if one of them saw what was written after it: pairs with
+        // the fence and the release in `publish()`.
+        for (index, word) in (0u32..).zip(words.iter_mut()) {
+            *word = mem.load_acquire(offset + index * WORD);
+        }
+        let seq = field!(stopwatch_record.seq);
+        if seq.get(&words) % 2 != 0 {
+            return None;
+        }
+        let record = Self::decode(&words);
+        let more = more(&record);
+        (seq.get(&[mem.load(offset)]) == seq.get(&words)).then_some((record, more))
+    }
+
+    /// Reads the record at `offset`. `None` if the host was writing it.
+    pub(super) fn read(mem: &impl Memory, offset: u32) -> Option<Self> {
+        Self::read_with(mem, offset, |_| ()).map(|(record, ())| record)
+    }
+}
+
+/// Which laps of a stopwatch there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Laps {
+    /// Laps since its last reset.
+    pub total: u32,
+    /// Number of the oldest that is kept.
+    pub oldest: u32,
+    /// How many were read. None are if the first one wanted is not kept any
+    /// more, or was not taken yet.
+    pub count: u32,
+}
+
+impl Laps {
+    /// Reads those that are kept of a stopwatch that has taken `total`, from
+    /// lap `first` on.
+    pub(super) fn copy(
+        mem: &impl Memory,
+        layout: &Layout,
+        watch: u32,
+        total: u32,
+        first: u32,
+        into: &mut [u64],
+    ) -> Self {
+        let mut laps = Self {
+            total,
+            oldest: total.saturating_sub(uapi::STOPWATCH_LAP_SLOTS),
+            count: 0,
+        };
+        if first >= laps.oldest {
+            for (lap, word) in (first..total).zip(into) {
+                let Some(offset) = layout.lap(watch, lap) else {
+                    break;
+                };
+                *word = mem.load_acquire(offset);
+                laps.count += 1;
+            }
+        }
+        laps
+    }
+
+    /// [`Self::copy`], for who does not know the total. `None` if the host was
+    /// writing, or if there is no such record.
+    pub(super) fn read(
+        mem: &impl Memory,
+        layout: &Layout,
+        watch: u32,
+        first: u32,
+        into: &mut [u64],
+    ) -> Option<Self> {
+        Record::read_with(mem, layout.record(watch)?, |record| {
+            Self::copy(mem, layout, watch, record.laps, first, into)
+        })
+        .map(|(_, laps)| laps)
+    }
+}
