@@ -36,6 +36,7 @@ mod timers;
 mod words;
 
 pub mod guest;
+pub mod guest_clock;
 
 pub use clock::{Clock, ClockId};
 pub use device::{Commanded, Device, Expired, Policy, Served, Stats, Storage, VmmChange, FEATURES};

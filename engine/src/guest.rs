@@ -27,7 +27,7 @@ pub struct Token(Place);
 /// The guest's end of a request ring, after a reset of the device.
 ///
 /// Requests may be posted before earlier ones are completed. Each has to be
-/// polled until it is: its slot is not used again before.
+/// polled until it is, or abandoned: its slot is not used again before.
 pub struct RequestRing {
     poster: Poster,
     /// A bit for each slot whose reply was not taken.
@@ -63,6 +63,25 @@ impl RequestRing {
             *word |= bit;
         }
         Some(Token(place))
+    }
+
+    /// Posts a request whose reply nobody will take. Whether there was room.
+    #[inline]
+    pub fn post_abandoned(&mut self, mem: &impl Memory, request: impl Into<Message>) -> bool {
+        let token = self.post(mem, request);
+        if let Some(token) = token {
+            self.abandon(token);
+        }
+        token.is_some()
+    }
+
+    /// Gives up a request whose reply was not taken. The host may still carry it
+    /// out; the slot is used again once it has been completed.
+    #[inline]
+    pub fn abandon(&mut self, token: Token) {
+        if let (Some(word), bit) = self.waiting(token.0) {
+            *word &= !bit;
+        }
     }
 
     /// Takes the reply to a request, if it is there. It can be taken once.
