@@ -91,3 +91,15 @@ impl<T: UserStruct> UserCopy<T> {
             .write_slice(bytes)
     }
 }
+
+/// Copies an array to address `addr` of the caller. May sleep.
+///
+/// # Errors
+///
+/// `EFAULT` if it cannot be written.
+pub(crate) fn write_array(addr: u64, values: &[u64]) -> Result {
+    let addr = usize::try_from(addr).map_err(|_| EFAULT)?;
+    let mut writer = UserSlice::new(UserPtr::from_addr(addr), size_of_val(values)).writer();
+
+    values.iter().try_for_each(|value| writer.write(value))
+}

@@ -18,6 +18,11 @@ use kernel::{
 
 use crate::{
     abstractions::{
+        errno::{
+            ealready,
+            enodata,
+            eopnotsupp, //
+        },
         eventfd::{
             EventFdFile,
             EventFdListener, //
@@ -25,14 +30,20 @@ use crate::{
         memfd::PinnedMemfd,
         miscdevice::MiscFile,
         user_struct::{
+            write_array,
             UserCopy,
             UserStruct, //
         }, //
     },
     engine::{
         self,
+        Creation,
         Geometry,
-        Layout, //
+        Layout,
+        Name,
+        Policy,
+        Request,
+        Status, //
     },
     registry::Registry,
     server::{
@@ -41,16 +52,20 @@ use crate::{
     },
     uapi,
     vm::{
-        Name,
         Opener,
-        Vm, //
+        Vm,
+        VmName, //
     }, //
 };
+
+/// What needs the policy's leave to be offered.
+const BY_POLICY: u64 = uapi::STOPWATCH_F_HOST_TIME as u64;
 
 /// How far the set-up of a file has come.
 struct Setup {
     features: u64,
-    name: Name,
+    name: VmName,
+    policy: Policy,
     layout: Option<Layout>,
     vm: Option<Arc<Vm>>,
     /// By ring, once there is a VM. Each holds the VM's server.
@@ -106,7 +121,11 @@ impl MiscFile for ControlFile {
         };
         let setup = Setup {
             features: engine::FEATURES,
-            name: Name::default(),
+            name: VmName::default(),
+            policy: Policy {
+                min_interval_ns: u64::from(uapi::VHOST_STOPWATCH_MIN_INTERVAL_NS),
+                ..Policy::default()
+            },
             layout: None,
             vm: None,
             doorbells: KVec::new(),
@@ -147,7 +166,10 @@ impl MiscFile for ControlFile {
             uapi::VHOST_STOPWATCH_START => self.start(arg),
             uapi::VHOST_STOPWATCH_STOP => self.stop(arg),
             uapi::VHOST_STOPWATCH_GET_VM => answer(arg, |it| self.get_vm(it)),
-            uapi::VHOST_STOPWATCH_READ => answer(arg, |it| self.read(it)),
+            uapi::VHOST_STOPWATCH_SET_POLICY => take(arg, |it| self.set_policy(it)),
+            uapi::VHOST_STOPWATCH_COMMAND => self.command(arg),
+            uapi::VHOST_STOPWATCH_DESCRIBE => answer(arg, |it| self.describe(it)),
+            uapi::VHOST_STOPWATCH_LAPS => self.laps(arg),
             _ => return Err(ENOTTY),
         }?;
         Ok(0)
@@ -225,7 +247,12 @@ impl ControlFile {
         for _ in 0..geometry.rings {
             doorbells.push(None, GFP_KERNEL)?;
         }
-        let server = server::serve_region(layout, setup.features, region)?;
+        let policy = Policy {
+            // The policy has the features that it allows; the others need no leave.
+            features: setup.features & (setup.policy.features | !BY_POLICY),
+            ..setup.policy
+        };
+        let server = server::serve_region(layout, policy, region)?;
         let vm = self.registry.add(|number| {
             Arc::pin_init(
                 Vm::new(number, self.opener, geometry, setup.name, server),
@@ -267,7 +294,7 @@ impl ControlFile {
 
     fn set_name(&self, it: &uapi::vhost_stopwatch_name) -> Result {
         zero(it.flags)?;
-        let name = Name::new(it.name)?;
+        let name = VmName::new(it.name)?;
         let mut setup = self.setup.lock();
 
         setup.name = name;
@@ -307,12 +334,122 @@ impl ControlFile {
         Ok(())
     }
 
-    fn read(&self, it: &mut uapi::vhost_stopwatch_read) -> Result {
-        zero(it.flags)?;
+    fn set_policy(&self, it: &uapi::vhost_stopwatch_policy) -> Result {
+        zero(it.flags & !uapi::VHOST_STOPWATCH_ALLOW_HOST_TIME)?;
+        if it.min_interval_ns < u64::from(uapi::VHOST_STOPWATCH_MIN_INTERVAL_NS) {
+            return Err(EINVAL);
+        }
+        let mut setup = self.setup.lock();
+
+        setup.before_region()?;
+        setup.policy = Policy {
+            features: if it.flags & uapi::VHOST_STOPWATCH_ALLOW_HOST_TIME != 0 {
+                u64::from(uapi::STOPWATCH_F_HOST_TIME)
+            } else {
+                0
+            },
+            min_interval_ns: it.min_interval_ns,
+            ..Policy::default()
+        };
+        Ok(())
+    }
+
+    fn command(&self, arg: usize) -> Result {
+        let mut copy = UserCopy::<uapi::vhost_stopwatch_command>::read(arg)?;
+        let it = &mut copy.value;
+        let op = u16::try_from(it.op).map_err(|_| eopnotsupp())?;
+        let name = Name::new(it.name).ok_or(EINVAL)?;
+        let vm = self.registry.get(it.vm)?;
+        let server = vm.server();
+
+        let reply = if it.op == uapi::STOPWATCH_OP_CREATE {
+            // The host has no file with which a stopwatch without a name could go.
+            if name.is_none() || it.watch != 0 {
+                return Err(EINVAL);
+            }
+            server.command(Creation {
+                name,
+                flags: it.flags,
+                uid: 0,
+                mode: it.mode,
+                clock: it.clock,
+            })
+        } else {
+            zero(it.flags | it.clock | it.mode)?;
+            if !name.is_none() {
+                it.watch = server.find(name).ok_or(ENOENT)?;
+            }
+            server.command(Request {
+                op,
+                watch: it.watch,
+                ..Request::default()
+            })
+        };
+
+        let result = match reply.status {
+            Ok(Status::Ok) => Ok(()),
+            Ok(Status::Already) => Err(ealready()),
+            Ok(Status::Stopped) => Err(enodata()),
+            Ok(Status::Exists) => Err(EEXIST),
+            // From here on nothing was done, and there is no reading.
+            Ok(Status::BadOp) => return Err(eopnotsupp()),
+            // One that exists and is no good to delete is numbered.
+            Ok(Status::BadWatch) if server.describe(it.watch).is_some() => return Err(EINVAL),
+            Ok(Status::BadWatch) => return Err(ENOENT),
+            Ok(Status::Full) => return Err(ENOSPC),
+            Ok(Status::Denied) => return Err(EPERM),
+            _ => return Err(EINVAL),
+        };
+        it.watch = reply.watch;
+        it.reading = reply.reading.into();
+        copy.write_back()?;
+        result
+    }
+
+    fn describe(&self, it: &mut uapi::vhost_stopwatch_description) -> Result {
         zero(it.reserved)?;
         let vm = self.registry.get(it.vm)?;
+        let watch = match it.description.flags {
+            0 => it.description.watch,
+            uapi::STOPWATCH_DESCRIBE_NEXT => vm
+                .server()
+                .next_existing(it.description.watch)
+                .ok_or(ENOENT)?,
+            _ => return Err(EINVAL),
+        };
 
-        it.reading = vm.server().read(it.watch).ok_or(ENOENT)?.into();
+        it.description = uapi::stopwatch_description {
+            size: it.description.size,
+            flags: it.description.flags,
+            ..vm.server().describe(watch).ok_or(ENOENT)?.describe(watch)
+        };
+        Ok(())
+    }
+
+    fn laps(&self, arg: usize) -> Result {
+        let mut copy = UserCopy::<uapi::vhost_stopwatch_laps>::read(arg)?;
+        let vm = self.registry.get(copy.value.vm)?;
+        let it = &mut copy.value.laps;
+
+        zero(copy.value.reserved)?;
+        zero(it.flags)?;
+        zero(it.reserved)?;
+        let room = it.count.min(uapi::STOPWATCH_LAP_SLOTS) as usize;
+        let mut elapsed = KVec::from_elem(0u64, room, GFP_KERNEL)?;
+        let laps = vm
+            .server()
+            .laps(it.watch, it.first, &mut elapsed)
+            .ok_or(ENOENT)?;
+
+        write_array(it.laps, elapsed.get(..laps.count as usize).unwrap_or(&[]))?;
+        let gone = it.first < laps.oldest;
+        it.total = laps.total;
+        it.oldest = laps.oldest;
+        it.count = laps.count;
+        copy.write_back()?;
+        if gone {
+            return Err(enodata());
+        }
         Ok(())
     }
 }

@@ -45,9 +45,17 @@ use crate::{
         memfd::PinnedMemfd, //
     },
     engine::{
+        Clock,
+        ClockId,
+        Commanded,
         Device,
+        Laps,
         Layout,
-        Reading,
+        Message,
+        Name,
+        Policy,
+        Record,
+        Reply,
         Stats,
         Storage, //
     },
@@ -57,6 +65,10 @@ use crate::{
 /// How many requests a kick may have answered, or timeouts noted, with interrupts off: a ring of
 /// the usual size.
 const BUDGET: u32 = 64;
+
+/// One kick in so many is timed: the two readings of the clock that this takes are then not a
+/// noticeable part of the time itself.
+const TIMED: u64 = 64;
 
 const CALLS: usize = uapi::STOPWATCH_CALLS as usize;
 
@@ -80,7 +92,50 @@ struct State {
     /// `None` until it is set.
     calls: [Option<Arc<EventFd>>; CALLS],
     kicks: u64,
+    timed_kicks: u64,
+    service_ns: u64,
     over_budget: u64,
+}
+
+/// The host's clocks, counted from a VM's epoch.
+struct VmClock {
+    /// By [`ClockId`], in ns of each clock.
+    epochs: [u64; uapi::STOPWATCH_CLOCKS as usize],
+}
+
+impl VmClock {
+    /// The epoch is now.
+    fn new() -> Self {
+        Self {
+            epochs: [ClockId::Monotonic, ClockId::MonotonicRaw, ClockId::Boottime].map(Self::host),
+        }
+    }
+
+    /// A clock of the host.
+    #[inline]
+    fn host(clock: ClockId) -> u64 {
+        match clock {
+            ClockId::Monotonic => clock::monotonic_ns(),
+            ClockId::MonotonicRaw => clock::monotonic_raw_ns(),
+            ClockId::Boottime => clock::boottime_ns(),
+        }
+    }
+
+    /// The host's time, of `CLOCK_MONOTONIC`, at a VM time.
+    fn to_host(&self, time: u64) -> u64 {
+        let [epoch, ..] = self.epochs;
+
+        epoch.saturating_add(time)
+    }
+}
+
+impl Clock for VmClock {
+    #[inline]
+    fn now(&self, clock: ClockId) -> u64 {
+        let epoch = self.epochs.get(clock as usize).copied().unwrap_or(0);
+
+        Self::host(clock).saturating_sub(epoch)
+    }
 }
 
 /// A VM, less the timer and the work item around it.
@@ -89,8 +144,7 @@ pub(crate) struct Core {
     #[pin]
     state: IrqLock<State>,
     region: PinnedMemfd,
-    /// VM time is `CLOCK_MONOTONIC` less this, in ns.
-    epoch: u64,
+    clock: VmClock,
 }
 
 /// A VM with its timer and its work item. Dropping it waits for both.
@@ -103,27 +157,35 @@ pub(crate) struct Snapshot {
     pub(crate) features: u64,
     pub(crate) vmm_status: u32,
     pub(crate) kicks: u64,
+    pub(crate) timed_kicks: u64,
+    pub(crate) service_ns: u64,
     pub(crate) over_budget: u64,
     pub(crate) time_ns: u64,
+    pub(crate) paused_ns: u64,
 }
 
 /// Makes the server of a VM: clears its region and writes what the VMM and the guest will find
-/// there. VM time begins. May sleep.
+/// there. VM time begins. The policy's `epoch_ns` is filled in here. May sleep.
 ///
 /// # Errors
 ///
 /// `ENOMEM` if there is no memory for the engine's state.
 pub(crate) fn serve_region(
     layout: Layout,
-    features: u64,
+    policy: Policy,
     region: PinnedMemfd,
 ) -> Result<Arc<Server>> {
-    let mut engine = Device::new(layout, features)?;
     let memory = region.memory();
-
     for offset in (0..layout.region_size()).step_by(size_of::<u64>()) {
         memory.store(offset, 0);
     }
+
+    let clock = VmClock::new();
+    let policy = Policy {
+        epoch_ns: clock.to_host(0),
+        ..policy
+    };
+    let mut engine = Device::new(layout, policy)?;
     engine.publish_all(&memory);
 
     let state = State {
@@ -131,24 +193,20 @@ pub(crate) fn serve_region(
         started: false,
         calls: [const { None }; CALLS],
         kicks: 0,
+        timed_kicks: 0,
+        service_ns: 0,
         over_budget: 0,
     };
     let core = try_pin_init!(Core {
         state <- new_irq_lock!(state, "vhost_stopwatch::Core::state"),
         region,
-        epoch: clock::monotonic_ns(),
+        clock,
     });
 
     Arc::pin_init(Deferred::new(DeadlineTimer::new(core)), GFP_KERNEL)
 }
 
 impl Core {
-    /// VM time. Asked for under the lock, so that the engine does not see it go back.
-    #[inline]
-    fn now(&self) -> u64 {
-        clock::monotonic_ns().saturating_sub(self.epoch)
-    }
-
     /// Sets the eventfd of a call. Task context.
     ///
     /// # Errors
@@ -172,11 +230,26 @@ impl Core {
         self.state.lock().calls.iter().all(Option::is_some)
     }
 
-    /// The reading of a stopwatch, or `None` if there is none of that number.
-    pub(crate) fn read(&self, watch: u32) -> Option<Reading> {
+    /// The number of the stopwatch of that name.
+    pub(crate) fn find(&self, name: Name) -> Option<u32> {
+        self.state.lock().engine.find(&name)
+    }
+
+    /// The smallest number, not below `watch`, of a stopwatch that exists.
+    pub(crate) fn next_existing(&self, watch: u32) -> Option<u32> {
+        self.state.lock().engine.next_existing(watch)
+    }
+
+    /// What a stopwatch is, or `None` if there is none of that number.
+    pub(crate) fn describe(&self, watch: u32) -> Option<Record> {
+        self.state.lock().engine.describe(watch)
+    }
+
+    /// Laps of a stopwatch, from number `first` on, or `None` if there is none of that number.
+    pub(crate) fn laps(&self, watch: u32, first: u32, into: &mut [u64]) -> Option<Laps> {
         let state = self.state.lock();
 
-        state.engine.read(watch, self.now())
+        state.engine.laps(&self.region.memory(), watch, first, into)
     }
 
     /// How the VM does.
@@ -189,8 +262,11 @@ impl Core {
             features: state.engine.features(),
             vmm_status: state.engine.vmm_status(),
             kicks: state.kicks,
+            timed_kicks: state.timed_kicks,
+            service_ns: state.service_ns,
             over_budget: state.over_budget,
-            time_ns: self.now(),
+            time_ns: self.clock.now(ClockId::Monotonic),
+            paused_ns: state.engine.paused_ns(&self.clock),
         }
     }
 }
@@ -231,10 +307,26 @@ impl DeadlineTimer<Core> {
         Ok(())
     }
 
+    /// Carries out an operation of the host's. Task context.
+    pub(crate) fn command(&self, message: impl Into<Message>) -> Reply {
+        let mut state = self.state.lock();
+        let Commanded {
+            reply,
+            deadline_changed,
+        } = state
+            .engine
+            .command(&self.region.memory(), &self.clock, message);
+
+        if state.started && deadline_changed {
+            self.program(&state);
+        }
+        reply
+    }
+
     /// Sets the timer to the engine's next deadline.
     fn program(&self, state: &State) {
-        match state.engine.next_deadline() {
-            Some(deadline) => self.set(self.epoch.saturating_add(deadline)),
+        match state.engine.next_deadline(&self.clock) {
+            Some(deadline) => self.set(self.clock.to_host(deadline)),
             None => self.clear(),
         }
     }
@@ -247,11 +339,10 @@ impl DeadlineTimer<Core> {
             return false;
         }
         let memory = self.region.memory();
-        let vmm = state.engine.vmm(&memory);
-        let now = self.now();
-        let served = state.engine.serve(&memory, ring, now, BUDGET);
+        let vmm = state.engine.vmm(&memory, &self.clock);
+        let served = state.engine.serve(&memory, &self.clock, ring, BUDGET);
 
-        if vmm.reset || served.deadline_changed {
+        if vmm.reset || vmm.status || served.deadline_changed {
             self.program(state);
         }
         served.more
@@ -266,8 +357,9 @@ impl DeadlineTimer<Core> {
             if !state.started {
                 return;
             }
-            let now = self.now();
-            let expired = state.engine.expire(&self.region.memory(), now, BUDGET);
+            let expired = state
+                .engine
+                .expire(&self.region.memory(), &self.clock, BUDGET);
 
             // Beyond the budget the next deadline is past, so the timer comes back at once.
             self.program(&state);
@@ -330,8 +422,15 @@ impl Listener for Doorbell {
     fn signalled(&self) {
         let more = {
             let mut state = self.server.state.lock();
+            let since = (state.kicks % TIMED == 0).then(clock::monotonic_ns);
             let more = self.server.serve(self.ring, &mut state);
 
+            if let Some(since) = since {
+                let spent = clock::monotonic_ns().saturating_sub(since);
+
+                state.timed_kicks = state.timed_kicks.wrapping_add(1);
+                state.service_ns = state.service_ns.wrapping_add(spent);
+            }
             state.kicks = state.kicks.wrapping_add(1);
             state.over_budget = state.over_budget.wrapping_add(more.into());
             more

@@ -20,15 +20,15 @@ use crate::{
 
 const NAME_SIZE: usize = uapi::VHOST_STOPWATCH_NAME_SIZE as usize;
 
-/// A name for people.
+/// A VM's name, for people.
 ///
 /// # Invariants
 ///
 /// UTF-8 without control characters, padded with zeros.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Name([u8; NAME_SIZE]);
+pub(crate) struct VmName([u8; NAME_SIZE]);
 
-impl Name {
+impl VmName {
     /// Judges a name that a program gave.
     ///
     /// # Errors
@@ -63,7 +63,7 @@ pub(crate) struct Vm {
     opener: Opener,
     geometry: Geometry,
     #[pin]
-    name: Mutex<Name>,
+    name: Mutex<VmName>,
     server: Arc<Server>,
 }
 
@@ -73,7 +73,7 @@ impl Vm {
         number: u64,
         opener: Opener,
         geometry: Geometry,
-        name: Name,
+        name: VmName,
         server: Arc<Server>,
     ) -> impl PinInit<Self> {
         pin_init!(Self {
@@ -101,7 +101,7 @@ impl Vm {
     }
 
     /// Gives it another name.
-    pub(crate) fn set_name(&self, name: Name) {
+    pub(crate) fn set_name(&self, name: VmName) {
         *self.name.lock() = name;
     }
 
@@ -132,5 +132,8 @@ impl Vm {
         vm.over_budget = now.over_budget;
         vm.events = now.stats.events;
         vm.events_lost = now.stats.events_lost;
+        vm.paused_ns = now.paused_ns;
+        vm.timed_kicks = now.timed_kicks;
+        vm.service_ns = now.service_ns;
     }
 }
