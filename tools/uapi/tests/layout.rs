@@ -52,40 +52,60 @@ structs! {
     stopwatch_info {
         magic version features region_size state_offset state_size rings_offset rings_size
         record_offset record_size stopwatches event_slots ring_offset ring_stride ring_slots rings
-        calls reserved
+        calls lap_offset reserved
     }
     stopwatch_vmm { status reset_generation }
-    stopwatch_state { events events_lost vmm_status reset_generation reserved }
-    stopwatch_record {
-        seq state elapsed_ns started_ns lap_ns deadline_ns laps timeouts reserved
+    stopwatch_state {
+        events events_lost vmm_status reset_generation paused_ns paused_since_ns epoch_ns reserved
     }
-    stopwatch_request { owner op watch flags status arg reserved }
+    stopwatch_record {
+        seq state elapsed_ns started_ns lap_ns deadline_ns laps timeouts name uid mode clock flags
+        target_ns interval_ns generation reserved reserved1
+    }
+    stopwatch_request { owner op watch flags status arg interval stamp_ns reserved }
+    stopwatch_create { owner op watch flags status name uid mode clock reserved }
     stopwatch_reply {
         owner op watch flags status elapsed_ns time_ns lap_ns deadline_ns state laps timeouts
         reserved
     }
-    stopwatch_event {
-        owner type_ watch sequence deadline_ns time_ns timeouts reserved0 reserved
-    }
+    stopwatch_event { owner type_ watch sequence deadline_ns time_ns timeouts count reserved }
     stopwatch_reading {
-        elapsed_ns time_ns lap_ns deadline_ns state laps timeouts reserved
+        elapsed_ns time_ns lap_ns deadline_ns state laps timeouts reserved error_ns
     }
-    stopwatch_command { size op watch flags arg reading }
+    stopwatch_command { size op watch flags arg interval reading }
+    stopwatch_creation { size flags clock mode name watch reserved }
+    stopwatch_find { size flags name watch reserved }
+    stopwatch_description {
+        size flags watch clock record_flags uid mode state name laps timeouts target_ns deadline_ns
+        interval_ns
+    }
+    stopwatch_laps { size flags watch first count total oldest reserved laps }
     stopwatch_device_info {
         size flags features interrupts events events_lost version stopwatches rings ring_slots
+        state_size record_offset lap_offset reserved epoch_ns
     }
-    stopwatch_event_record { type_ watch sequence deadline_ns time_ns timeouts dropped }
+    stopwatch_clock_page {
+        seq flags counter_base valid_until time_ns mult shift error_ns drift_ppb reserved paused_ns
+        samples
+    }
+    stopwatch_event_record {
+        type_ watch sequence deadline_ns time_ns timeouts count dropped reserved
+    }
     vhost_stopwatch_features { size flags features }
     vhost_stopwatch_geometry {
         size flags stopwatches rings ring_slots event_slots region_size reserved
     }
     vhost_stopwatch_fd { size flags index fd }
     vhost_stopwatch_name { size flags name }
+    vhost_stopwatch_policy { size flags min_interval_ns }
     vhost_stopwatch_vm {
         size flags vm name uid pid status vmm_status stopwatches rings ring_slots event_slots
-        features time_ns resets kicks requests bad_requests over_budget events events_lost
+        features time_ns resets kicks requests bad_requests over_budget events events_lost paused_ns
+        timed_kicks service_ns
     }
-    vhost_stopwatch_read { size flags vm watch reserved reading }
+    vhost_stopwatch_command { size flags vm op watch clock mode name reading }
+    vhost_stopwatch_description { size reserved vm description }
+    vhost_stopwatch_laps { size reserved vm laps }
 }
 
 macro_rules! constants {
@@ -98,11 +118,12 @@ macro_rules! constants {
 
 // Those that clang had to evaluate, and one of each other form.
 constants! {
-    STOPWATCH_IOC_COMMAND STOPWATCH_IOC_INFO
-    VHOST_STOPWATCH_GET_FEATURES VHOST_STOPWATCH_SET_FEATURES VHOST_STOPWATCH_SET_GEOMETRY
-    VHOST_STOPWATCH_SET_REGION VHOST_STOPWATCH_SET_KICK VHOST_STOPWATCH_SET_CALL
-    VHOST_STOPWATCH_SET_NAME VHOST_STOPWATCH_START VHOST_STOPWATCH_STOP VHOST_STOPWATCH_GET_VM
-    VHOST_STOPWATCH_READ
+    STOPWATCH_IOC_COMMAND STOPWATCH_IOC_CREATE STOPWATCH_IOC_FIND STOPWATCH_IOC_DESCRIBE
+    STOPWATCH_IOC_LAPS STOPWATCH_IOC_INFO VHOST_STOPWATCH_GET_FEATURES VHOST_STOPWATCH_SET_FEATURES
+    VHOST_STOPWATCH_SET_GEOMETRY VHOST_STOPWATCH_SET_REGION VHOST_STOPWATCH_SET_KICK
+    VHOST_STOPWATCH_SET_CALL VHOST_STOPWATCH_SET_NAME VHOST_STOPWATCH_SET_POLICY
+    VHOST_STOPWATCH_START VHOST_STOPWATCH_STOP VHOST_STOPWATCH_GET_VM VHOST_STOPWATCH_COMMAND
+    VHOST_STOPWATCH_DESCRIBE VHOST_STOPWATCH_LAPS
     STOPWATCH_MAGIC STOPWATCH_F_TIMEOUT STOPWATCH_OWNER_DONE STOPWATCH_MAX_TIMEOUT_NS
 }
 
