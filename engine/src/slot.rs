@@ -542,86 +542,187 @@ impl Event {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::words::Field;
+    use std::vec;
+    use std::vec::Vec;
 
-    const TERMS: Terms = Terms {
-        stopwatches: 4,
-        offered: 1,
-        features: 1,
-    };
+    struct Heap;
 
-    fn words(op: u32, watch: u32, arg: u64) -> SlotWords {
+    impl Storage for Heap {
+        type Slice<T: Copy> = Vec<T>;
+        type Error = core::convert::Infallible;
+
+        fn filled<T: Copy>(value: T, len: usize) -> Result<Vec<T>, Self::Error> {
+            Ok(vec![value; len])
+        }
+    }
+
+    /// 4 of the numbered ones, and one that was created.
+    fn existing() -> Numbers<Heap> {
+        let Ok(mut existing) = Numbers::new(80, 4);
+        existing.insert(70);
+        existing
+    }
+
+    fn judge_by(
+        message: impl Into<Message>,
+        features: u64,
+        asker: Asker,
+    ) -> Result<(u32, Operation), Status> {
+        let terms = Terms {
+            asker,
+            existing: &existing(),
+            offered: 1,
+            features,
+            min_interval_ns: 10,
+        };
+        message.into().judge(&terms)
+    }
+
+    fn judge(message: impl Into<Message>) -> Result<(u32, Operation), Status> {
+        judge_by(message, 1, Asker::Guest)
+    }
+
+    fn request(op: u32, watch: u32, arg: u64) -> Request {
         Request {
             op: op as u16,
             watch,
             arg,
+            ..Request::default()
         }
-        .encode()
     }
 
-    fn with(mut words: SlotWords, field: Field, value: u64) -> SlotWords {
-        field.set(&mut words, value);
-        words
+    fn timeout(flags: u32, arg: u64, interval: u64) -> Request {
+        Request {
+            flags,
+            interval,
+            ..request(uapi::STOPWATCH_OP_TIMEOUT, 3, arg)
+        }
     }
+
+    fn with(message: impl Into<Message>, field: Field, value: u64) -> Message {
+        let Message(mut words) = message.into();
+        field.set(&mut words, value);
+        Message(words)
+    }
+
+    const MAX: u64 = uapi::STOPWATCH_MAX_TIMEOUT_NS;
 
     #[test]
     fn good_requests_are_taken() {
-        for (op, arg, operation) in [
-            (uapi::STOPWATCH_OP_START, 0, Operation::Start),
-            (uapi::STOPWATCH_OP_PAUSE, 0, Operation::Pause),
-            (uapi::STOPWATCH_OP_LAP, 0, Operation::Lap),
-            (uapi::STOPWATCH_OP_RESET, 0, Operation::Reset),
-            (uapi::STOPWATCH_OP_READ, 0, Operation::Read),
-            (uapi::STOPWATCH_OP_TIMEOUT, 0, Operation::Timeout(0)),
-            (
-                uapi::STOPWATCH_OP_TIMEOUT,
-                uapi::STOPWATCH_MAX_TIMEOUT_NS,
-                Operation::Timeout(uapi::STOPWATCH_MAX_TIMEOUT_NS),
-            ),
+        for (op, operation) in [
+            (uapi::STOPWATCH_OP_START, Operation::Start),
+            (uapi::STOPWATCH_OP_PAUSE, Operation::Pause),
+            (uapi::STOPWATCH_OP_LAP, Operation::Lap),
+            (uapi::STOPWATCH_OP_RESET, Operation::Reset),
+            (uapi::STOPWATCH_OP_READ, Operation::Read),
+            (uapi::STOPWATCH_OP_READ_RESET, Operation::ReadReset),
         ] {
+            let start = Message::from(request(op, 3, 0));
             // Owner is not the request's business.
-            let words = with(words(op, 3, arg), field!(stopwatch_request.owner), 1);
-            assert_eq!(Request::judge(&words, &TERMS), Ok((3, operation)));
+            let Message(words) = with(start, field!(stopwatch_request.owner), 1);
+            assert_eq!(judge(Message::from_slot(&words)), Ok((3, operation)));
+            assert_eq!(judge_by(start, 0, Asker::Host), Ok((3, operation)));
         }
-        let words = words(uapi::STOPWATCH_OP_SET_FEATURES, 0, 1);
+        for (timeout, operation) in [
+            (timeout(0, 0, 0), Operation::Disarm),
+            (timeout(0, 0, 10), Operation::Disarm),
+            (timeout(0, MAX, 0), Operation::Timeout(MAX, 0)),
+            (timeout(0, 1, 10), Operation::Timeout(1, 10)),
+            (timeout(1, 0, 0), Operation::TimeoutElapsed(0, 0)),
+            (timeout(1, 9, MAX), Operation::TimeoutElapsed(9, MAX)),
+        ] {
+            assert_eq!(judge(timeout), Ok((3, operation)));
+        }
         assert_eq!(
-            Request::judge(&words, &TERMS),
+            judge(request(uapi::STOPWATCH_OP_SET_FEATURES, 0, 1)),
             Ok((0, Operation::SetFeatures(1)))
         );
+        assert_eq!(
+            judge(request(uapi::STOPWATCH_OP_DELETE, 70, 0)),
+            Ok((70, Operation::Delete))
+        );
+        assert_eq!(
+            judge(request(uapi::STOPWATCH_OP_SET_MODE, 70, 3 << 32 | 1000)),
+            Ok((70, Operation::SetMode { uid: 1000, mode: 3 }))
+        );
+        let creation = Creation {
+            name: Name::new(*b"boot                           \0").unwrap(),
+            flags: 1,
+            uid: 1000,
+            mode: 2,
+            clock: 2,
+        };
+        let identity = Identity {
+            name: creation.name,
+            uid: 1000,
+            mode: 2,
+            pace: Pace::new(ClockId::Boottime, true),
+        };
+        assert_eq!(judge(creation), Ok((0, Operation::Create(identity))));
     }
 
     #[test]
     fn bad_requests_are_told_why() {
-        let judge = |words| Request::judge(&words, &TERMS).unwrap_err();
-        let start = words(uapi::STOPWATCH_OP_START, 0, 0);
-
-        for op in [0, 8, 0xffff] {
-            assert_eq!(judge(words(op, 0, 0)), Status::BadOp);
+        let start = request(uapi::STOPWATCH_OP_START, 0, 0);
+        for op in [0, 12, 0xffff] {
+            assert_eq!(judge(request(op, 0, 0)), Err(Status::BadOp));
         }
-        for watch in [4, u32::MAX] {
-            assert_eq!(judge(words(1, watch, 0)), Status::BadWatch);
+        for watch in [4, 63, 71, 80, u32::MAX] {
+            assert_eq!(judge(request(1, watch, 0)), Err(Status::BadWatch));
         }
-        assert_eq!(judge(words(7, 1, 1)), Status::BadWatch);
+        for op in [
+            uapi::STOPWATCH_OP_SET_FEATURES,
+            uapi::STOPWATCH_OP_DELETE,
+            uapi::STOPWATCH_OP_SET_MODE,
+        ] {
+            assert_eq!(judge(request(op, 1, 1)), Err(Status::BadWatch));
+        }
+        let watch = field!(stopwatch_create.watch);
+        assert_eq!(
+            judge(with(Creation::default(), watch, 70)),
+            Err(Status::BadWatch)
+        );
         for (field, value) in [
             (field!(stopwatch_request.flags), 1),
+            (field!(stopwatch_request.flags), 1 << 8),
             (field!(stopwatch_request.status), 1 << 31),
-            (Field::new(24, 8), 1),
+            (Field::new(32, 8), 1),
             (Field::new(56, 8), 1 << 63),
         ] {
-            assert_eq!(judge(with(start, field, value)), Status::BadFlags);
+            assert_eq!(judge(with(start, field, value)), Err(Status::BadFlags));
         }
-        for op in 1..=5 {
-            assert_eq!(judge(words(op, 0, 1)), Status::BadArg);
+        for (field, value, status) in [
+            (field!(stopwatch_create.flags), 2, Status::BadFlags),
+            (field!(stopwatch_create.status), 1, Status::BadFlags),
+            (field!(stopwatch_create.reserved), 1, Status::BadFlags),
+            (Field::new(16, 8), 0x2f, Status::BadName),
+            (Field::new(24, 8), 0x61, Status::BadName),
+            (field!(stopwatch_create.mode), 4, Status::BadArg),
+            (field!(stopwatch_create.clock), 3, Status::BadArg),
+        ] {
+            let creation = with(Creation::default(), field, value);
+            assert_eq!(judge(creation), Err(status));
         }
-        let too_long = uapi::STOPWATCH_MAX_TIMEOUT_NS + 1;
-        assert_eq!(judge(words(6, 0, too_long)), Status::BadArg);
-        assert_eq!(judge(words(7, 0, 3)), Status::BadArg);
+        for op in [1, 2, 3, 4, 5, 8] {
+            assert_eq!(judge(request(op, 0, 1)), Err(Status::BadArg));
+            let interval = field!(stopwatch_request.interval);
+            let request = with(request(op, 0, 0), interval, 1);
+            assert_eq!(judge(request), Err(Status::BadArg));
+        }
+        assert_eq!(judge(timeout(0, MAX + 1, 0)), Err(Status::BadArg));
+        assert_eq!(judge(timeout(1, 0, MAX + 1)), Err(Status::BadArg));
+        assert_eq!(judge(timeout(2, 1, 0)), Err(Status::BadFlags));
+        assert_eq!(judge(timeout(0, 1, 9)), Err(Status::Denied));
+        assert_eq!(judge(request(7, 0, 3)), Err(Status::BadArg));
+        let mode = request(uapi::STOPWATCH_OP_SET_MODE, 70, 4 << 32);
+        assert_eq!(judge(mode), Err(Status::BadArg));
 
-        let off = Terms {
-            features: 0,
-            ..TERMS
-        };
-        assert_eq!(Request::judge(&words(6, 0, 1), &off), Err(Status::BadOp));
+        let off = judge_by(timeout(0, 1, 0), 0, Asker::Guest);
+        assert_eq!(off, Err(Status::BadOp));
+        for op in [6, 7, 11] {
+            let host = judge_by(request(op, 0, 0), 1, Asker::Host);
+            assert_eq!(host, Err(Status::BadOp));
+        }
     }
 
     #[test]
@@ -635,18 +736,16 @@ mod tests {
             laps: 5,
             timeouts: 6,
         };
-        let request = with(words(3, 2, 9), field!(stopwatch_request.flags), 7);
-        let reply = Reply::encode(&request, Status::Stopped, &reading);
-        assert_eq!(
-            Reply::decode(&reply),
-            Reply {
-                status: Ok(Status::Stopped),
-                reading
-            }
-        );
-        assert_eq!(field!(stopwatch_reply.op).get(&reply), 3);
-        assert_eq!(field!(stopwatch_reply.watch).get(&reply), 2);
-        assert_eq!(field!(stopwatch_reply.flags).get(&reply), 7);
+        let reply = Reply {
+            status: Ok(Status::Stopped),
+            watch: 8,
+            reading,
+        };
+        let Message(request) = with(request(3, 2, 9), field!(stopwatch_request.flags), 7);
+        let words = reply.encode(&request);
+        assert_eq!(Reply::decode(&words), reply);
+        assert_eq!(field!(stopwatch_reply.op).get(&words), 3);
+        assert_eq!(field!(stopwatch_reply.flags).get(&words), 7);
 
         let event = Event {
             kind: 1,
@@ -655,6 +754,7 @@ mod tests {
             deadline_ns: 4,
             time_ns: 5,
             timeouts: 6,
+            count: 7,
         };
         assert_eq!(Event::decode(&event.encode()), event);
     }
@@ -663,7 +763,10 @@ mod tests {
     fn statuses_keep_their_numbers() {
         for number in 0..64 {
             match Status::from_wire(number) {
-                Ok(status) => assert_eq!(status.to_wire(), number),
+                Ok(status) => {
+                    assert_eq!(status.to_wire(), number);
+                    assert_eq!(status.is_refused(), number >= uapi::STOPWATCH_S_REFUSED);
+                }
                 Err(unknown) => assert_eq!(unknown, number),
             }
         }

@@ -10,12 +10,12 @@ use std::ops::Range;
 
 use proptest::prelude::*;
 
-use common::{device, request, Guest, Region};
+use common::{at, device, read, request, Guest, Region};
 use stopwatch_engine::guest::read_record;
-use stopwatch_engine::{uapi, Geometry, Layout, Memory, Status};
+use stopwatch_engine::{uapi, Geometry, Layout, Memory, Record, Status};
 
 const GEOMETRY: Geometry = Geometry {
-    stopwatches: 4,
+    stopwatches: uapi::STOPWATCH_NUMBERED + 2,
     rings: 3,
     ring_slots: 8,
     event_slots: 8,
@@ -23,6 +23,9 @@ const GEOMETRY: Geometry = Geometry {
 
 /// The ring whose guest CPU follows the rules.
 const HONEST: u32 = 1;
+
+/// Those that are looked at, two of which a guest has to create.
+const WATCHES: [u64; 6] = [0, 1, 2, 3, 64, 65];
 
 /// The bytes of a ring that are slots.
 fn ring(layout: &Layout, ring: u32) -> Range<u32> {
@@ -65,7 +68,7 @@ impl<'a> Changing<'a> {
     /// mostly, and an owner that may be right.
     fn word(&self) -> u64 {
         let x = self.random();
-        match self.random() % 4 {
+        match self.random() % 6 {
             0 => x,
             1 => 0,
             _ => (x & 3) | (((x >> 8) % 9) << 16) | (((x >> 16) % 5) << 32),
@@ -140,7 +143,7 @@ proptest! {
                 // Somebody kicks a bad ring.
                 2..=4 => {
                     let number = if kind == 2 { 2 } else { 0 };
-                    let served = device.serve(&mem, number, now, amount);
+                    let served = device.serve(&mem, &at(now), number, amount);
                     prop_assert!(served.answered <= amount);
                     prop_assert!(served.bad <= served.answered);
                     prop_assert!(!served.more || served.answered == amount);
@@ -155,8 +158,8 @@ proptest! {
                 }
                 // The honest CPU does its work.
                 5 => {
-                    let watch = amount % GEOMETRY.stopwatches;
-                    let before = device.read(watch, now).unwrap();
+                    let watch = amount % 4;
+                    let before = read(&mut device, &region, watch, now).unwrap();
                     let op = uapi::STOPWATCH_OP_START;
                     let reply =
                         honest.call(&mut device, &mem, HONEST, request(op, watch, 0), now);
@@ -172,7 +175,7 @@ proptest! {
                 }
                 // A timer of the host's runs.
                 6 => {
-                    let expired = device.expire(&mem, now, amount);
+                    let expired = device.expire(&mem, &at(now), amount);
                     prop_assert!(expired.put + expired.lost <= amount);
                     writable.push(event_ring.clone());
                 }
@@ -180,7 +183,7 @@ proptest! {
                 _ => {
                     let generation = if amount == 0 { mem.random() << 32 } else { 0 };
                     region.store(layout.vmm(), generation | u64::from(amount % 3));
-                    if device.vmm(&mem).reset {
+                    if device.vmm(&mem, &at(now)).reset {
                         honest = Guest::new(&layout);
                         prop_assert_eq!(device.features(), 0);
                         writable.extend(hostile.clone());
@@ -196,20 +199,31 @@ proptest! {
             }
 
             // What the host has published is what it has.
-            let mut earliest = None;
-            for watch in 0..GEOMETRY.stopwatches {
-                let reading = device.read(watch, now).unwrap();
+            let mut deadlines = 0;
+            for watch in WATCHES.map(|watch| watch as u32) {
                 let record = read_record(&region, layout.record(watch).unwrap()).unwrap();
-                let since = if record.running { now - record.started_ns } else { 0 };
+                let Some(reading) = read(&mut device, &region, watch, now) else {
+                    let generation = record.generation;
+                    prop_assert_eq!(record, Record { generation, ..Record::default() });
+                    continue;
+                };
+                prop_assert_eq!(device.describe(watch), Some(record));
                 prop_assert_eq!(reading.running, record.running);
-                prop_assert_eq!(reading.elapsed_ns, record.elapsed_ns + since);
+                if !record.skip_paused {
+                    let since = if record.running { now - record.started_ns } else { 0 };
+                    prop_assert_eq!(reading.elapsed_ns, record.elapsed_ns + since);
+                }
                 prop_assert_eq!(reading.deadline_ns, record.deadline_ns);
                 prop_assert_eq!(reading.laps, record.laps);
                 prop_assert_eq!(reading.timeouts, record.timeouts);
-                let deadline = Some(reading.deadline_ns).filter(|&deadline| deadline != 0);
-                earliest = [earliest, deadline].into_iter().flatten().min();
+                if !record.name.is_none() {
+                    prop_assert_eq!(device.find(&record.name), Some(watch));
+                }
+                deadlines += u32::from(record.deadline_ns != 0);
             }
-            prop_assert_eq!(device.next_deadline(), earliest);
+            if device.vmm_status() == uapi::STOPWATCH_VMM_RUNNING && now > 0 {
+                prop_assert_eq!(device.next_deadline(&at(now)).is_some(), deadlines != 0);
+            }
             let stats = device.stats();
             prop_assert!(stats.bad_requests <= stats.requests);
         }
@@ -223,7 +237,7 @@ fn every_owner_is_answered_or_left_alone() {
         let slot = device.layout().ring(0).unwrap().slot(0);
         let read = u64::from(uapi::STOPWATCH_OP_READ) << 16;
         mem.store(slot, read | owner);
-        let served = device.serve(&mem, 0, 0, 10);
+        let served = device.serve(&mem, &at(0), 0, 10);
         let status = (mem.load(slot + 8) >> 32) as u32;
         match owner {
             // Not posted, or not the host's.
@@ -250,9 +264,9 @@ fn a_guest_that_never_takes_events_loses_them() {
     for garbage in [2, 4, u64::MAX] {
         mem.store(slot, garbage);
         let timeout = request(uapi::STOPWATCH_OP_TIMEOUT, 0, 1);
-        let now = device.read(0, 0).unwrap().time_ns;
+        let now = read(&mut device, &mem, 0, 0).unwrap().time_ns;
         guest.call(&mut device, &mem, 0, timeout, now);
-        let expired = device.expire(&mem, now + 1, 10);
+        let expired = device.expire(&mem, &at(now + 1), 10);
         assert_eq!((expired.put, expired.lost), (0, 1));
         assert_eq!(mem.load(slot), garbage);
     }

@@ -7,8 +7,8 @@ mod common;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use common::{device, request, Guest};
-use stopwatch_engine::guest::read_record;
+use common::{at, device, request, Guest};
+use stopwatch_engine::guest::{read_laps, read_record};
 use stopwatch_engine::{uapi, Geometry, Status};
 
 const GEOMETRY: Geometry = Geometry {
@@ -26,7 +26,8 @@ fn a_record_is_never_half_written() {
     const LAPS: u32 = 100_000;
 
     let (mut device, mem) = device(GEOMETRY);
-    let record = device.layout().record(0).unwrap();
+    let layout = *device.layout();
+    let record = layout.record(0).unwrap();
     let mut guest = Guest::new(device.layout());
     let start = request(uapi::STOPWATCH_OP_START, 0, 0);
     guest.call(&mut device, &mem, 0, start, 0);
@@ -38,6 +39,19 @@ fn a_record_is_never_half_written() {
                 let (mut before, mut seen) = (0, 0);
                 loop {
                     let last = done.load(Ordering::Acquire);
+                    let mut laps = [0; 256];
+                    if let Some(read) = read_laps(&mem, &layout, 0, 0, &mut laps) {
+                        let read = match read.count {
+                            0 => read_laps(&mem, &layout, 0, read.oldest, &mut laps),
+                            _ => Some(read),
+                        };
+                        // If it was not overtaken once more.
+                        if let Some(read) = read.filter(|read| read.count != 0) {
+                            for (lap, ns) in (read.oldest..read.total).zip(laps) {
+                                assert_eq!(ns, u64::from(lap + 1) * STEP);
+                            }
+                        }
+                    }
                     if let Some(record) = read_record(&mem, record) {
                         assert_eq!(record.lap_ns, u64::from(record.laps) * STEP);
                         assert!(record.laps >= before, "it went back");
@@ -73,7 +87,7 @@ fn a_ring_carries_requests_between_threads() {
         scope.spawn(|| {
             let mut answered = 0;
             while answered < REQUESTS {
-                let served = device.serve(&mem, 0, answered, 5);
+                let served = device.serve(&mem, &at(answered), 0, 5);
                 assert_eq!(served.bad, 0);
                 answered += u64::from(served.answered);
                 if served.answered == 0 {

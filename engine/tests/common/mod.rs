@@ -9,7 +9,10 @@ use std::convert::Infallible;
 use std::sync::atomic::{fence, AtomicU64, Ordering};
 
 use stopwatch_engine::guest::{EventRing, RequestRing};
-use stopwatch_engine::{uapi, Device, Geometry, Layout, Memory, Reply, Request, Status, Storage};
+use stopwatch_engine::{
+    uapi, Clock, ClockId, Device, Geometry, Layout, Memory, Message, Policy, Reading, Reply,
+    Request, Status, Storage, FEATURES,
+};
 
 pub struct Heap;
 
@@ -63,11 +66,51 @@ impl Memory for Region {
     }
 }
 
+/// The host's clocks, at one moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Clocks {
+    pub monotonic: u64,
+    pub monotonic_raw: u64,
+    pub boottime: u64,
+}
+
+impl From<u64> for Clocks {
+    fn from(now: u64) -> Self {
+        Self {
+            monotonic: now,
+            monotonic_raw: now,
+            boottime: now,
+        }
+    }
+}
+
+impl Clock for Clocks {
+    fn now(&self, clock: ClockId) -> u64 {
+        match clock {
+            ClockId::Monotonic => self.monotonic,
+            ClockId::MonotonicRaw => self.monotonic_raw,
+            ClockId::Boottime => self.boottime,
+        }
+    }
+}
+
+/// All clocks show this.
+pub fn at(now: u64) -> Clocks {
+    now.into()
+}
+
+/// What the VM's creator grants in these tests.
+pub const POLICY: Policy = Policy {
+    features: FEATURES,
+    min_interval_ns: 10,
+    epoch_ns: 123_456,
+};
+
 /// A device, published, and the region that it is in.
 pub fn device(geometry: Geometry) -> (Device<Heap>, Region) {
     let layout = Layout::new(geometry).unwrap();
     let mem = Region::new(&layout);
-    let Ok(mut device) = Device::new(layout, stopwatch_engine::FEATURES);
+    let Ok(mut device) = Device::new(layout, POLICY);
     device.publish_all(&mem);
     (device, mem)
 }
@@ -95,23 +138,19 @@ impl Guest {
         device: &mut Device<Heap>,
         mem: &impl Memory,
         ring: u32,
-        request: Request,
-        now: u64,
+        request: impl Into<Message>,
+        now: impl Into<Clocks>,
     ) -> Reply {
         let end = &mut self.rings[ring as usize];
         let token = end.post(mem, request).expect("the ring has room");
-        let served = device.serve(mem, ring, now, u32::MAX);
+        let served = device.serve(mem, &now.into(), ring, u32::MAX);
         assert_eq!((served.answered, served.more), (1, false));
         end.poll(mem, token).expect("served in the doorbell")
     }
 
     /// Turns on all features.
     pub fn negotiate(&mut self, device: &mut Device<Heap>, mem: &impl Memory) {
-        let request = request(
-            uapi::STOPWATCH_OP_SET_FEATURES,
-            0,
-            stopwatch_engine::FEATURES,
-        );
+        let request = request(uapi::STOPWATCH_OP_SET_FEATURES, 0, FEATURES);
         let reply = self.call(device, mem, 0, request, 0);
         assert_eq!(reply.status, Ok(Status::Ok));
     }
@@ -122,5 +161,24 @@ pub fn request(op: u32, watch: u32, arg: u64) -> Request {
         op: op.try_into().unwrap(),
         watch,
         arg,
+        ..Request::default()
+    }
+}
+
+/// The reading of a stopwatch, if it exists.
+pub fn read(
+    device: &mut Device<Heap>,
+    mem: &impl Memory,
+    watch: u32,
+    now: impl Into<Clocks>,
+) -> Option<Reading> {
+    let read = request(uapi::STOPWATCH_OP_READ, watch, 0);
+    let reply = device.command(mem, &now.into(), read).reply;
+    match reply.status {
+        Ok(Status::Ok) => Some(reply.reading),
+        status => {
+            assert_eq!(status, Ok(Status::BadWatch));
+            None
+        }
     }
 }
