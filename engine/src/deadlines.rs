@@ -151,3 +151,136 @@ impl<S: Storage> Deadlines<S> {
         Pace::ALL.into_iter().filter_map(next).min()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::device::tests::Heap;
+    use proptest::prelude::*;
+
+    /// Clocks that go apart: RAW by `ppm`, BOOTTIME by `suspended` at `suspend`.
+    struct Apart {
+        vm_time: u64,
+        ppm: i128,
+        suspend: u64,
+        suspended: u64,
+    }
+
+    impl Clock for Apart {
+        fn now(&self, clock: ClockId) -> u64 {
+            let drift = i128::from(self.vm_time) * self.ppm / 1_000_000;
+            match clock {
+                ClockId::Monotonic => self.vm_time,
+                ClockId::MonotonicRaw => (i128::from(self.vm_time) + drift) as u64,
+                ClockId::Boottime if self.vm_time >= self.suspend => self.vm_time + self.suspended,
+                ClockId::Boottime => self.vm_time,
+            }
+        }
+    }
+
+    const SECOND: u64 = 1_000_000_000;
+
+    proptest! {
+        /// A timer that does nothing but sleep until `next()` is late by no more
+        /// than is said here, and does not look more often.
+        #[test]
+        fn a_timer_finds_each_deadline(
+            pace in 0..Pace::ALL.len(),
+            deadline in 1..100 * SECOND,
+            ppm in -1000..1000i128,
+            suspend in 0..100 * SECOND,
+            suspended in 0..100 * SECOND,
+        ) {
+            let pace = Pace::ALL[pace];
+            let Ok(mut deadlines) = Deadlines::<Heap>::new(4);
+            let mut times = Times::default();
+            let mut clock = Apart { vm_time: 0, ppm, suspend, suspended };
+            deadlines.arm(pace, 1, deadline);
+            prop_assert!(deadlines.take_changed());
+            let mut looks = 0;
+            let late = loop {
+                times.advance(&clock);
+                if let Some(due) = deadlines.due(&mut times, &clock) {
+                    prop_assert_eq!((due.watch, due.deadline), (1, deadline));
+                    break due.now - deadline;
+                }
+                let next = deadlines.next(&times, &clock).unwrap();
+                prop_assert!(next > clock.vm_time, "it spins");
+                clock.vm_time = next;
+                looks += 1;
+            };
+            prop_assert!(looks <= 130, "{} looks", looks);
+            match pace.clock {
+                ClockId::Monotonic => prop_assert_eq!((late, looks), (0, 1)),
+                // At the last look less than 512 ns were left.
+                ClockId::MonotonicRaw => prop_assert!(late <= 1, "late by {} ns", late),
+                ClockId::Boottime if deadline <= suspend => prop_assert_eq!(late, 0),
+                ClockId::Boottime => {
+                    let reached = deadline.saturating_sub(suspended).max(suspend);
+                    prop_assert!(clock.vm_time - reached <= LONGEST_SLEEP);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_stands_still_is_not_waited_for() {
+        let mut clock = Apart {
+            vm_time: 100,
+            ppm: 0,
+            suspend: u64::MAX,
+            suspended: 0,
+        };
+        for clock_id in [ClockId::Monotonic, ClockId::MonotonicRaw, ClockId::Boottime] {
+            let Ok(mut deadlines) = Deadlines::<Heap>::new(4);
+            let mut times = Times::default();
+            let pace = Pace::new(clock_id, true);
+            clock.vm_time = 100;
+            deadlines.arm(pace, 0, 150);
+            times.pause(&clock);
+            assert_eq!(deadlines.next(&times, &clock), None);
+            clock.vm_time = 1100;
+            times.advance(&clock);
+            assert!(deadlines.due(&mut times, &clock).is_none());
+            times.resume(&clock);
+            times.advance(&clock);
+            assert_eq!(deadlines.next(&times, &clock), Some(1150));
+            clock.vm_time = 1151;
+            times.advance(&clock);
+            let due = deadlines.due(&mut times, &clock).unwrap();
+            assert_eq!((due.now, due.deadline), (151, 150));
+            // One that is due when the VM is paused is not forgotten.
+            times.pause(&clock);
+            assert!(deadlines.next(&times, &clock).unwrap() <= 1151);
+        }
+    }
+
+    #[test]
+    fn the_most_overdue_comes_first() {
+        let clock = Apart {
+            vm_time: 100,
+            ppm: 0,
+            suspend: 0,
+            suspended: 900,
+        };
+        let Ok(mut deadlines) = Deadlines::<Heap>::new(8);
+        let mut times = Times::default();
+        deadlines.arm(Pace::new(ClockId::Monotonic, false), 0, 60);
+        deadlines.arm(Pace::new(ClockId::Monotonic, true), 1, 50);
+        deadlines.arm(Pace::new(ClockId::Boottime, false), 2, 940);
+        deadlines.arm(Pace::new(ClockId::MonotonicRaw, false), 3, 101);
+        deadlines.arm(Pace::new(ClockId::MonotonicRaw, true), 4, NEVER);
+        times.advance(&clock);
+        for watch in [2, 1, 0] {
+            let due = deadlines.due(&mut times, &clock).unwrap();
+            assert_eq!(due.watch, watch);
+            for pace in Pace::ALL {
+                deadlines.disarm(pace, watch);
+            }
+        }
+        assert!(deadlines.due(&mut times, &clock).is_none());
+        let mut left = std::vec::Vec::from_iter(core::iter::from_fn(|| deadlines.disarm_any()));
+        left.sort_unstable();
+        assert_eq!(left, [3, 4]);
+    }
+}

@@ -651,3 +651,22 @@ fn name_of(stopwatches: &[Stopwatch], watch: u32) -> Name {
     let stopwatch = stopwatches.get(watch as usize);
     stopwatch.map_or(Name::NONE, |stopwatch| stopwatch.identity.name)
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use std::vec;
+    use std::vec::Vec;
+
+    /// Arrays for the tests of all files.
+    pub(in super::super) struct Heap;
+
+    impl Storage for Heap {
+        type Slice<T: Copy> = Vec<T>;
+        type Error = core::convert::Infallible;
+
+        fn filled<T: Copy>(value: T, len: usize) -> Result<Vec<T>, Self::Error> {
+            Ok(vec![value; len])
+        }
+    }
+}

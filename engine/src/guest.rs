@@ -163,6 +163,48 @@ pub fn read_record(mem: &impl Memory, offset: u32) -> Option<Record> {
     Record::read(mem, offset)
 }
 
+/// Whose a stopwatch is, and what others may do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ownership {
+    /// Whether there is a stopwatch of that number.
+    pub exists: bool,
+    /// The guest's user who created it.
+    pub uid: u32,
+    /// `STOPWATCH_MODE_*`.
+    pub mode: u32,
+    /// One more with each creation under this number.
+    pub generation: u32,
+}
+
+/// Reads of the record at `offset` only whose it is. `None` if the host was
+/// writing it: try again.
+#[inline]
+pub fn read_ownership(mem: &impl Memory, offset: u32) -> Option<Ownership> {
+    let seq = field!(stopwatch_record.seq);
+    // As in `Record::read()`, with the words that are needed.
+    let before = seq.get32(&[mem.load_acquire(offset)]);
+    let owner = mem.load_acquire(offset + OWNER);
+    let clock = mem.load_acquire(offset + CLOCK);
+    let generation = mem.load_acquire(offset + GENERATION);
+    if before % 2 != 0 || seq.get32(&[mem.load(offset)]) != before {
+        return None;
+    }
+    // Two fields of 32 bits in each of the words: the lower one first.
+    Some(Ownership {
+        exists: (clock >> 32) as u32 & uapi::STOPWATCH_RECORD_EXISTS != 0,
+        uid: owner as u32,
+        mode: (owner >> 32) as u32,
+        generation: generation as u32,
+    })
+}
+
+const OWNER: u32 = core::mem::offset_of!(uapi::stopwatch_record, uid) as u32;
+const CLOCK: u32 = core::mem::offset_of!(uapi::stopwatch_record, clock) as u32;
+const GENERATION: u32 = core::mem::offset_of!(uapi::stopwatch_record, generation) as u32;
+const _: () = assert!(core::mem::offset_of!(uapi::stopwatch_record, mode) as u32 == OWNER + 4);
+const _: () = assert!(core::mem::offset_of!(uapi::stopwatch_record, flags) as u32 == CLOCK + 4);
+const _: () = assert!(OWNER % 8 == 0 && CLOCK % 8 == 0 && GENERATION % 8 == 0);
+
 /// Reads the laps of a stopwatch, from lap `first` on, as many as there are and
 /// fit. `None` if the host was writing its record, or if it has no such
 /// stopwatch: hold `watch` against the layout, and try again.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
 
 //! VM time from the guest's counter: learned from calls, with a bound on how
-//! wrong it can be. Arithmetic only; where the counter is read and where the
-//! result is published is the guest's business.
+//! wrong it can be. Arithmetic only; where the counter is read is the guest's
+//! business.
 //!
 //! A call says: when the host took the time, the counter was between what it
 //! was before the call and after it. So VM time after the call is known to be
@@ -14,6 +14,14 @@
 //!
 //! Two intervals that have nothing in common mean that the counter is not what
 //! it is taken for. What was learned is forgotten then.
+
+use super::memory::Memory;
+use super::words::field;
+use super::words::store_from;
+use super::words::words_of;
+use super::words::Field;
+use super::words::WORD;
+use crate::uapi;
 
 /// Nanoseconds a tick, as fixed point numbers with so many bits behind the
 /// point.
@@ -177,6 +185,77 @@ impl Estimate {
         // As many 2^-30 are a little more, but not as much as the drift is rounded up.
         self.error_ns + parts_of(since, u64::from(self.drift_ppb)) + 2
     }
+}
+
+type PageWords = [u64; words_of::<uapi::stopwatch_clock_page>()];
+
+/// Publishes what is known as the `struct stopwatch_clock_page` at `offset`. For
+/// one writer at a time.
+pub fn publish(mem: &impl Memory, offset: u32, estimate: Option<&Estimate>) {
+    let seq = field!(stopwatch_clock_page.seq);
+    let mut words = PageWords::default();
+    if let Some(estimate) = estimate {
+        let mut set = |field: Field, value: u64| field.set(&mut words, value);
+        set(
+            field!(stopwatch_clock_page.flags),
+            uapi::STOPWATCH_CLOCK_VALID.into(),
+        );
+        set(
+            field!(stopwatch_clock_page.counter_base),
+            estimate.counter_base,
+        );
+        set(
+            field!(stopwatch_clock_page.valid_until),
+            estimate.valid_until,
+        );
+        set(field!(stopwatch_clock_page.time_ns), estimate.time_ns);
+        set(field!(stopwatch_clock_page.mult), estimate.mult.into());
+        set(field!(stopwatch_clock_page.shift), estimate.shift.into());
+        set(field!(stopwatch_clock_page.error_ns), estimate.error_ns);
+        set(
+            field!(stopwatch_clock_page.drift_ppb),
+            estimate.drift_ppb.into(),
+        );
+        set(field!(stopwatch_clock_page.paused_ns), estimate.paused_ns);
+        set(field!(stopwatch_clock_page.samples), estimate.samples);
+    }
+    let next = seq.get32(&[mem.load(offset)]).wrapping_add(1) | 1;
+    seq.set(&mut words, next);
+    mem.store(offset, words[0]);
+    // The odd count before what it is odd for.
+    mem.fence_release();
+    store_from(mem, offset, &words, 1);
+    seq.set(&mut words, next.wrapping_add(1));
+    // Pairs with the acquires in `read()`.
+    mem.store_release(offset, words[0]);
+}
+
+/// Reads the `struct stopwatch_clock_page` at `offset`. `None` if it says
+/// nothing, or is being written.
+#[inline]
+pub fn read(mem: &impl Memory, offset: u32) -> Option<Estimate> {
+    let seq = field!(stopwatch_clock_page.seq);
+    let mut words = PageWords::default();
+    // Each acquire keeps the loads after it behind it: pairs with the fence and
+    // the release in `publish()`.
+    for (index, word) in (0u32..).zip(words.iter_mut()) {
+        *word = mem.load_acquire(offset + index * WORD);
+    }
+    let valid = field!(stopwatch_clock_page.flags).get32(&words) & uapi::STOPWATCH_CLOCK_VALID;
+    if seq.get(&words) % 2 != 0 || mem.load(offset) != words[0] || valid == 0 {
+        return None;
+    }
+    Some(Estimate {
+        counter_base: field!(stopwatch_clock_page.counter_base).get(&words),
+        valid_until: field!(stopwatch_clock_page.valid_until).get(&words),
+        time_ns: field!(stopwatch_clock_page.time_ns).get(&words),
+        mult: field!(stopwatch_clock_page.mult).get32(&words),
+        shift: field!(stopwatch_clock_page.shift).get32(&words),
+        error_ns: field!(stopwatch_clock_page.error_ns).get(&words),
+        drift_ppb: field!(stopwatch_clock_page.drift_ppb).get32(&words),
+        paused_ns: field!(stopwatch_clock_page.paused_ns).get(&words),
+        samples: field!(stopwatch_clock_page.samples).get(&words),
+    })
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -352,6 +431,7 @@ impl Learned {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use core::cell::Cell;
 
     /// A counter of that speed, in ticks a microsecond, and calls that take so
     /// many ns, with the host's stamp somewhere in them.
@@ -531,6 +611,56 @@ mod tests {
         let after = clock.estimate().unwrap();
         world.check(&after);
         assert_eq!(after.drift_ppb, before.drift_ppb);
+    }
+
+    #[test]
+    fn what_is_published_is_what_is_read() {
+        let memory = Page::default();
+        assert_eq!(read(&memory, 64), None);
+        let estimate = Estimate {
+            counter_base: 1,
+            valid_until: 2,
+            time_ns: 3,
+            mult: 4,
+            shift: 5,
+            error_ns: 6,
+            drift_ppb: 7,
+            paused_ns: 8,
+            samples: 9,
+        };
+        publish(&memory, 64, Some(&estimate));
+        assert_eq!(read(&memory, 64), Some(estimate));
+        assert_eq!(memory.load(64) as u32, 2);
+        publish(&memory, 64, None);
+        assert_eq!(read(&memory, 64), None);
+        assert_eq!(memory.load(64) as u32, 4);
+        // Being written.
+        publish(&memory, 64, Some(&estimate));
+        memory.store(64, memory.load(64) + 1);
+        assert_eq!(read(&memory, 64), None);
+    }
+
+    #[derive(Default)]
+    struct Page([Cell<u64>; 32]);
+
+    impl Memory for Page {
+        fn load(&self, offset: u32) -> u64 {
+            self.0[offset as usize / 8].get()
+        }
+
+        fn load_acquire(&self, offset: u32) -> u64 {
+            self.load(offset)
+        }
+
+        fn store(&self, offset: u32, value: u64) {
+            self.0[offset as usize / 8].set(value);
+        }
+
+        fn store_release(&self, offset: u32, value: u64) {
+            self.store(offset, value);
+        }
+
+        fn fence_release(&self) {}
     }
 
     #[test]

@@ -68,3 +68,45 @@ impl<S: Storage> Names<S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::device::tests::Heap;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+    use std::vec;
+
+    const STOPWATCHES: usize = 40;
+
+    proptest! {
+        #[test]
+        fn is_a_map(steps in prop::collection::vec(("[ab]{1,3}", 0..STOPWATCHES), 0..300)) {
+            let Ok(mut names) = Names::<Heap>::new(STOPWATCHES);
+            let mut model = BTreeMap::new();
+            let mut given = vec![Name::NONE; STOPWATCHES];
+            for (text, number) in steps {
+                let mut field = [0; 32];
+                field[..text.len()].copy_from_slice(text.as_bytes());
+                let name = Name::new(field).unwrap();
+                let name_of = |number: u32| given[number as usize];
+                let found = names.find(&name, name_of);
+                prop_assert_eq!(found, model.get(&name).copied());
+                // As a device does: who has a name gives it back first.
+                if let Some(found) = found {
+                    names.remove(&name, name_of);
+                    model.remove(&name);
+                    given[found as usize] = Name::NONE;
+                } else if given[number].is_none() {
+                    names.insert(&name, number as u32, name_of);
+                    model.insert(name, number as u32);
+                    given[number] = name;
+                }
+                prop_assert_eq!(names.count, model.len());
+                for (place, number) in model.values().enumerate() {
+                    prop_assert_eq!(u32::from(names.sorted[place]), *number);
+                }
+            }
+        }
+    }
+}

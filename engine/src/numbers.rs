@@ -32,7 +32,7 @@ impl<S: Storage> Numbers<S> {
 
     pub(super) fn contains(&self, number: u32) -> bool {
         let word = self.words.get((number / BITS) as usize);
-        word.is_some_and(|word| word >> (number % BITS) & 1 != 0)
+        word.is_some_and(|word| (word >> (number % BITS)) & 1 != 0)
     }
 
     pub(super) fn insert(&mut self, number: u32) {
@@ -69,5 +69,38 @@ impl<S: Storage> Numbers<S> {
             .map(|(index, (word, mask))| (index, word & mask))
             .find(|&(_, word)| word != 0)
             .map(|(index, word)| index * BITS + word.trailing_zeros())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::device::tests::Heap;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    proptest! {
+        #[test]
+        fn is_a_set(
+            limit in 1..200u32,
+            first in 0..70u32,
+            steps in prop::collection::vec((any::<bool>(), 0..210u32), 0..300),
+        ) {
+            let first = first.min(limit);
+            let Ok(mut numbers) = Numbers::<Heap>::new(limit, first);
+            let mut model = BTreeSet::from_iter(0..first);
+            for (insert, number) in steps {
+                if insert {
+                    numbers.insert(number);
+                    model.extend((number < limit).then_some(number));
+                } else {
+                    numbers.remove(number);
+                    model.remove(&number);
+                }
+                prop_assert_eq!(numbers.contains(number), model.contains(&number));
+                prop_assert_eq!(numbers.next(number), model.range(number..).next().copied());
+                prop_assert_eq!(numbers.free(), (0..limit).find(|n| !model.contains(n)));
+            }
+        }
     }
 }

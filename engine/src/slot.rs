@@ -542,19 +542,7 @@ impl Event {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::vec;
-    use std::vec::Vec;
-
-    struct Heap;
-
-    impl Storage for Heap {
-        type Slice<T: Copy> = Vec<T>;
-        type Error = core::convert::Infallible;
-
-        fn filled<T: Copy>(value: T, len: usize) -> Result<Vec<T>, Self::Error> {
-            Ok(vec![value; len])
-        }
-    }
+    use crate::engine::device::tests::Heap;
 
     /// 4 of the numbered ones, and one that was created.
     fn existing() -> Numbers<Heap> {
@@ -642,7 +630,7 @@ mod tests {
             Ok((70, Operation::Delete))
         );
         assert_eq!(
-            judge(request(uapi::STOPWATCH_OP_SET_MODE, 70, 3 << 32 | 1000)),
+            judge(request(uapi::STOPWATCH_OP_SET_MODE, 70, (3 << 32) | 1000)),
             Ok((70, Operation::SetMode { uid: 1000, mode: 3 }))
         );
         let creation = Creation {

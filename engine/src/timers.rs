@@ -150,21 +150,9 @@ impl<S: Storage> Timers<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::device::tests::Heap;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
-    use std::vec;
-    use std::vec::Vec;
-
-    struct Heap;
-
-    impl Storage for Heap {
-        type Slice<T: Copy> = Vec<T>;
-        type Error = core::convert::Infallible;
-
-        fn filled<T: Copy>(value: T, len: usize) -> Result<Vec<T>, Self::Error> {
-            Ok(vec![value; len])
-        }
-    }
 
     const WATCHES: u32 = 40;
 

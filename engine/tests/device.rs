@@ -4,9 +4,12 @@
 
 mod common;
 
-use common::{at, device, read, request, Guest};
-use stopwatch_engine::guest::{read_record, State};
-use stopwatch_engine::{uapi, Geometry, Layout, Memory, Reading, Record, Status, FEATURES};
+use common::{at, device, read, request, Clocks, Guest, POLICY};
+use stopwatch_engine::guest::{read_laps, read_record, State};
+use stopwatch_engine::{
+    uapi, Creation, Device, Geometry, Layout, Memory, Message, Name, Policy, Reading, Record,
+    Request, Status, FEATURES,
+};
 
 const GEOMETRY: Geometry = Geometry {
     stopwatches: 16,
@@ -288,5 +291,383 @@ fn time_does_not_go_back() {
         assert_eq!(reply.reading.elapsed_ns, elapsed);
         assert_eq!(reply.reading.time_ns, 100 + elapsed);
         assert_eq!(read(&mut device, &mem, 0, now).unwrap().elapsed_ns, elapsed);
+    }
+}
+
+/// Room for three that are created.
+const ROOMY: Geometry = Geometry {
+    stopwatches: uapi::STOPWATCH_NUMBERED + 3,
+    ..GEOMETRY
+};
+
+fn name(text: &str) -> Name {
+    let mut field = [0; 32];
+    field[..text.len()].copy_from_slice(text.as_bytes());
+    Name::new(field).unwrap()
+}
+
+fn named(text: &str) -> Creation {
+    Creation {
+        name: name(text),
+        ..Creation::default()
+    }
+}
+
+fn timeout(watch: u32, flags: u32, arg: u64, interval: u64) -> Request {
+    Request {
+        flags,
+        interval,
+        ..request(uapi::STOPWATCH_OP_TIMEOUT, watch, arg)
+    }
+}
+
+const ELAPSED: u32 = uapi::STOPWATCH_TIMEOUT_ELAPSED;
+
+#[test]
+fn a_name_is_one_stopwatch() {
+    let (mut device, mem) = device(ROOMY);
+    let mut guest = Guest::new(device.layout());
+    let mut ask = |device: &mut _, message: Message, now| {
+        let reply = guest.call(device, &mem, 0, message, now);
+        (reply.status.unwrap(), reply.watch, reply.reading.elapsed_ns)
+    };
+    let start = |watch| request(uapi::STOPWATCH_OP_START, watch, 0).into();
+    let delete = |watch| request(uapi::STOPWATCH_OP_DELETE, watch, 0).into();
+
+    let boot = Creation {
+        uid: 1000,
+        mode: uapi::STOPWATCH_MODE_READ,
+        clock: uapi::STOPWATCH_CLOCK_BOOTTIME,
+        flags: uapi::STOPWATCH_CREATE_SKIP_PAUSED,
+        ..named("boot")
+    };
+    assert_eq!(ask(&mut device, boot.into(), 1), (Status::Ok, 64, 0));
+    let expected = Record {
+        exists: true,
+        name: name("boot"),
+        uid: 1000,
+        mode: uapi::STOPWATCH_MODE_READ,
+        clock: uapi::STOPWATCH_CLOCK_BOOTTIME,
+        skip_paused: true,
+        generation: 1,
+        ..Record::default()
+    };
+    let record = device.layout().record(64).unwrap();
+    assert_eq!(read_record(&mem, record), Some(expected));
+    assert_eq!(device.describe(64), Some(expected));
+    let description = expected.describe(64);
+    assert_eq!((description.watch, description.uid), (64, 1000));
+    assert_eq!(description.record_flags, 3);
+
+    // Who comes second finds the first one's.
+    assert_eq!(ask(&mut device, start(64), 10).0, Status::Ok);
+    assert_eq!(
+        ask(&mut device, named("boot").into(), 15),
+        (Status::Exists, 64, 5)
+    );
+    assert_eq!(device.find(&name("boot")), Some(64));
+    assert_eq!(device.find(&name("boo")), None);
+
+    // Without a name there is no end of them, but the device's.
+    let anonymous = || Creation::default().into();
+    assert_eq!(ask(&mut device, anonymous(), 15), (Status::Ok, 65, 0));
+    assert_eq!(ask(&mut device, named("b").into(), 15), (Status::Ok, 66, 0));
+    assert_eq!(ask(&mut device, anonymous(), 15), (Status::Full, 0, 0));
+    assert_eq!(device.stats().bad_requests, 0, "to be full is not bad");
+
+    // A number that is used again tells so.
+    assert_eq!(ask(&mut device, delete(64), 16), (Status::Ok, 64, 0));
+    assert_eq!(device.find(&name("boot")), None);
+    assert_eq!(device.describe(64), None);
+    assert_eq!(ask(&mut device, start(64), 16), (Status::BadWatch, 64, 0));
+    assert_eq!(ask(&mut device, delete(64), 16), (Status::BadWatch, 64, 0));
+    assert_eq!(ask(&mut device, delete(0), 16), (Status::BadWatch, 0, 0));
+    assert_eq!(
+        ask(&mut device, named("boot").into(), 17),
+        (Status::Ok, 64, 0)
+    );
+    assert_eq!(device.describe(64).unwrap().generation, 2);
+    let mode = request(uapi::STOPWATCH_OP_SET_MODE, 64, 2 << 32 | 7);
+    assert_eq!(ask(&mut device, mode.into(), 17).0, Status::Ok);
+    let record = device.describe(64).unwrap();
+    assert_eq!((record.uid, record.mode), (7, 2));
+
+    // A reset takes the one that nobody can find again.
+    device.reset(&mem);
+    assert_eq!(device.describe(65), None);
+    assert_eq!(device.next_existing(64), Some(64));
+    assert_eq!(device.next_existing(65), Some(66));
+    assert_eq!(device.next_existing(67), None);
+}
+
+#[test]
+fn bad_names_are_told_as_such() {
+    let (mut device, mem) = device(ROOMY);
+    let mut ring = Guest::new(device.layout()).rings.remove(0);
+    let slot = device.layout().ring(0).unwrap().slot(0);
+    let token = ring.post(&mem, named("a")).unwrap();
+    mem.store(slot + 16, u64::from_le_bytes(*b"a/b\0\0\0\0\0"));
+    let served = device.serve(&mem, &at(0), 0, 1);
+    assert_eq!((served.answered, served.bad), (1, 1));
+    let reply = ring.poll(&mem, token).unwrap();
+    assert_eq!(reply.status, Ok(Status::BadName));
+}
+
+#[test]
+fn each_clock_is_its_own() {
+    let (mut device, mem) = device(ROOMY);
+    let mut guest = Guest::new(device.layout());
+    let mut now = Clocks::from(100);
+    for clock in 0..uapi::STOPWATCH_CLOCKS {
+        let creation = Creation {
+            clock,
+            ..Creation::default()
+        };
+        let watch = guest.call(&mut device, &mem, 0, creation, now).watch;
+        let start = request(uapi::STOPWATCH_OP_START, watch, 0);
+        guest.call(&mut device, &mem, 0, start, now);
+    }
+    now = Clocks {
+        monotonic: 200,
+        monotonic_raw: 190,
+        boottime: 1200,
+    };
+    for (watch, elapsed) in [(64, 100), (65, 90), (66, 1100)] {
+        let reading = read(&mut device, &mem, watch, now).unwrap();
+        assert_eq!((reading.elapsed_ns, reading.time_ns), (elapsed, 200));
+    }
+    // None of them goes back.
+    for (watch, elapsed) in [(64, 100), (65, 90), (66, 1100)] {
+        let reading = read(&mut device, &mem, watch, 50).unwrap();
+        assert_eq!(reading.elapsed_ns, elapsed);
+    }
+}
+
+#[test]
+fn the_time_of_a_pause_is_skipped_by_who_wants_it() {
+    let (mut device, mem) = device(ROOMY);
+    let mut guest = Guest::new(device.layout());
+    guest.negotiate(&mut device, &mem);
+    let vmm = device.layout().vmm();
+    let set = |device: &mut Device<_>, status: u32, now| {
+        mem.store(vmm, status.into());
+        assert!(device.vmm(&mem, &at(now)).status);
+    };
+    let creation = Creation {
+        flags: uapi::STOPWATCH_CREATE_SKIP_PAUSED,
+        ..Creation::default()
+    };
+    guest.call(&mut device, &mem, 0, creation, 0);
+    for watch in [0, 64] {
+        guest.call(
+            &mut device,
+            &mem,
+            0,
+            request(uapi::STOPWATCH_OP_START, watch, 0),
+            100,
+        );
+        guest.call(&mut device, &mem, 0, timeout(watch, ELAPSED, 300, 0), 100);
+    }
+    assert_eq!(device.next_deadline(&at(100)), Some(400));
+
+    set(&mut device, uapi::STOPWATCH_VMM_PAUSED, 200);
+    let state = State::read(&mem, device.layout());
+    assert_eq!((state.vmm_status, state.paused_since_ns), (1, 200));
+    let expired = device.expire(&mem, &at(1000), 10);
+    assert_eq!((expired.put, expired.next), (1, None), "one stands still");
+    assert_eq!(read(&mut device, &mem, 0, 1000).unwrap().elapsed_ns, 900);
+    assert_eq!(read(&mut device, &mem, 64, 1000).unwrap().elapsed_ns, 100);
+    assert_eq!(device.paused_ns(&at(1000)), 800);
+
+    set(&mut device, uapi::STOPWATCH_VMM_RUNNING, 1200);
+    let state = State::read(&mem, device.layout());
+    assert_eq!((state.vmm_status, state.paused_ns), (0, 1000));
+    assert_eq!(device.next_deadline(&at(1200)), Some(1400));
+    assert_eq!(device.expire(&mem, &at(1399), 10).put, 0);
+    assert_eq!(device.expire(&mem, &at(1400), 10).put, 1);
+    guest.events.next(&mem).unwrap();
+    let event = guest.events.next(&mem).unwrap();
+    assert_eq!(
+        (event.watch, event.deadline_ns, event.time_ns),
+        (64, 400, 400)
+    );
+}
+
+#[test]
+fn a_periodic_timeout_counts_what_it_missed() {
+    let (mut device, mem) = device(GEOMETRY);
+    let mut guest = Guest::new(device.layout());
+    guest.negotiate(&mut device, &mem);
+    let reply = guest.call(&mut device, &mem, 0, timeout(1, 0, 100, 9), 0);
+    assert_eq!(reply.status, Ok(Status::Denied));
+    assert_eq!(
+        (reply.reading, device.next_deadline(&at(0))),
+        (Reading::default(), None)
+    );
+
+    guest.call(&mut device, &mem, 0, timeout(1, 0, 100, 10), 0);
+    for (now, deadline, count, timeouts) in [
+        (100, 100, 1, 1),
+        (119, 110, 1, 2),
+        (120, 120, 1, 3),
+        (1_000_000_129, 130, 100_000_000, 100_000_003),
+    ] {
+        let expired = device.expire(&mem, &at(now), 10);
+        let next = deadline + 10 * u64::from(count);
+        assert_eq!((expired.put, expired.next), (1, Some(next)));
+        let event = guest.events.next(&mem).unwrap();
+        assert_eq!((event.deadline_ns, event.time_ns), (deadline, now));
+        assert_eq!((event.count, event.timeouts), (count, timeouts));
+        let record = device.describe(1).unwrap();
+        assert_eq!((record.deadline_ns, record.interval_ns), (next, 10));
+    }
+    guest.call(&mut device, &mem, 0, timeout(1, 0, 0, 0), 1_000_000_200);
+    assert_eq!(device.next_deadline(&at(0)), None);
+    assert_eq!(device.describe(1).unwrap().interval_ns, 0);
+}
+
+#[test]
+fn a_timeout_can_wait_for_what_the_stopwatch_shows() {
+    let (mut device, mem) = device(GEOMETRY);
+    let mut guest = Guest::new(device.layout());
+    guest.negotiate(&mut device, &mem);
+    let start = request(uapi::STOPWATCH_OP_START, 2, 0);
+    let pause = request(uapi::STOPWATCH_OP_PAUSE, 2, 0);
+
+    // It waits for the start, and after a pause for the next.
+    for (step, now, deadline, next) in [
+        (timeout(2, ELAPSED, 90, 50), 10, 0, None),
+        (start, 20, 110, Some(110)),
+        (pause, 50, 0, None),
+        (start, 1000, 1060, Some(1060)),
+    ] {
+        let reply = guest.call(&mut device, &mem, 0, step, now);
+        assert_eq!(reply.reading.deadline_ns, deadline);
+        assert_eq!(device.next_deadline(&at(now)), next);
+        let record = device.describe(2).unwrap();
+        assert_eq!((record.target_ns, record.interval_ns), (90, 50));
+    }
+    // Paused when it was there, but before the timer ran: it still comes.
+    let reply = guest.call(&mut device, &mem, 0, pause, 1065);
+    assert_eq!(
+        (reply.reading.elapsed_ns, reply.reading.deadline_ns),
+        (95, 1060)
+    );
+    assert_eq!(device.expire(&mem, &at(1070), 10).put, 1);
+    let event = guest.events.next(&mem).unwrap();
+    assert_eq!(
+        (event.deadline_ns, event.time_ns, event.count),
+        (1060, 1070, 1)
+    );
+    let record = device.describe(2).unwrap();
+    assert_eq!((record.target_ns, record.deadline_ns), (140, 0));
+
+    // What it shows already is at once, and all that came before with it.
+    guest.call(&mut device, &mem, 0, timeout(2, ELAPSED, 5, 40), 2000);
+    assert_eq!(device.next_deadline(&at(2000)), Some(2000));
+    assert_eq!(device.expire(&mem, &at(2000), 10).put, 1);
+    let event = guest.events.next(&mem).unwrap();
+    assert_eq!(
+        (event.deadline_ns, event.count, event.timeouts),
+        (2000, 3, 4)
+    );
+    assert_eq!(device.describe(2).unwrap().target_ns, 125);
+
+    // A reset disarms.
+    let reset = request(uapi::STOPWATCH_OP_READ_RESET, 2, 0);
+    let reply = guest.call(&mut device, &mem, 0, reset, 2001);
+    assert_eq!((reply.reading.elapsed_ns, reply.reading.timeouts), (95, 4));
+    let reset = Record {
+        exists: true,
+        ..Record::default()
+    };
+    assert_eq!(device.describe(2), Some(reset));
+}
+
+#[test]
+fn the_latest_laps_are_kept() {
+    let (mut device, mem) = device(GEOMETRY);
+    let layout = *device.layout();
+    let command = |device: &mut Device<_>, op, now| {
+        let done = device.command(&mem, &at(now), request(op, 5, 0));
+        assert_eq!(done.reply.status, Ok(Status::Ok));
+        done.reply.reading
+    };
+    command(&mut device, uapi::STOPWATCH_OP_START, 0);
+    for lap in 1..=300 {
+        assert_eq!(
+            command(&mut device, uapi::STOPWATCH_OP_LAP, lap * 10).lap_ns,
+            lap * 10
+        );
+    }
+    let mut laps = [0; 300];
+    for (first, count) in [
+        (0, 0),
+        (43, 0),
+        (44, 256),
+        (200, 100),
+        (299, 1),
+        (300, 0),
+        (301, 0),
+    ] {
+        let read = device.laps(&mem, 5, first, &mut laps).unwrap();
+        assert_eq!((read.total, read.oldest, read.count), (300, 44, count));
+        assert_eq!(read_laps(&mem, &layout, 5, first, &mut laps), Some(read));
+        for (lap, ns) in (first..first + count).zip(laps) {
+            assert_eq!(ns, u64::from(lap + 1) * 10);
+        }
+    }
+    let some = device.laps(&mem, 5, 50, &mut laps[..7]).unwrap();
+    assert_eq!(some.count, 7);
+    assert_eq!(device.laps(&mem, 99, 0, &mut laps), None);
+    command(&mut device, uapi::STOPWATCH_OP_RESET, 4000);
+    assert_eq!(device.laps(&mem, 5, 0, &mut laps), Some(Default::default()));
+}
+
+#[test]
+fn the_host_may_do_what_is_its_own() {
+    let (mut device, mem) = device(ROOMY);
+    let done = device.command(&mem, &at(5), named("launch"));
+    assert_eq!((done.reply.status, done.reply.watch), (Ok(Status::Ok), 64));
+    let start = device.command(&mem, &at(5), request(uapi::STOPWATCH_OP_START, 64, 0));
+    assert!(start.reply.reading.running && !start.deadline_changed);
+
+    // The guest stops what the host has started, and waits for it.
+    let mut guest = Guest::new(device.layout());
+    guest.negotiate(&mut device, &mem);
+    guest.call(&mut device, &mem, 0, timeout(64, ELAPSED, 50, 0), 10);
+    let pause = request(uapi::STOPWATCH_OP_PAUSE, 64, 0);
+    assert_eq!(
+        guest
+            .call(&mut device, &mem, 0, pause, 25)
+            .reading
+            .elapsed_ns,
+        20
+    );
+
+    let start = device.command(&mem, &at(30), request(uapi::STOPWATCH_OP_START, 64, 0));
+    assert!(start.deadline_changed);
+    assert_eq!(device.next_deadline(&at(30)), Some(60));
+    for op in [
+        uapi::STOPWATCH_OP_TIMEOUT,
+        uapi::STOPWATCH_OP_SET_FEATURES,
+        uapi::STOPWATCH_OP_SET_MODE,
+    ] {
+        let done = device.command(&mem, &at(30), request(op, 0, 0));
+        assert_eq!(done.reply.status, Ok(Status::BadOp));
+    }
+    let requests = device.stats().requests;
+    assert_eq!(requests, 3, "only the guest's are counted");
+}
+
+#[test]
+fn the_epoch_is_for_whom_it_is_offered() {
+    for (features, epoch_ns) in [(FEATURES, 123_456), (1, 0)] {
+        let layout = Layout::new(GEOMETRY).unwrap();
+        let mem = common::Region::new(&layout);
+        let policy = Policy { features, ..POLICY };
+        let Ok(mut device) = Device::<common::Heap>::new(layout, policy);
+        device.publish_all(&mem);
+        assert_eq!(State::read(&mem, &layout).epoch_ns, epoch_ns);
     }
 }
