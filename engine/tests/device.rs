@@ -89,7 +89,7 @@ fn timeouts_need_their_feature() {
     assert_eq!(reply.status, Ok(Status::Ok));
 
     // A set that was not offered changes nothing.
-    let both = request(uapi::STOPWATCH_OP_SET_FEATURES, 0, 1 << 63 | 3);
+    let both = request(uapi::STOPWATCH_OP_SET_FEATURES, 0, (1 << 63) | 3);
     let reply = guest.call(&mut device, &mem, 0, both, 1);
     assert_eq!(reply.status, Ok(Status::BadArg));
     assert_eq!(
@@ -387,7 +387,7 @@ fn a_name_is_one_stopwatch() {
         (Status::Ok, 64, 0)
     );
     assert_eq!(device.describe(64).unwrap().generation, 2);
-    let mode = request(uapi::STOPWATCH_OP_SET_MODE, 64, 2 << 32 | 7);
+    let mode = request(uapi::STOPWATCH_OP_SET_MODE, 64, (2 << 32) | 7);
     assert_eq!(ask(&mut device, mode.into(), 17).0, Status::Ok);
     let record = device.describe(64).unwrap();
     assert_eq!((record.uid, record.mode), (7, 2));
