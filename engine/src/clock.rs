@@ -126,7 +126,8 @@ impl Times {
 
     /// Moves VM time on.
     pub(super) fn advance(&mut self, clock: &impl Clock) {
-        self.latest.monotonic = self.look(clock, ClockId::Monotonic);
+        let now = clock.now(ClockId::Monotonic);
+        self.latest.monotonic = self.latest.monotonic.max(now);
     }
 
     /// The time on a clock, without a note of it.
@@ -137,6 +138,9 @@ impl Times {
     /// The own time that goes at `pace`. That of VM time's clock is the one of
     /// the last [`Self::advance`], so that it costs no look at the clock.
     pub(super) fn own(&mut self, clock: &impl Clock, pace: Pace) -> u64 {
+        if pace == Pace::default() {
+            return self.latest.monotonic;
+        }
         if pace.clock != ClockId::Monotonic {
             *self.latest.of_mut(pace.clock) = self.look(clock, pace.clock);
         }

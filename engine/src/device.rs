@@ -21,7 +21,10 @@ use super::record::Record;
 use super::ring;
 use super::ring::Completer;
 use super::ring::Poster;
+use super::ring::SlotWords;
+use super::slot;
 use super::slot::Asker;
+use super::slot::Creation;
 use super::slot::Event;
 use super::slot::Message;
 use super::slot::Operation;
@@ -183,7 +186,7 @@ impl<S: Storage> Device<S> {
         store_from(mem, 0, &self.layout.info(self.policy.features), 0);
         self.publish_state(mem);
         for watch in 0..self.layout.geometry().stopwatches {
-            self.publish(mem, watch, Part::Whole);
+            self.publish(mem, watch);
         }
     }
 
@@ -205,11 +208,10 @@ impl<S: Storage> Device<S> {
             let Some(posted) = end.next(mem) else {
                 break;
             };
-            let message = Message::from_slot(&posted.words);
             let reply = if posted.bad_owner {
-                Reply::refusal(message.watch(), Status::BadOwner)
+                Reply::refusal(&posted.words, Status::BadOwner)
             } else {
-                self.answer(mem, clock, &message, Asker::Guest)
+                self.answer(mem, clock, &posted.words, Asker::Guest)
             };
             end.complete(mem, reply.encode(&posted.words));
             served.answered += 1;
@@ -236,7 +238,7 @@ impl<S: Storage> Device<S> {
     ) -> Commanded {
         self.times.advance(clock);
         Commanded {
-            reply: self.answer(mem, clock, &request.into(), Asker::Host),
+            reply: self.answer(mem, clock, request.into().words(), Asker::Host),
             deadline_changed: self.deadlines.take_changed(),
         }
     }
@@ -268,7 +270,7 @@ impl<S: Storage> Device<S> {
                 None => self.deadlines.disarm(pace, due.watch),
             }
             // The record first: who has the event finds it in the record.
-            self.publish(mem, due.watch, Part::Whole);
+            self.publish(mem, due.watch);
             match self.events.post(mem, event.encode()) {
                 Some(_) => {
                     expired.put += 1;
@@ -418,7 +420,7 @@ impl<S: Storage> Device<S> {
         &mut self,
         mem: &impl Memory,
         clock: &impl Clock,
-        message: &Message,
+        words: &SlotWords,
         asker: Asker,
     ) -> Reply {
         let terms = Terms {
@@ -428,10 +430,14 @@ impl<S: Storage> Device<S> {
             features: self.features,
             min_interval_ns: self.policy.min_interval_ns,
         };
-        match message.judge(&terms) {
+        let done = match slot::judge(words, &terms) {
+            Ok((_, Operation::Create)) => {
+                Creation::judge(words).and_then(|identity| self.create(mem, clock, identity))
+            }
             Ok((watch, operation)) => self.execute(mem, clock, watch, operation),
-            Err(status) => Reply::refusal(message.watch(), status),
-        }
+            Err(status) => Err(status),
+        };
+        done.unwrap_or_else(|status| Reply::refusal(words, status))
     }
 
     /// Does what a judged request asks for, and publishes what that changed.
@@ -441,29 +447,30 @@ impl<S: Storage> Device<S> {
         clock: &impl Clock,
         watch: u32,
         operation: Operation,
-    ) -> Reply {
-        let Some(stopwatch) = self.stopwatches.get_mut(watch as usize) else {
-            return Reply::refusal(watch, Status::BadWatch);
-        };
+    ) -> Result<Reply, Status> {
+        let stopwatches = &mut self.stopwatches;
+        let stopwatch = stopwatches
+            .get_mut(watch as usize)
+            .ok_or(Status::BadWatch)?;
         let pace = stopwatch.identity.pace;
         let now = self.times.own(clock, pace);
 
         match operation {
             Operation::Start => {
                 let status = stopwatch.start(now);
-                return self.ran(mem, watch, now, status);
+                return Ok(self.ran(mem, watch, now, status));
             }
             Operation::Pause => {
                 let status = stopwatch.pause(now);
-                return self.ran(mem, watch, now, status);
+                return Ok(self.ran(mem, watch, now, status));
             }
             Operation::Lap => {
                 let status = stopwatch.lap(now);
                 if status == Status::Ok {
                     let lap = self.layout.lap(watch, stopwatch.laps().wrapping_sub(1));
-                    self.publish_with(mem, watch, Part::Counts, lap);
+                    self.publish_counts(mem, watch, lap);
                 }
-                return self.reply(watch, status, now);
+                return Ok(self.reply(watch, status, now));
             }
             Operation::Read => {}
             Operation::Reset => {
@@ -476,7 +483,7 @@ impl<S: Storage> Device<S> {
                     stopwatch.reset();
                 }
                 self.disarm(mem, watch);
-                return before;
+                return Ok(before);
             }
             Operation::Timeout(ns, interval) => {
                 stopwatch.set_timeout(Timeout {
@@ -484,7 +491,7 @@ impl<S: Storage> Device<S> {
                     interval,
                 });
                 self.deadlines.arm(pace, watch, now.saturating_add(ns));
-                self.publish(mem, watch, Part::Whole);
+                self.publish(mem, watch);
             }
             Operation::TimeoutElapsed(target, interval) => {
                 stopwatch.set_timeout(Timeout {
@@ -494,19 +501,19 @@ impl<S: Storage> Device<S> {
                 if let Some(deadline) = stopwatch.elapsed_deadline(now, None) {
                     self.deadlines.arm(pace, watch, deadline);
                 }
-                self.publish(mem, watch, Part::Whole);
+                self.publish(mem, watch);
             }
             Operation::Disarm => self.disarm(mem, watch),
-            Operation::Create(identity) => return self.create(mem, clock, identity),
+            Operation::Create => return Err(Status::BadOp),
             Operation::Delete => self.delete(mem, watch),
             Operation::SetMode { uid, mode } => {
                 stopwatch.identity.uid = uid;
                 stopwatch.identity.mode = mode;
-                self.publish(mem, watch, Part::Whole);
+                self.publish(mem, watch);
             }
             Operation::SetFeatures(features) => self.set_features(mem, features),
         }
-        self.reply(watch, Status::Ok, now)
+        Ok(self.reply(watch, Status::Ok, now))
     }
 
     /// The reply to a request that is not refused. `now` is of the stopwatch's
@@ -539,25 +546,26 @@ impl<S: Storage> Device<S> {
                     }
                 }
             }
-            self.publish(mem, watch, Part::Counts);
+            self.publish_counts(mem, watch, None);
         }
         self.reply(watch, status, now)
     }
 
     /// Makes a stopwatch under the smallest number that is free.
-    fn create(&mut self, mem: &impl Memory, clock: &impl Clock, identity: Identity) -> Reply {
+    fn create(
+        &mut self,
+        mem: &impl Memory,
+        clock: &impl Clock,
+        identity: Identity,
+    ) -> Result<Reply, Status> {
         let named = !identity.name.is_none();
         if let Some(other) = self.find(&identity.name).filter(|_| named) {
-            let pace = self.pace_of(other);
-            let now = self.times.own(clock, pace);
-            return self.reply(other, Status::Exists, now);
+            let now = self.times.own(clock, self.pace_of(other));
+            return Ok(self.reply(other, Status::Exists, now));
         }
-        let Some(watch) = self.existing.free() else {
-            return Reply::refusal(0, Status::Full);
-        };
-        let Some(stopwatch) = self.stopwatches.get_mut(watch as usize) else {
-            return Reply::refusal(0, Status::Full);
-        };
+        let watch = self.existing.free().ok_or(Status::Full)?;
+        let stopwatches = &mut self.stopwatches;
+        let stopwatch = stopwatches.get_mut(watch as usize).ok_or(Status::Full)?;
         stopwatch.create(identity);
         self.existing.insert(watch);
         if named {
@@ -565,9 +573,9 @@ impl<S: Storage> Device<S> {
             self.names
                 .insert(&identity.name, watch, |number| name_of(stopwatches, number));
         }
-        self.publish(mem, watch, Part::Whole);
+        self.publish(mem, watch);
         let now = self.times.own(clock, identity.pace);
-        self.reply(watch, Status::Ok, now)
+        Ok(self.reply(watch, Status::Ok, now))
     }
 
     /// Deletes a stopwatch.
@@ -583,7 +591,7 @@ impl<S: Storage> Device<S> {
         if let Some(stopwatch) = self.stopwatches.get_mut(watch as usize) {
             stopwatch.delete();
         }
-        self.publish(mem, watch, Part::Whole);
+        self.publish(mem, watch);
     }
 
     /// Disarms the timeout of a stopwatch, if one is armed, and publishes all of
@@ -593,7 +601,7 @@ impl<S: Storage> Device<S> {
             stopwatch.set_timeout(Timeout::default());
             self.deadlines.disarm(stopwatch.identity.pace, watch);
         }
-        self.publish(mem, watch, Part::Whole);
+        self.publish(mem, watch);
     }
 
     /// Sets which features are on. Timeouts do not outlast theirs.
@@ -611,13 +619,19 @@ impl<S: Storage> Device<S> {
         stopwatch.map_or(Pace::default(), |stopwatch| stopwatch.identity.pace)
     }
 
-    /// Publishes a stopwatch.
-    fn publish(&mut self, mem: &impl Memory, watch: u32, part: Part) {
-        self.publish_with(mem, watch, part, None);
+    /// Publishes all of a stopwatch.
+    fn publish(&mut self, mem: &impl Memory, watch: u32) {
+        self.publish_part(mem, watch, Part::Whole, None);
     }
 
-    /// Publishes a stopwatch and, given where it belongs, its last lap.
-    fn publish_with(&mut self, mem: &impl Memory, watch: u32, part: Part, lap: Option<u32>) {
+    /// Publishes what a stopwatch has counted and, given where it belongs, its
+    /// last lap.
+    fn publish_counts(&mut self, mem: &impl Memory, watch: u32, lap: Option<u32>) {
+        self.publish_part(mem, watch, Part::Counts, lap);
+    }
+
+    #[inline]
+    fn publish_part(&mut self, mem: &impl Memory, watch: u32, part: Part, lap: Option<u32>) {
         let exists = self.existing.contains(watch);
         if let (Some(stopwatch), Some(offset)) = (
             self.stopwatches.get_mut(watch as usize),

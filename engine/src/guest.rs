@@ -58,7 +58,7 @@ impl RequestRing {
                 return None;
             }
         }
-        let place = self.poster.post(mem, request.into().into_slot())?;
+        let place = self.poster.post(mem, *request.into().words())?;
         if let (Some(word), bit) = self.waiting(place) {
             *word |= bit;
         }
@@ -161,6 +161,16 @@ impl State {
 /// writing it: try again.
 pub fn read_record(mem: &impl Memory, offset: u32) -> Option<Record> {
     Record::read(mem, offset)
+}
+
+/// Reads of the state `paused_ns` and `vmm_status` only.
+#[inline]
+pub fn read_pause(mem: &impl Memory, layout: &Layout) -> (u64, u32) {
+    const PAUSED: u32 = core::mem::offset_of!(uapi::stopwatch_state, paused_ns) as u32;
+    const STATUS: u32 = core::mem::offset_of!(uapi::stopwatch_state, vmm_status) as u32;
+    const { assert!(PAUSED % 8 == 0 && STATUS % 8 == 0) };
+    let status = mem.load(layout.state() + STATUS) as u32;
+    (mem.load(layout.state() + PAUSED), status)
 }
 
 /// Whose a stopwatch is, and what others may do.

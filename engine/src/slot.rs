@@ -12,7 +12,6 @@ use super::stopwatch::Identity;
 use super::stopwatch::Reading;
 use super::words::bytes;
 use super::words::field;
-use super::words::Field;
 use crate::uapi;
 
 /// Status of a completed request: `STOPWATCH_S_*`.
@@ -107,7 +106,8 @@ pub(super) enum Operation {
     /// When so many ns are shown, and then each interval, if that is not 0.
     TimeoutElapsed(u64, u64),
     Disarm,
-    Create(Identity),
+    /// What is in [`Creation::judge`].
+    Create,
     Delete,
     SetMode {
         uid: u32,
@@ -167,44 +167,50 @@ impl Rule {
         host: true,
     };
 
+    const TIMEOUT: Self = Self {
+        needs: uapi::STOPWATCH_F_TIMEOUT as u64,
+        flags: uapi::STOPWATCH_TIMEOUT_ELAPSED,
+        max_arg: uapi::STOPWATCH_MAX_TIMEOUT_NS,
+        max_interval: uapi::STOPWATCH_MAX_TIMEOUT_NS,
+        host: false,
+        ..Self::PLAIN
+    };
+    const SET_FEATURES: Self = Self {
+        watches: Watches::Zero,
+        max_arg: u64::MAX,
+        host: false,
+        ..Self::PLAIN
+    };
+    const CREATE: Self = Self {
+        watches: Watches::Zero,
+        flags: uapi::STOPWATCH_CREATE_SKIP_PAUSED,
+        ..Self::PLAIN
+    };
+    const DELETE: Self = Self {
+        watches: Watches::Created,
+        ..Self::PLAIN
+    };
+    const SET_MODE: Self = Self {
+        watches: Watches::Created,
+        max_arg: u64::MAX,
+        host: false,
+        ..Self::PLAIN
+    };
+
     /// The table of operations.
-    fn of(op: u16) -> Option<Self> {
+    fn of(op: u16) -> Option<&'static Self> {
         Some(match u32::from(op) {
             uapi::STOPWATCH_OP_START
             | uapi::STOPWATCH_OP_PAUSE
             | uapi::STOPWATCH_OP_LAP
             | uapi::STOPWATCH_OP_RESET
             | uapi::STOPWATCH_OP_READ
-            | uapi::STOPWATCH_OP_READ_RESET => Self::PLAIN,
-            uapi::STOPWATCH_OP_TIMEOUT => Self {
-                needs: uapi::STOPWATCH_F_TIMEOUT as u64,
-                flags: uapi::STOPWATCH_TIMEOUT_ELAPSED,
-                max_arg: uapi::STOPWATCH_MAX_TIMEOUT_NS,
-                max_interval: uapi::STOPWATCH_MAX_TIMEOUT_NS,
-                host: false,
-                ..Self::PLAIN
-            },
-            uapi::STOPWATCH_OP_SET_FEATURES => Self {
-                watches: Watches::Zero,
-                max_arg: u64::MAX,
-                host: false,
-                ..Self::PLAIN
-            },
-            uapi::STOPWATCH_OP_CREATE => Self {
-                watches: Watches::Zero,
-                flags: uapi::STOPWATCH_CREATE_SKIP_PAUSED,
-                ..Self::PLAIN
-            },
-            uapi::STOPWATCH_OP_DELETE => Self {
-                watches: Watches::Created,
-                ..Self::PLAIN
-            },
-            uapi::STOPWATCH_OP_SET_MODE => Self {
-                watches: Watches::Created,
-                max_arg: u64::MAX,
-                host: false,
-                ..Self::PLAIN
-            },
+            | uapi::STOPWATCH_OP_READ_RESET => &Self::PLAIN,
+            uapi::STOPWATCH_OP_TIMEOUT => &Self::TIMEOUT,
+            uapi::STOPWATCH_OP_SET_FEATURES => &Self::SET_FEATURES,
+            uapi::STOPWATCH_OP_CREATE => &Self::CREATE,
+            uapi::STOPWATCH_OP_DELETE => &Self::DELETE,
+            uapi::STOPWATCH_OP_SET_MODE => &Self::SET_MODE,
             _ => return None,
         })
     }
@@ -219,59 +225,56 @@ impl Rule {
     }
 }
 
+/// Says what a slot asks for, and of which stopwatch, or what is wrong with it.
+/// Where much is wrong, the first of operation, watch, flags, name and argument
+/// is named.
+pub(super) fn judge(
+    words: &SlotWords,
+    terms: &Terms<'_, impl Storage>,
+) -> Result<(u32, Operation), Status> {
+    let op = field!(stopwatch_request.op).get(words) as u16;
+    let rule = Rule::of(op).ok_or(Status::BadOp)?;
+    if rule.needs & !terms.features != 0 || terms.asker == Asker::Host && !rule.host {
+        return Err(Status::BadOp);
+    }
+    let watch = field!(stopwatch_request.watch).get32(words);
+    if !rule.allows(watch, terms.existing) {
+        return Err(Status::BadWatch);
+    }
+    let flags = field!(stopwatch_request.flags).get32(words);
+    if flags & !rule.flags != 0 || field!(stopwatch_request.status).get32(words) != 0 {
+        return Err(Status::BadFlags);
+    }
+    if u32::from(op) == uapi::STOPWATCH_OP_CREATE {
+        return Ok((watch, Operation::Create));
+    }
+    let reserved = words.iter().skip(RESERVED);
+    if reserved.fold(0, |all, word| all | word) != 0 {
+        return Err(Status::BadFlags);
+    }
+    let request = Request {
+        op,
+        watch,
+        flags,
+        arg: field!(stopwatch_request.arg).get(words),
+        interval: field!(stopwatch_request.interval).get(words),
+    };
+    Ok((watch, request.judge(rule, terms)?))
+}
+
+/// The word from which on all are zero in a request that is not for a new
+/// stopwatch. The first of them is a stamp, which goes with a feature that is
+/// not offered.
+const RESERVED: usize = core::mem::offset_of!(uapi::stopwatch_request, stamp_ns) / 8;
+
 /// The words of a request, without owner. Made from a [`Request`] or a
 /// [`Creation`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Message(SlotWords);
 
 impl Message {
-    /// What was found in a slot.
-    pub(super) fn from_slot(words: &SlotWords) -> Self {
-        let mut words = *words;
-        field!(stopwatch_request.owner).set(&mut words, 0u64);
-        Self(words)
-    }
-
-    pub(super) fn into_slot(self) -> SlotWords {
-        self.0
-    }
-
-    fn get(&self, field: Field) -> u32 {
-        field.get32(&self.0)
-    }
-
-    fn op(&self) -> u16 {
-        field!(stopwatch_request.op).get(&self.0) as u16
-    }
-
-    pub(super) fn watch(&self) -> u32 {
-        self.get(field!(stopwatch_request.watch))
-    }
-
-    /// Says what is asked for, and of which stopwatch, or what is wrong with it.
-    /// Where much is wrong, the first of operation, watch, flags, name and
-    /// argument is named.
-    pub(super) fn judge(
-        &self,
-        terms: &Terms<'_, impl Storage>,
-    ) -> Result<(u32, Operation), Status> {
-        let rule = Rule::of(self.op()).ok_or(Status::BadOp)?;
-        if rule.needs & !terms.features != 0 || terms.asker == Asker::Host && !rule.host {
-            return Err(Status::BadOp);
-        }
-        let watch = self.watch();
-        if !rule.allows(watch, terms.existing) {
-            return Err(Status::BadWatch);
-        }
-        if self.get(field!(stopwatch_request.flags)) & !rule.flags != 0 {
-            return Err(Status::BadFlags);
-        }
-        let operation = if u32::from(self.op()) == uapi::STOPWATCH_OP_CREATE {
-            Creation::decode(self)?.judge()?
-        } else {
-            Request::decode(self)?.judge(&rule, terms)?
-        };
-        Ok((watch, operation))
+    pub(super) fn words(&self) -> &SlotWords {
+        &self.0
     }
 }
 
@@ -303,23 +306,6 @@ impl From<Request> for Message {
 }
 
 impl Request {
-    /// The request in a message, if all that it does not have is zero.
-    fn decode(message: &Message) -> Result<Self, Status> {
-        let Message(words) = message;
-        let request = Self {
-            op: message.op(),
-            watch: message.watch(),
-            flags: field!(stopwatch_request.flags).get32(words),
-            arg: field!(stopwatch_request.arg).get(words),
-            interval: field!(stopwatch_request.interval).get(words),
-        };
-        if Message::from(request) == *message {
-            Ok(request)
-        } else {
-            Err(Status::BadFlags)
-        }
-    }
-
     /// Says what is asked for, or what is wrong with the arguments.
     fn judge(&self, rule: &Rule, terms: &Terms<'_, impl Storage>) -> Result<Operation, Status> {
         let (arg, interval) = (self.arg, self.interval);
@@ -387,38 +373,27 @@ impl From<Creation> for Message {
 }
 
 impl Creation {
-    /// The request in a message, if all that it does not have is zero.
-    fn decode(message: &Message) -> Result<Self, Status> {
-        let Message(words) = message;
-        let reserved = [
-            field!(stopwatch_create.status),
-            field!(stopwatch_create.reserved),
-        ];
-        if reserved.into_iter().any(|field| message.get(field) != 0) {
+    /// Says what stopwatch a slot asks for, after [`judge`], or what is wrong
+    /// with it.
+    pub(super) fn judge(words: &SlotWords) -> Result<Identity, Status> {
+        if field!(stopwatch_create.reserved).get(words) != 0 {
             return Err(Status::BadFlags);
         }
-        Ok(Self {
-            name: Name::new(bytes!(stopwatch_create.name).get(words)).ok_or(Status::BadName)?,
-            flags: field!(stopwatch_create.flags).get32(words),
-            uid: field!(stopwatch_create.uid).get32(words),
-            mode: field!(stopwatch_create.mode).get32(words),
-            clock: field!(stopwatch_create.clock).get32(words),
-        })
-    }
-
-    /// Says what is asked for, or what is wrong with the arguments.
-    fn judge(&self) -> Result<Operation, Status> {
-        if self.mode & !MODES != 0 {
+        let name = Name::new(bytes!(stopwatch_create.name).get(words)).ok_or(Status::BadName)?;
+        let flags = field!(stopwatch_create.flags).get32(words);
+        let mode = field!(stopwatch_create.mode).get32(words);
+        let clock = field!(stopwatch_create.clock).get32(words);
+        if mode & !MODES != 0 {
             return Err(Status::BadArg);
         }
-        let clock = ClockId::from_wire(self.clock).ok_or(Status::BadArg)?;
-        let skip_paused = self.flags & uapi::STOPWATCH_CREATE_SKIP_PAUSED != 0;
-        Ok(Operation::Create(Identity {
-            name: self.name,
-            uid: self.uid,
-            mode: self.mode,
+        let clock = ClockId::from_wire(clock).ok_or(Status::BadArg)?;
+        let skip_paused = flags & uapi::STOPWATCH_CREATE_SKIP_PAUSED != 0;
+        Ok(Identity {
+            name,
+            uid: field!(stopwatch_create.uid).get32(words),
+            mode,
             pace: Pace::new(clock, skip_paused),
-        }))
+        })
     }
 }
 
@@ -435,11 +410,11 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// What is answered to a request that is refused.
-    pub(super) fn refusal(watch: u32, status: Status) -> Self {
+    /// What is answered to a request in a slot that is refused.
+    pub(super) fn refusal(request: &SlotWords, status: Status) -> Self {
         Self {
             status: Ok(status),
-            watch,
+            watch: field!(stopwatch_request.watch).get32(request),
             reading: Reading::default(),
         }
     }
@@ -543,6 +518,7 @@ impl Event {
 mod tests {
     use super::*;
     use crate::engine::device::tests::Heap;
+    use crate::engine::words::Field;
 
     /// 4 of the numbered ones, and one that was created.
     fn existing() -> Numbers<Heap> {
@@ -563,11 +539,17 @@ mod tests {
             features,
             min_interval_ns: 10,
         };
-        message.into().judge(&terms)
+        super::judge(message.into().words(), &terms)
     }
 
     fn judge(message: impl Into<Message>) -> Result<(u32, Operation), Status> {
         judge_by(message, 1, Asker::Guest)
+    }
+
+    fn create(creation: impl Into<Message>) -> Result<Identity, Status> {
+        let message = creation.into();
+        judge(message)?;
+        Creation::judge(message.words())
     }
 
     fn request(op: u32, watch: u32, arg: u64) -> Request {
@@ -607,8 +589,8 @@ mod tests {
         ] {
             let start = Message::from(request(op, 3, 0));
             // Owner is not the request's business.
-            let Message(words) = with(start, field!(stopwatch_request.owner), 1);
-            assert_eq!(judge(Message::from_slot(&words)), Ok((3, operation)));
+            let owned = with(start, field!(stopwatch_request.owner), 1);
+            assert_eq!(judge(owned), Ok((3, operation)));
             assert_eq!(judge_by(start, 0, Asker::Host), Ok((3, operation)));
         }
         for (timeout, operation) in [
@@ -646,7 +628,8 @@ mod tests {
             mode: 2,
             pace: Pace::new(ClockId::Boottime, true),
         };
-        assert_eq!(judge(creation), Ok((0, Operation::Create(identity))));
+        assert_eq!(judge(creation), Ok((0, Operation::Create)));
+        assert_eq!(create(creation), Ok(identity));
     }
 
     #[test]
@@ -689,7 +672,7 @@ mod tests {
             (field!(stopwatch_create.clock), 3, Status::BadArg),
         ] {
             let creation = with(Creation::default(), field, value);
-            assert_eq!(judge(creation), Err(status));
+            assert_eq!(create(creation), Err(status));
         }
         for op in [1, 2, 3, 4, 5, 8] {
             assert_eq!(judge(request(op, 0, 1)), Err(Status::BadArg));
