@@ -14,6 +14,12 @@ pub struct Features(pub u64);
 impl Features {
     /// Timeouts and their events, `STOPWATCH_F_TIMEOUT`.
     pub const TIMEOUT: Self = Self(uapi::STOPWATCH_F_TIMEOUT as u64);
+    /// The guest may know the host's uptime, `STOPWATCH_F_HOST_TIME`.
+    pub const HOST_TIME: Self = Self(uapi::STOPWATCH_F_HOST_TIME as u64);
+    /// Commands without an exit, `STOPWATCH_F_POSTED`.
+    pub const POSTED: Self = Self(uapi::STOPWATCH_F_POSTED as u64);
+    /// Doorbells at I/O ports, `STOPWATCH_F_PORT_DOORBELLS`.
+    pub const PORT_DOORBELLS: Self = Self(uapi::STOPWATCH_F_PORT_DOORBELLS as u64);
 
     /// Whether every feature of `other` is in this set.
     pub fn contains(self, other: Self) -> bool {
@@ -26,6 +32,9 @@ impl Features {
             .filter(move |(_, mask)| self.0 & mask != 0)
             .map(|(bit, mask)| match Self(mask) {
                 Self::TIMEOUT => "timeout".to_owned(),
+                Self::HOST_TIME => "host-time".to_owned(),
+                Self::POSTED => "posted".to_owned(),
+                Self::PORT_DOORBELLS => "port-doorbells".to_owned(),
                 _ => format!("bit {bit}"),
             })
     }
@@ -57,7 +66,7 @@ mod tests {
         assert_eq!(Features(1 | (1 << 63)).to_string(), "timeout, bit 63");
         assert_eq!(
             serde_json::to_string(&Features(3)).unwrap(),
-            r#"["timeout","bit 1"]"#
+            r#"["timeout","host-time"]"#
         );
         assert!(Features(3).contains(Features::TIMEOUT));
         assert!(!Features(2).contains(Features::TIMEOUT));

@@ -19,12 +19,16 @@ pub mod guest;
 pub mod host;
 pub mod raw;
 
+mod description;
 mod features;
+mod name;
 mod open;
 mod reading;
 mod time;
 
+pub use description::{Clock, Creation, Description, Laps, Share, UnknownWord};
 pub use features::Features;
+pub use name::{Name, NameError, Which, WhichError};
 pub use open::OpenError;
-pub use reading::{Reading, State};
+pub use reading::{Reading, Source, State};
 pub use time::{Nanoseconds, ParseError};

@@ -5,8 +5,10 @@
 #![forbid(unsafe_code)]
 
 mod cli;
+mod generate;
 mod guest_commands;
 mod host_commands;
+mod live;
 mod output;
 
 use std::process::ExitCode;
@@ -22,15 +24,21 @@ fn main() -> ExitCode {
     let output = Output { json: cli.json };
     let result = match cli.command {
         Command::Guest(command) => guest_commands::run(command, cli.device, output),
-        Command::Host(command) => host_commands::run(command, cli.device, output),
+        Command::Host(command) => done(host_commands::run(command, cli.device, output)),
+        Command::Completions { shell } => done(generate::completions(shell)),
+        Command::Man { directory } => done(generate::man_pages(&directory)),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::from(exit_code(&error))
         }
     }
+}
+
+fn done(result: anyhow::Result<()>) -> anyhow::Result<ExitCode> {
+    result.map(|()| ExitCode::SUCCESS)
 }
 
 /// 3 without a device, else 1; 2 is clap's, for a command line that makes no
@@ -55,10 +63,7 @@ mod tests {
         assert_eq!(exit_code(&guest.into()), 3);
         let host = host::Control::open("/dev/no-such-vhost-stopwatch").unwrap_err();
         assert_eq!(exit_code(&host.into()), 3);
-        let refused = guest::Error::NoSuchWatch {
-            watch: 64,
-            stopwatches: 64,
-        };
+        let refused = guest::Error::NoSuchWatch { which: 64.into() };
         assert_eq!(exit_code(&refused.into()), 1);
     }
 }

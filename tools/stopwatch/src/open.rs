@@ -48,12 +48,16 @@ pub enum OpenError {
     },
 }
 
-/// Opens `path` for reading and writing; `advice` is for when it is not there.
+/// Opens `path`; `advice` is for when it is not there. For reading and writing
+/// or, if `path` does not let this user write, for reading: every ioctl goes
+/// with that, too.
 pub(crate) fn open(path: &Path, advice: &'static str) -> Result<File, OpenError> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(path)
+    let open = |write| OpenOptions::new().read(true).write(write).open(path);
+    open(true)
+        .or_else(|error| match Errno::from_io_error(&error) {
+            Some(Errno::ACCESS) => open(false),
+            _ => Err(error),
+        })
         .map_err(|source| {
             let path = path.to_owned();
             match Errno::from_io_error(&source) {

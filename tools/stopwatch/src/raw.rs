@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The system call itself: any number, any argument. All `unsafe` of this
-//! crate is here and where a `Request` is declared.
+//! The system call itself: any number, any argument; and below it the mapped
+//! pages and the CPU's counter. All `unsafe` of this crate is here and where a
+//! `Request` is declared.
 
 use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::ptr;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use rustix::io::Errno;
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode};
+use rustix::mm::{mmap, munmap, MapFlags, ProtFlags};
 
 /// Makes an ioctl with an argument of the caller's choice, for what the typed
 /// calls never do: a wrong size, a bad pointer, a number that nobody knows.
@@ -81,5 +84,96 @@ impl<T> Request<T> {
             argument.cast::<u32>().write(size_of::<T>() as u32);
             ioctl(fd, self.number, argument.expose_provenance())
         }
+    }
+}
+
+/// Pages of a device, read-only here and written by others at any time.
+///
+/// # Invariants
+///
+/// `size` bytes from `base` on, which is the start of a page, are mapped for
+/// reading as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    base: NonNull<u8>,
+    size: usize,
+}
+
+// SAFETY: it is only ever read, and by atomic loads.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps the first `size` bytes of `fd`.
+    pub(crate) fn new(fd: BorrowedFd<'_>, size: usize) -> Result<Self, Errno> {
+        // SAFETY: with no address asked for, the kernel takes one where nothing
+        // is mapped.
+        let base = unsafe {
+            mmap(
+                ptr::null_mut(),
+                size,
+                ProtFlags::READ,
+                MapFlags::SHARED,
+                fd,
+                0,
+            )?
+        };
+        // INVARIANT: mmap() has just mapped that, and only drop() unmaps it.
+        Ok(Self {
+            base: NonNull::new(base.cast()).ok_or(Errno::NOMEM)?,
+            size,
+        })
+    }
+
+    /// The 32-bit word at `offset`, which must be a multiple of 4 within the
+    /// pages.
+    pub(crate) fn word32(&self, offset: usize) -> &AtomicU32 {
+        assert!(offset % 4 == 0 && offset + 4 <= self.size);
+        // SAFETY: by the invariants and the line above the word is aligned and
+        // mapped for as long as `self` is borrowed. Of a word that is never
+        // stored to from here, only loads are made, which read-only memory bears.
+        unsafe { self.base.add(offset).cast().as_ref() }
+    }
+
+    /// The 64-bit word at `offset`, which must be a multiple of 8 within the
+    /// pages.
+    pub(crate) fn word64(&self, offset: usize) -> &AtomicU64 {
+        assert!(offset % 8 == 0 && offset + 8 <= self.size);
+        // SAFETY: as in `word32()`.
+        unsafe { self.base.add(offset).cast().as_ref() }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: by the invariants that is mapped, and nothing that was borrowed
+        // from `self` is left.
+        let _ = unsafe { munmap(self.base.as_ptr().cast(), self.size) };
+    }
+}
+
+/// The CPU's counter, read after all loads before it.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn counter() -> u64 {
+    use std::arch::x86_64::{_mm_lfence, _rdtsc};
+    // SAFETY: every x86-64 CPU has both.
+    unsafe {
+        _mm_lfence();
+        _rdtsc()
+    }
+}
+
+/// Registers EAX to EDX of CPUID, if the CPU knows the leaf.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn cpuid(leaf: u32) -> Option<[u32; 4]> {
+    use std::arch::x86_64::__cpuid;
+    // SAFETY: every x86-64 CPU has the instruction, and it knows a leaf that is
+    // not above what the first one of its range says.
+    unsafe {
+        (__cpuid(leaf & 0xffff_0000).eax >= leaf).then(|| {
+            let registers = __cpuid(leaf);
+            [registers.eax, registers.ebx, registers.ecx, registers.edx]
+        })
     }
 }

@@ -28,6 +28,26 @@ impl fmt::Display for State {
     }
 }
 
+impl From<u32> for State {
+    fn from(number: u32) -> Self {
+        match number {
+            uapi::STOPWATCH_RUNNING => Self::Running,
+            _ => Self::Stopped,
+        }
+    }
+}
+
+/// How a reading was had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    /// From the mapped state pages and the CPU's counter: no system call, no
+    /// exit.
+    ExitFree,
+    /// The kernel, or the host, was asked.
+    Call,
+}
+
 /// A stopwatch at one moment, by the host's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Reading {
@@ -41,10 +61,15 @@ pub struct Reading {
     pub laps: u32,
     /// Elapsed at the last of them.
     pub lap_ns: Option<u64>,
-    /// VM time at which the armed timeout expires.
+    /// Its own time at which the armed timeout expires, if that is known; see
+    /// [`Description`](crate::Description).
     pub deadline_ns: Option<u64>,
     /// Timeouts that expired since the last reset.
     pub timeouts: u32,
+    /// How far off the moment can be from what the caller means, in ns.
+    pub error_ns: u64,
+    /// How it was had.
+    pub source: Source,
 }
 
 impl Reading {
@@ -56,32 +81,26 @@ impl Reading {
             && self.deadline_ns.is_none()
             && self.timeouts == 0
     }
-
-    /// How long until the armed timeout expires; 0 if it should have.
-    pub fn timeout_in(&self) -> Option<Nanoseconds> {
-        self.deadline_ns
-            .map(|deadline| Nanoseconds(deadline.saturating_sub(self.time_ns)))
-    }
 }
 
 impl From<uapi::stopwatch_reading> for Reading {
     fn from(raw: uapi::stopwatch_reading) -> Self {
         Self {
-            state: match raw.state {
-                uapi::STOPWATCH_RUNNING => State::Running,
-                _ => State::Stopped,
-            },
+            state: raw.state.into(),
             elapsed_ns: raw.elapsed_ns,
             time_ns: raw.time_ns,
             laps: raw.laps,
             lap_ns: (raw.laps != 0).then_some(raw.lap_ns),
             deadline_ns: (raw.deadline_ns != 0).then_some(raw.deadline_ns),
             timeouts: raw.timeouts,
+            error_ns: raw.error_ns,
+            source: Source::Call,
         }
     }
 }
 
-/// One line for people.
+/// One line for people; when a timeout expires is not in it, for that takes a
+/// [`Description`](crate::Description).
 impl fmt::Display for Reading {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -97,9 +116,6 @@ impl fmt::Display for Reading {
                 count(self.laps, "lap"),
                 Nanoseconds(lap)
             )?;
-        }
-        if let Some(left) = self.timeout_in() {
-            write!(f, ", timeout in {left}")?;
         }
         if self.timeouts != 0 {
             write!(f, ", {} expired", count(self.timeouts, "timeout"))?;
@@ -125,6 +141,7 @@ mod tests {
         laps: 2,
         timeouts: 1,
         reserved: 0,
+        error_ns: 40_000,
     };
 
     #[test]
@@ -132,7 +149,7 @@ mod tests {
         assert_eq!(
             Reading::from(BUSY).to_string(),
             "running, elapsed 1.000 123 456 s, 2 laps, last at 0.500 000 000 s, \
-             timeout in 0.250 000 000 s, 1 timeout expired"
+             1 timeout expired"
         );
         let idle = Reading::from(uapi::stopwatch_reading::default());
         assert_eq!(idle.to_string(), "stopped, elapsed 0.000 000 000 s");
@@ -161,6 +178,8 @@ mod tests {
                 "lap_ns": 500_000_000u64,
                 "deadline_ns": 5_250_000_000u64,
                 "timeouts": 1,
+                "error_ns": 40_000,
+                "source": "call",
             })
         );
         let idle = serde_json::to_value(Reading::from(uapi::stopwatch_reading::default())).unwrap();

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use thiserror::Error;
 
@@ -52,6 +53,12 @@ impl fmt::Display for Nanoseconds {
         }
         text.push_str(" s");
         f.pad(&text)
+    }
+}
+
+impl From<Nanoseconds> for Duration {
+    fn from(ns: Nanoseconds) -> Self {
+        Self::from_nanos(ns.0)
     }
 }
 

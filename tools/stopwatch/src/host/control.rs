@@ -14,7 +14,7 @@ use stopwatch_uapi as uapi;
 use super::{Error, Geometry, DEVICE};
 use crate::open::open;
 use crate::raw::{self, Request};
-use crate::{Features, OpenError, Reading};
+use crate::{Creation, Description, Features, Laps, Name, OpenError, Reading, Which};
 
 /// Bytes that a VM's name may have.
 pub const NAME_SIZE: usize = uapi::VHOST_STOPWATCH_NAME_SIZE as usize;
@@ -46,8 +46,89 @@ const SET_NAME: Request<uapi::vhost_stopwatch_name> =
 const GET_VM: Request<uapi::vhost_stopwatch_vm> =
     unsafe { Request::new(uapi::VHOST_STOPWATCH_GET_VM) };
 // SAFETY: as above.
-const READ: Request<uapi::vhost_stopwatch_read> =
-    unsafe { Request::new(uapi::VHOST_STOPWATCH_READ) };
+const SET_POLICY: Request<uapi::vhost_stopwatch_policy> =
+    unsafe { Request::new(uapi::VHOST_STOPWATCH_SET_POLICY) };
+// SAFETY: as above.
+const COMMAND: Request<uapi::vhost_stopwatch_command> =
+    unsafe { Request::new(uapi::VHOST_STOPWATCH_COMMAND) };
+// SAFETY: as above.
+const DESCRIBE: Request<uapi::vhost_stopwatch_description> =
+    unsafe { Request::new(uapi::VHOST_STOPWATCH_DESCRIBE) };
+// SAFETY: as above. The kernel also writes to the array that the struct tells
+// the address and size of; `laps_from()` gives it one.
+const LAPS: Request<uapi::vhost_stopwatch_laps> =
+    unsafe { Request::new(uapi::VHOST_STOPWATCH_LAPS) };
+
+/// The fastest periodic timeout that any VM may have, in ns.
+pub const MIN_INTERVAL_NS: u64 = uapi::VHOST_STOPWATCH_MIN_INTERVAL_NS as u64;
+
+/// What a guest may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Whether it may know the host's uptime.
+    pub allow_host_time: bool,
+    /// The fastest periodic timeout that it may have, in ns; at least
+    /// [`MIN_INTERVAL_NS`].
+    pub min_interval_ns: u64,
+}
+
+impl Default for Policy {
+    /// What a VM without a policy has.
+    fn default() -> Self {
+        Self {
+            allow_host_time: false,
+            min_interval_ns: MIN_INTERVAL_NS,
+        }
+    }
+}
+
+/// What the host can do to a stopwatch of a VM; as in
+/// [`guest::Operation`](crate::guest::Operation).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Go on counting from where it stands.
+    Start,
+    /// Stand still.
+    Pause,
+    /// Note the elapsed time.
+    Lap,
+    /// Stop, go back to zero, forget laps and timeouts, disarm.
+    Reset,
+    /// Only say how it stands.
+    Read,
+    /// Reset, and say how it stood before.
+    ReadReset,
+    /// Be no more; only for one that was created.
+    Delete,
+}
+
+impl Operation {
+    fn number(self) -> u32 {
+        match self {
+            Self::Start => uapi::STOPWATCH_OP_START,
+            Self::Pause => uapi::STOPWATCH_OP_PAUSE,
+            Self::Lap => uapi::STOPWATCH_OP_LAP,
+            Self::Reset => uapi::STOPWATCH_OP_RESET,
+            Self::Read => uapi::STOPWATCH_OP_READ,
+            Self::ReadReset => uapi::STOPWATCH_OP_READ_RESET,
+            Self::Delete => uapi::STOPWATCH_OP_DELETE,
+        }
+    }
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Start => "start",
+            Self::Pause => "pause",
+            Self::Lap => "lap",
+            Self::Reset => "reset",
+            Self::Read => "read",
+            Self::ReadReset => "read and reset",
+            Self::Delete => "delete",
+        })
+    }
+}
 
 /// Whether the host module serves a VM's kicks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -128,6 +209,19 @@ pub struct VmInfo {
     pub events: u64,
     /// Not put there because it was full.
     pub events_lost: u64,
+    /// VM time in which the VMM had it paused.
+    pub paused_ns: u64,
+    /// Of the kicks, these were timed.
+    pub timed_kicks: u64,
+    /// Spent in those.
+    pub service_ns: u64,
+}
+
+impl VmInfo {
+    /// Mean time spent in a kick, of those that were timed.
+    pub fn service_mean_ns(&self) -> Option<u64> {
+        self.service_ns.checked_div(self.timed_kicks)
+    }
 }
 
 impl From<uapi::vhost_stopwatch_vm> for VmInfo {
@@ -160,6 +254,9 @@ impl From<uapi::vhost_stopwatch_vm> for VmInfo {
             over_budget: raw.over_budget,
             events: raw.events,
             events_lost: raw.events_lost,
+            paused_ns: raw.paused_ns,
+            timed_kicks: raw.timed_kicks,
+            service_ns: raw.service_ns,
         }
     }
 }
@@ -398,22 +495,217 @@ impl Control {
         pick(self.vms()?, wanted)
     }
 
-    /// READ: stopwatch `watch` of VM `vm`. `None` if there is no such VM that
-    /// the caller may see, or it has no such stopwatch.
+    /// SET_POLICY: what the guest may do.
     ///
     /// # Errors
     ///
     /// As the header says.
-    pub fn read(&self, vm: u64, watch: u32) -> Result<Option<Reading>, Error> {
-        let mut raw = uapi::vhost_stopwatch_read {
-            vm,
-            watch,
+    pub fn set_policy(&self, policy: Policy) -> Result<(), Error> {
+        let mut raw = uapi::vhost_stopwatch_policy {
+            flags: match policy.allow_host_time {
+                true => uapi::VHOST_STOPWATCH_ALLOW_HOST_TIME,
+                false => 0,
+            },
+            min_interval_ns: policy.min_interval_ns,
             ..Default::default()
         };
-        match READ.call(self.as_fd(), &mut raw) {
-            Ok(()) => Ok(Some(raw.reading.into())),
+        SET_POLICY.call(self.as_fd(), &mut raw).map_err(refused(
+            "SET_POLICY",
+            &[
+                (
+                    Errno::INVAL,
+                    "the least interval is too small; expected at least 100us",
+                ),
+                (Errno::BUSY, REGION_IS_SET),
+            ],
+        ))
+    }
+
+    /// COMMAND: has a stopwatch of VM `vm` do `operation`. Says the number of
+    /// the stopwatch, too. It works whether the VM is started or not.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Running`], [`Error::Stopped`], [`Error::NoSuchWatch`],
+    /// [`Error::Numbered`].
+    pub fn command(
+        &self,
+        vm: u64,
+        which: &Which,
+        operation: Operation,
+    ) -> Result<(u32, Reading), Error> {
+        let mut raw = uapi::vhost_stopwatch_command {
+            vm,
+            op: operation.number(),
+            ..Default::default()
+        };
+        match which {
+            Which::Number(number) => raw.watch = *number,
+            Which::Name(name) => raw.name = name.to_field(),
+        }
+        let result = COMMAND.call(self.as_fd(), &mut raw);
+        let reading = raw.reading.into();
+        let which = || which.clone();
+        result.map_err(|errno| match (errno, operation) {
+            (Errno::ALREADY, Operation::Start) => Error::Running {
+                which: which(),
+                reading,
+            },
+            (Errno::ALREADY | Errno::NODATA, _) => Error::Stopped {
+                which: which(),
+                operation,
+                reading,
+            },
+            (Errno::NOENT, _) => Error::NoSuchWatch { vm, which: which() },
+            (Errno::INVAL, Operation::Delete) => Error::Numbered { watch: raw.watch },
+            (errno, _) => refused(format!("COMMAND {operation}"), &[])(errno),
+        })?;
+        Ok((raw.watch, reading))
+    }
+
+    /// COMMAND: makes a stopwatch in VM `vm`, stopped at 0, and says its number.
+    /// It will belong to the guest's root.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NameTaken`], [`Error::Full`], [`Error::NoSuchVm`].
+    pub fn create(&self, vm: u64, name: &Name, creation: Creation) -> Result<u32, Error> {
+        let mut raw = uapi::vhost_stopwatch_command {
+            vm,
+            op: uapi::STOPWATCH_OP_CREATE,
+            flags: creation.flags(),
+            clock: creation.clock.number(),
+            mode: creation.share.mode(),
+            name: name.to_field(),
+            ..Default::default()
+        };
+        COMMAND
+            .call(self.as_fd(), &mut raw)
+            .map_err(|errno| match errno {
+                Errno::EXIST => Error::NameTaken {
+                    vm,
+                    name: name.clone(),
+                    watch: raw.watch,
+                },
+                Errno::NOSPC => Error::Full { vm },
+                Errno::NOENT => Error::NoSuchVm {
+                    wanted: vm.to_string(),
+                },
+                errno => refused("COMMAND create", &[])(errno),
+            })?;
+        Ok(raw.watch)
+    }
+
+    /// The number of that stopwatch of VM `vm`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchWatch`].
+    pub fn resolve(&self, vm: u64, which: &Which) -> Result<u32, Error> {
+        match which {
+            Which::Number(number) => Ok(*number),
+            Which::Name(_) => Ok(self.command(vm, which, Operation::Read)?.0),
+        }
+    }
+
+    /// DESCRIBE: what stopwatch `watch` of VM `vm` is. `None` if there is no
+    /// such VM that the caller may see, or no such stopwatch.
+    ///
+    /// # Errors
+    ///
+    /// As the header says.
+    pub fn describe(&self, vm: u64, watch: u32) -> Result<Option<Description>, Error> {
+        self.describe_from(vm, watch, 0)
+    }
+
+    /// DESCRIBE: every stopwatch of VM `vm`, by rising number. None if there is
+    /// no such VM that the caller may see.
+    ///
+    /// # Errors
+    ///
+    /// As the header says.
+    pub fn descriptions(&self, vm: u64) -> Result<Vec<Description>, Error> {
+        let mut all = Vec::new();
+        let mut from = 0;
+        while let Some(next) = self.describe_from(vm, from, uapi::STOPWATCH_DESCRIBE_NEXT)? {
+            from = next.watch + 1;
+            all.push(next);
+        }
+        Ok(all)
+    }
+
+    /// LAPS: those of stopwatch `watch` of VM `vm` that are kept.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchWatch`].
+    pub fn laps(&self, vm: u64, watch: u32) -> Result<Laps, Error> {
+        let mut first = 0;
+        loop {
+            match self.laps_from(vm, watch, first) {
+                Err(Error::LapGone { oldest, .. }) => first = oldest,
+                other => return other,
+            }
+        }
+    }
+
+    /// LAPS: those of stopwatch `watch` of VM `vm` from lap `first` on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchWatch`]; [`Error::LapGone`] if `first` is kept no longer.
+    pub fn laps_from(&self, vm: u64, watch: u32, first: u32) -> Result<Laps, Error> {
+        let mut laps_ns = vec![0u64; uapi::STOPWATCH_LAP_SLOTS as usize];
+        let mut raw = uapi::vhost_stopwatch_laps {
+            vm,
+            laps: uapi::stopwatch_laps {
+                watch,
+                first,
+                count: uapi::STOPWATCH_LAP_SLOTS,
+                laps: laps_ns.as_mut_ptr().expose_provenance() as u64,
+                ..Default::default()
+            },
+            ..Default::default()
+        };
+        let result = LAPS.call(self.as_fd(), &mut raw);
+        let raw = raw.laps;
+        match result {
+            Ok(()) => {
+                laps_ns.truncate(raw.count as usize);
+                Ok(Laps {
+                    total: raw.total,
+                    oldest: raw.oldest,
+                    first,
+                    laps_ns,
+                })
+            }
+            Err(Errno::NODATA) => Err(Error::LapGone {
+                first,
+                oldest: raw.oldest,
+                total: raw.total,
+            }),
+            Err(Errno::NOENT) => Err(Error::NoSuchWatch {
+                vm,
+                which: Which::Number(watch),
+            }),
+            Err(errno) => Err(refused("LAPS", &[])(errno)),
+        }
+    }
+
+    fn describe_from(&self, vm: u64, watch: u32, flags: u32) -> Result<Option<Description>, Error> {
+        let mut raw = uapi::vhost_stopwatch_description {
+            vm,
+            description: uapi::stopwatch_description {
+                flags,
+                watch,
+                ..Default::default()
+            },
+            ..Default::default()
+        };
+        match DESCRIBE.call(self.as_fd(), &mut raw) {
+            Ok(()) => Ok(Some(raw.description.into())),
             Err(Errno::NOENT) => Ok(None),
-            Err(errno) => Err(refused("READ", &[])(errno)),
+            Err(errno) => Err(refused("DESCRIBE", &[])(errno)),
         }
     }
 
@@ -576,7 +868,8 @@ mod tests {
                 "stopwatches": 0, "rings": 0, "ring_slots": 0, "event_slots": 0,
                 "features": [], "time_ns": 0, "resets": 0, "kicks": 0,
                 "requests": 0, "bad_requests": 0, "over_budget": 0,
-                "events": 0, "events_lost": 0,
+                "events": 0, "events_lost": 0, "paused_ns": 0,
+                "timed_kicks": 0, "service_ns": 0,
             })
         );
     }

@@ -7,8 +7,8 @@ use std::io;
 use rustix::io::Errno;
 use thiserror::Error;
 
-use super::NAME_SIZE;
-use crate::OpenError;
+use super::{Operation, QmpError, NAME_SIZE};
+use crate::{Name, Nanoseconds, OpenError, Reading, Which};
 
 /// Why the host did not do it. Nothing was changed by what failed.
 #[derive(Debug, Error)]
@@ -53,6 +53,84 @@ pub enum Error {
         /// The numbers of those VMs.
         numbers: Vec<u64>,
     },
+    /// Started while running (`EALREADY`).
+    #[error(
+        "stopwatch {which} is running already, elapsed {}; pause or reset it before starting it",
+        Nanoseconds(reading.elapsed_ns)
+    )]
+    Running {
+        /// The stopwatch.
+        which: Which,
+        /// How it stands.
+        reading: Reading,
+    },
+    /// Paused while stopped (`EALREADY`), or a lap of a stopped one (`ENODATA`).
+    #[error(
+        "stopwatch {which} is stopped, elapsed {}; {operation} needs a running one, so start it first",
+        Nanoseconds(reading.elapsed_ns)
+    )]
+    Stopped {
+        /// The stopwatch.
+        which: Which,
+        /// Pause or lap.
+        operation: Operation,
+        /// How it stands.
+        reading: Reading,
+    },
+    /// The VM has ended, or has no such stopwatch (`ENOENT`).
+    #[error(
+        "VM {vm} has no stopwatch {which}, or has ended; `stopwatch host show {vm} --all` shows what \
+         it has"
+    )]
+    NoSuchWatch {
+        /// The VM's number.
+        vm: u64,
+        /// What was looked for.
+        which: Which,
+    },
+    /// The name is taken (`EEXIST`).
+    #[error(
+        "VM {vm} has a stopwatch \"{name}\" already, number {watch}; use that one, delete it first, \
+         or choose another name"
+    )]
+    NameTaken {
+        /// The VM's number.
+        vm: u64,
+        /// The name.
+        name: Name,
+        /// The one that has it.
+        watch: u32,
+    },
+    /// No number is free (`ENOSPC`).
+    #[error(
+        "all stopwatches of VM {vm} are in use; delete one, or start the VM with more \
+         (`stopwatch host run --stopwatches N`)"
+    )]
+    Full {
+        /// The VM's number.
+        vm: u64,
+    },
+    /// A numbered stopwatch cannot be deleted (`EINVAL`).
+    #[error("stopwatch {watch} is a numbered one and stays; only those that were created can be deleted")]
+    Numbered {
+        /// Its number.
+        watch: u32,
+    },
+    /// That lap is kept no longer (`ENODATA`).
+    #[error(
+        "lap {first} is kept no longer: of {total} laps the oldest is {oldest}; ask from there on"
+    )]
+    LapGone {
+        /// The lap that was asked for.
+        first: u32,
+        /// The oldest that is kept.
+        oldest: u32,
+        /// How many there were since the last reset.
+        total: u32,
+    },
+    /// A running QEMU did not do it.
+    #[error(transparent)]
+    Qmp(#[from] QmpError),
     /// The VMM's program could not be run.
     #[error("cannot run {program}: {}", exec_advice(error))]
     Exec {

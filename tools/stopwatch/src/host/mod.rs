@@ -13,13 +13,30 @@
 //! println!("-device {}", vm.device_argument());
 //! # Ok::<(), stopwatch::host::Error>(())
 //! ```
+//!
+//! One side starts and the other stops: what took how long from here to there.
+//!
+//! ```no_run
+//! use stopwatch::host::{Control, Operation, DEVICE};
+//!
+//! let control = Control::open(DEVICE)?;
+//! let vm = control.find("web1")?.vm;
+//! let boot = control.create(vm, &"boot".parse()?, Default::default())?;
+//! control.command(vm, &boot.into(), Operation::Start)?;
+//! // In the guest, when it is ready: `stopwatch pause boot`.
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod control;
 mod error;
+mod qmp;
 mod vm;
 
-pub use control::{Control, Status, VmInfo, VmmStatus, NAME_SIZE};
+pub use control::{
+    Control, Operation, Policy, Status, VmInfo, VmmStatus, MIN_INTERVAL_NS, NAME_SIZE,
+};
 pub use error::Error;
+pub use qmp::{Qmp, QmpError};
 pub use vm::{event_fd, sealed_memfd, Geometry, Vm};
 
 /// The usual device node.

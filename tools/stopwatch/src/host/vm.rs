@@ -10,9 +10,10 @@ use std::process::Command;
 use rustix::event::{eventfd, EventfdFlags};
 use rustix::fs::{fcntl_add_seals, ftruncate, memfd_create, MemfdFlags, SealFlags};
 use rustix::io::{fcntl_setfd, Errno, FdFlags};
+use serde_json::json;
 use stopwatch_uapi as uapi;
 
-use super::{Control, Error};
+use super::{Control, Error, Qmp, QmpError};
 
 /// What a VM has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,10 +29,10 @@ pub struct Geometry {
 }
 
 impl Default for Geometry {
-    /// 64 stopwatches and one ring; 64 slots in it and in the event ring.
+    /// 1024 stopwatches and one ring; 64 slots in it and in the event ring.
     fn default() -> Self {
         Self {
-            stopwatches: 64,
+            stopwatches: 1024,
             rings: 1,
             ring_slots: 64,
             event_slots: 64,
@@ -150,6 +151,58 @@ impl Vm {
             program: command.get_program().to_string_lossy().into_owned(),
             error,
         }
+    }
+}
+
+impl Vm {
+    /// Plugs the device into a QEMU that runs already: sends it the descriptors
+    /// and has it add the device as `id`, on `bus` if it is not to choose. QEMU
+    /// holds the VM from then on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Qmp`].
+    pub fn attach(&self, qemu: &mut Qmp, id: &str, bus: Option<&str>) -> Result<(), Error> {
+        let name = |what: &str| format!("{id}-{what}");
+        let numbered = |what: &str, fds: &[OwnedFd]| -> Vec<String> {
+            let numbers = 0..fds.len();
+            numbers.map(|n| name(&format!("{what}{n}"))).collect()
+        };
+        let (vm, region) = (name("vm"), name("region"));
+        let kicks = numbered("kick", &self.kicks);
+        let calls = numbered("call", &self.calls);
+        let mut device = json!({
+            "driver": "stopwatch",
+            "id": id,
+            "vm": vm,
+            "region": region,
+            "kicks": kicks.join(":"),
+            "calls": calls.join(":"),
+        });
+        if let Some(bus) = bus {
+            device["bus"] = bus.into();
+        }
+
+        let own = [(vm, self.control.as_fd()), (region, self.region.as_fd())];
+        let eventfds = self.kicks.iter().chain(&self.calls).map(AsFd::as_fd);
+        let eventfds = kicks.into_iter().chain(calls).zip(eventfds);
+        let descriptors: Vec<_> = own.into_iter().chain(eventfds).collect();
+
+        let add = |qemu: &mut Qmp| -> Result<(), QmpError> {
+            for (name, fd) in &descriptors {
+                qemu.get_fd(name, *fd)?;
+            }
+            qemu.execute("device_add", device)?;
+            Ok(())
+        };
+        add(qemu).map_err(|error| {
+            // Some QEMU never got, or has closed with the device: it says so,
+            // which is not news.
+            for (name, _) in &descriptors {
+                let _ = qemu.execute("closefd", json!({ "fdname": name }));
+            }
+            error.into()
+        })
     }
 }
 

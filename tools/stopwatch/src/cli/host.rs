@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The command line on a host.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use stopwatch::{Name, Nanoseconds, Which};
+use stopwatch_uapi as uapi;
+
+use super::values;
+use super::{NewWatch, Refresh};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum HostCommand {
+    /// Run QEMU with a stopwatch device
+    ///
+    /// Makes the VM's region and eventfds, gives them to the host module, and
+    /// then becomes QEMU, which inherits them: process ID, signals and exit
+    /// status are QEMU's. `-device stopwatch,...` goes to the end of its
+    /// arguments. The VM is gone when QEMU is.
+    #[command(after_help = "\
+Example:
+  stopwatch host run --name web1 --auto-start boot -- qemu-system-x86_64 -accel kvm -m 1G disk.img
+")]
+    Run(Run),
+
+    /// List the VMs that you may see: your own, or as root all
+    List,
+
+    /// Show one VM, and its stopwatches that are in use
+    Show {
+        #[command(flatten)]
+        vm: Vm,
+
+        /// Show just this stopwatch of it, in use or not
+        #[arg(
+            long = "stopwatch",
+            value_name = "NAME|N",
+            value_parser = values::which(),
+            conflicts_with = "all"
+        )]
+        watch: Option<Which>,
+
+        /// Show the unused numbered ones, too
+        #[arg(long)]
+        all: bool,
+    },
+
+    /// Watch the VMs and their stopwatches live, in the terminal
+    Watch(Refresh),
+
+    /// Start a stopwatch of a VM, or let it go on from where it was paused
+    #[command(visible_alias = "resume")]
+    Start(VmWatch),
+
+    /// Pause a running stopwatch of a VM
+    Pause(VmWatch),
+
+    /// Note a lap of a running stopwatch of a VM
+    Lap(VmWatch),
+
+    /// Stop a stopwatch of a VM, set it to zero, disarm its timeout
+    Reset(VmWatch),
+
+    /// Show what a stopwatch of a VM shows, and change nothing
+    Read(VmWatch),
+
+    /// Reset a stopwatch of a VM, and show what it showed before, in one step
+    ReadReset(VmWatch),
+
+    /// Show the laps of a stopwatch of a VM
+    Laps {
+        #[command(flatten)]
+        watch: VmWatch,
+
+        /// From this lap on, counted from 0 [default: the oldest that is kept]
+        #[arg(long, value_name = "LAP")]
+        from: Option<u32>,
+    },
+
+    /// Make a stopwatch in a VM; the guest's root will own it
+    Create {
+        #[command(flatten)]
+        vm: Vm,
+
+        /// Its name: at most 31 bytes, not digits only, no `/`
+        #[arg(value_name = "NAME", value_parser = values::name())]
+        name: Name,
+
+        #[command(flatten)]
+        creation: NewWatch,
+    },
+
+    /// Delete a stopwatch of a VM that was created
+    Delete(VmWatch),
+
+    /// Follow what changes: VMs, the state of their stopwatches, timeouts
+    ///
+    /// It looks at intervals, and tells what is different from the look before.
+    /// Laps, timeouts and resets are counted by the host and none is missed; a
+    /// stopwatch that starts and pauses again between two looks is not seen to,
+    /// and the time is that of the look.
+    Events {
+        /// Only of this VM
+        #[arg(value_name = "VM")]
+        vm: Option<String>,
+
+        #[command(flatten)]
+        refresh: Refresh,
+
+        /// End after so many looks
+        #[arg(long, value_name = "N")]
+        count: Option<u64>,
+    },
+
+    /// Print every VM and its stopwatches that are in use as OpenMetrics text
+    Metrics {
+        /// Replace this file by it in one step, for a textfile collector
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+
+    /// Plug a stopwatch device into a QEMU that runs already, by its QMP socket
+    Attach(Attach),
+
+    /// Unplug a device that `attach` plugged in
+    Detach {
+        #[command(flatten)]
+        qemu: Qemu,
+
+        /// How long the guest may take to give it up
+        #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = values::interval)]
+        wait: Nanoseconds,
+    },
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Vm {
+    /// The VM, by number or by name
+    #[arg(value_name = "VM")]
+    pub(crate) vm: String,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct VmWatch {
+    #[command(flatten)]
+    pub(crate) vm: Vm,
+
+    /// The stopwatch, by its name or by its number from 0
+    #[arg(value_name = "NAME|N", value_parser = values::which())]
+    pub(crate) watch: Which,
+}
+
+/// What a VM shall have.
+#[derive(Debug, Args)]
+pub(crate) struct NewVm {
+    /// Name of the VM, for people
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+
+    /// How many stopwatches the VM has
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1024,
+        value_parser = values::range(uapi::STOPWATCH_MIN_STOPWATCHES, uapi::STOPWATCH_MAX_STOPWATCHES)
+    )]
+    pub(crate) stopwatches: u32,
+
+    /// Request rings, best one for each vCPU [default: as many as the host has CPUs, at most 64]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = values::range(uapi::STOPWATCH_MIN_RINGS, uapi::STOPWATCH_MAX_RINGS)
+    )]
+    pub(crate) rings: Option<u32>,
+
+    /// Slots of each request ring, a power of two
+    #[arg(long, value_name = "N", default_value = "64", value_parser = values::slots)]
+    pub(crate) ring_slots: u32,
+
+    /// Slots of the event ring, a power of two
+    #[arg(long, value_name = "N", default_value = "64", value_parser = values::slots)]
+    pub(crate) event_slots: u32,
+
+    /// Make a stopwatch of this name and start it; may be given again
+    #[arg(long, value_name = "NAME", value_parser = values::name())]
+    pub(crate) auto_start: Vec<Name>,
+
+    /// Let the guest know the host's uptime
+    #[arg(long)]
+    pub(crate) allow_host_time: bool,
+
+    /// The fastest periodic timeout that the guest may have; at least 100us
+    #[arg(long, value_name = "DURATION", default_value = "100us", value_parser = values::interval)]
+    pub(crate) min_interval: Nanoseconds,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    #[command(flatten)]
+    pub(crate) vm: NewVm,
+
+    /// QEMU and its arguments, after `--`
+    #[arg(last = true, required = true, value_name = "QEMU")]
+    pub(crate) qemu: Vec<OsString>,
+}
+
+/// A device of a QEMU that runs.
+#[derive(Debug, Args)]
+pub(crate) struct Qemu {
+    /// Socket that QEMU was given with `-qmp unix:PATH,server=on,wait=off`
+    #[arg(long, value_name = "PATH")]
+    pub(crate) qmp: PathBuf,
+
+    /// The device's id in QEMU: a letter, then letters, digits, `-`, `.` and `_`
+    #[arg(long, default_value = "stopwatch0")]
+    pub(crate) id: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Attach {
+    #[command(flatten)]
+    pub(crate) qemu: Qemu,
+
+    /// QEMU's bus to plug it into, such as a root port of a q35 machine
+    #[arg(long)]
+    pub(crate) bus: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) vm: NewVm,
+}
