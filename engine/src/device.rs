@@ -16,7 +16,6 @@ use super::name::Name;
 use super::names::Names;
 use super::numbers::Numbers;
 use super::record::Laps;
-use super::record::Part;
 use super::record::Record;
 use super::ring;
 use super::ring::Completer;
@@ -619,27 +618,29 @@ impl<S: Storage> Device<S> {
         stopwatch.map_or(Pace::default(), |stopwatch| stopwatch.identity.pace)
     }
 
-    /// Publishes all of a stopwatch.
+    /// Publishes a stopwatch.
     fn publish(&mut self, mem: &impl Memory, watch: u32) {
-        self.publish_part(mem, watch, Part::Whole, None);
+        if let (Some(stopwatch), Some(offset)) = (
+            self.stopwatches.get_mut(watch as usize),
+            self.layout.record(watch),
+        ) {
+            let exists = self.existing.contains(watch);
+            let deadline = self.deadlines.deadline(stopwatch.identity.pace, watch);
+            let record = stopwatch.record(exists, deadline);
+            record.publish(mem, offset, &mut stopwatch.seq);
+        }
     }
 
-    /// Publishes what a stopwatch has counted and, given where it belongs, its
-    /// last lap.
+    /// Publishes what a stopwatch that exists has counted and, given where it
+    /// belongs, its last lap.
     fn publish_counts(&mut self, mem: &impl Memory, watch: u32, lap: Option<u32>) {
-        self.publish_part(mem, watch, Part::Counts, lap);
-    }
-
-    #[inline]
-    fn publish_part(&mut self, mem: &impl Memory, watch: u32, part: Part, lap: Option<u32>) {
-        let exists = self.existing.contains(watch);
         if let (Some(stopwatch), Some(offset)) = (
             self.stopwatches.get_mut(watch as usize),
             self.layout.record(watch),
         ) {
             let deadline = self.deadlines.deadline(stopwatch.identity.pace, watch);
-            let record = stopwatch.record(exists, deadline);
-            record.publish(mem, offset, &mut stopwatch.seq, part, lap);
+            let record = stopwatch.record(true, deadline);
+            record.publish_counts(mem, offset, &mut stopwatch.seq, lap);
         }
     }
 

@@ -53,16 +53,8 @@ pub struct Record {
     pub generation: u32,
 }
 
-/// How much of a record is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Part {
-    /// What changes all the time: the first cache line.
-    Counts,
-    /// All of it.
-    Whole,
-}
-
-/// Words of [`Part::Counts`].
+/// Words at the start of a record, within a cache line, that hold what changes
+/// all the time.
 const COUNTS: usize = core::mem::offset_of!(uapi::stopwatch_record, name) / WORD as usize;
 
 impl Record {
@@ -107,17 +99,22 @@ impl Record {
         }
     }
 
-    /// Its words, without the sequence count.
+    /// Sets the first [`COUNTS`] words, without the sequence count.
     #[inline]
+    fn encode_counts(&self, words: &mut [u64]) {
+        field!(stopwatch_record.state).set(words, self.state());
+        field!(stopwatch_record.elapsed_ns).set(words, self.elapsed_ns);
+        field!(stopwatch_record.started_ns).set(words, self.started_ns);
+        field!(stopwatch_record.lap_ns).set(words, self.lap_ns);
+        field!(stopwatch_record.deadline_ns).set(words, self.deadline_ns);
+        field!(stopwatch_record.laps).set(words, self.laps);
+        field!(stopwatch_record.timeouts).set(words, self.timeouts);
+    }
+
+    /// Its words, without the sequence count.
     fn encode(&self) -> RecordWords {
         let mut words = RecordWords::default();
-        field!(stopwatch_record.state).set(&mut words, self.state());
-        field!(stopwatch_record.elapsed_ns).set(&mut words, self.elapsed_ns);
-        field!(stopwatch_record.started_ns).set(&mut words, self.started_ns);
-        field!(stopwatch_record.lap_ns).set(&mut words, self.lap_ns);
-        field!(stopwatch_record.deadline_ns).set(&mut words, self.deadline_ns);
-        field!(stopwatch_record.laps).set(&mut words, self.laps);
-        field!(stopwatch_record.timeouts).set(&mut words, self.timeouts);
+        self.encode_counts(&mut words);
         bytes!(stopwatch_record.name).set(&mut words, self.name.bytes());
         field!(stopwatch_record.uid).set(&mut words, self.uid);
         field!(stopwatch_record.mode).set(&mut words, self.mode);
@@ -151,38 +148,29 @@ impl Record {
         }
     }
 
-    /// Writes the record, at `offset`, for readers that may be reading it, and
-    /// with it a lap, given its own offset. `seq` is the count that it was
-    /// written with last.
+    /// Writes the record, at `offset`, for readers that may be reading it. `seq`
+    /// is the count that it was written with last.
+    pub(super) fn publish(&self, mem: &impl Memory, offset: u32, seq: &mut u32) {
+        write(mem, offset, &mut self.encode(), seq, || ());
+    }
+
+    /// [`Self::publish`], where nothing has changed that is not counted. With it
+    /// goes a lap, if its offset is given.
     #[inline]
-    pub(super) fn publish(
+    pub(super) fn publish_counts(
         &self,
         mem: &impl Memory,
         offset: u32,
         seq: &mut u32,
-        part: Part,
         lap: Option<u32>,
     ) {
-        let mut words = self.encode();
-        let [first, ..] = &mut words;
-        field!(stopwatch_record.seq).set(core::slice::from_mut(first), seq.wrapping_add(1));
-        mem.store(offset, *first);
-        // Who sees one of the stores below sees the odd count, too: pairs with
-        // the acquires in `read_with()`.
-        mem.fence_release();
-        *seq = seq.wrapping_add(2);
-        field!(stopwatch_record.seq).set(core::slice::from_mut(first), *seq);
-        let first = *first;
-        match part {
-            Part::Counts => store_from(mem, offset, words.get(..COUNTS).unwrap_or(&words), 1),
-            Part::Whole => store_from(mem, offset, &words, 1),
-        }
-        if let Some(lap) = lap {
-            mem.store(lap, self.lap_ns);
-        }
-        // Who sees this count sees the stores above: pairs with the first
-        // acquire in `read_with()`.
-        mem.store_release(offset, first);
+        let mut words = [0; COUNTS];
+        self.encode_counts(&mut words);
+        write(mem, offset, &mut words, seq, || {
+            if let Some(lap) = lap {
+                mem.store(lap, self.lap_ns);
+            }
+        });
     }
 
     /// Reads the record at `offset` and whatever `more` reads, with acquire
@@ -196,7 +184,7 @@ impl Record {
         // Each acquire keeps the loads after it behind it. So the last load of
         // the count comes after all others, and it sees the odd count, or a
         // later one, if one of them saw what was written after it: pairs with
-        // the fence and the release in `publish()`.
+        // the fence and the release in `write()`.
         for (index, word) in (0u32..).zip(words.iter_mut()) {
             *word = mem.load_acquire(offset + index * WORD);
         }
@@ -213,6 +201,30 @@ impl Record {
     pub(super) fn read(mem: &impl Memory, offset: u32) -> Option<Self> {
         Self::read_with(mem, offset, |_| ()).map(|(record, ())| record)
     }
+}
+
+/// Writes the first words of the record at `offset`, and whatever `more` writes.
+#[inline]
+fn write<const N: usize>(
+    mem: &impl Memory,
+    offset: u32,
+    words: &mut [u64; N],
+    seq: &mut u32,
+    more: impl FnOnce(),
+) {
+    let count = field!(stopwatch_record.seq);
+    count.set(words, seq.wrapping_add(1));
+    mem.store(offset, words[0]);
+    // Who sees one of the stores below sees the odd count, too: pairs with the
+    // acquires in `Record::read_with()`.
+    mem.fence_release();
+    store_from(mem, offset, words, 1);
+    more();
+    *seq = seq.wrapping_add(2);
+    count.set(words, *seq);
+    // Who sees this count sees the stores above: pairs with the first acquire in
+    // `Record::read_with()`.
+    mem.store_release(offset, words[0]);
 }
 
 /// Which laps of a stopwatch there are.
