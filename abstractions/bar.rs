@@ -1,18 +1,31 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A PCI BAR that is memory, mapped as such: cacheable.
+//! PCI BARs of a driver whose users may outlast the binding: it is up to the driver to drop them
+//! before. `kernel::pci::Bar` leaves that to devres, which every access has to ask.
 //!
-//! `ioremap()` would map it uncached, and below 4 GiB the MTRRs make `memremap(MEMREMAP_WB)` fall
+//! [`RegisterBar`] is for registers, [`PortBar`] for I/O ports, [`MemoryBar`] for memory, which is
+//! mapped as such: cacheable. `ioremap()` would map it uncached, and below 4 GiB the MTRRs make `memremap(MEMREMAP_WB)` fall
 //! back to uncached-minus; the caching of a RAM-backed BAR under nested paging is up to the
 //! guest's own page tables, so `vmap_pfn()` with ordinary kernel protection is what gives
 //! write-back.
 
-use core::ptr::NonNull;
+use core::{
+    ops::Deref,
+    ptr::NonNull, //
+};
 use kernel::{
     bindings,
     device::Bound,
     error::to_result,
-    ffi::c_int,
+    ffi::{
+        c_int,
+        c_ulong,
+        c_void, //
+    },
+    io::{
+        Mmio,
+        MmioRaw, //
+    },
     page::PAGE_SIZE,
     pci,
     prelude::*,
@@ -67,6 +80,125 @@ impl Drop for Region {
     }
 }
 
+/// What `pci_iomap()` gives of a BAR: memory, uncached, or ports.
+///
+/// # Invariants
+///
+/// `cookie` is a mapping of at least `len` bytes of the BAR that is `region`.
+struct IoMapping {
+    cookie: NonNull<c_void>,
+    len: usize,
+    region: Region,
+}
+
+// SAFETY: The mapping may be used and unmapped on any CPU.
+unsafe impl Send for IoMapping {}
+// SAFETY: As above; it has no state of its own.
+unsafe impl Sync for IoMapping {}
+
+impl IoMapping {
+    fn new(pdev: &pci::Device<Bound>, bar: u32, len: usize, name: &'static CStr) -> Result<Self> {
+        if pdev.resource_len(bar)? < len as u64 {
+            return Err(EINVAL);
+        }
+        let region = Region::request(pdev, bar, name)?;
+
+        // SAFETY: `pdev` is valid, and `resource_len()` has checked the number of the BAR.
+        let cookie = unsafe { bindings::pci_iomap(as_raw(pdev), region.bar, len as c_ulong) };
+        // INVARIANT: It has mapped that, or returned null.
+        Ok(Self {
+            cookie: NonNull::new(cookie).ok_or(ENOMEM)?,
+            len,
+            region,
+        })
+    }
+}
+
+impl Drop for IoMapping {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant it is a mapping of that device.
+        unsafe { bindings::pci_iounmap(as_raw(&self.region.pdev), self.cookie.as_ptr()) };
+    }
+}
+
+/// A BAR of registers: `SIZE` bytes of it, mapped uncached.
+///
+/// It has to be dropped before the driver is unbound.
+///
+/// # Invariants
+///
+/// `raw` is what `_mapping` has mapped, which is memory.
+pub(crate) struct RegisterBar<const SIZE: usize> {
+    raw: MmioRaw<SIZE>,
+    _mapping: IoMapping,
+}
+
+impl<const SIZE: usize> RegisterBar<SIZE> {
+    /// Requests BAR number `bar` under a name and maps it. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if the BAR is smaller, `EBUSY` if somebody else has it, `ENOMEM` if there is no
+    /// room to map it.
+    pub(crate) fn new(pdev: &pci::Device<Bound>, bar: u32, name: &'static CStr) -> Result<Self> {
+        let mapping = IoMapping::new(pdev, bar, SIZE, name)?;
+
+        // INVARIANT: `IoMapping` has mapped that much. Should the BAR be of ports, reads and writes
+        // fault: a device that lies about itself can do worse.
+        Ok(Self {
+            raw: MmioRaw::new(mapping.cookie.as_ptr() as usize, mapping.len)?,
+            _mapping: mapping,
+        })
+    }
+}
+
+impl<const SIZE: usize> Deref for RegisterBar<SIZE> {
+    type Target = Mmio<SIZE>;
+
+    #[inline]
+    fn deref(&self) -> &Mmio<SIZE> {
+        // SAFETY: By the type invariant it is mapped.
+        unsafe { Mmio::from_raw(&self.raw) }
+    }
+}
+
+/// A BAR of I/O ports.
+///
+/// It has to be dropped before the driver is unbound.
+pub(crate) struct PortBar(IoMapping);
+
+impl PortBar {
+    /// Enables the device with its ports, as `pci_enable_device()`, and not only its memory. To be
+    /// called before the device is enabled otherwise. May sleep.
+    pub(crate) fn enable(pdev: &pci::Device<Bound>) -> Result {
+        // SAFETY: `pdev` is valid.
+        to_result(unsafe { bindings::pci_enable_device(as_raw(pdev)) })
+    }
+
+    /// Requests BAR number `bar`, which must have `len` bytes of ports, under a name. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// As [`RegisterBar::new`].
+    pub(crate) fn new(
+        pdev: &pci::Device<Bound>,
+        bar: u32,
+        len: usize,
+        name: &'static CStr,
+    ) -> Result<Self> {
+        Ok(Self(IoMapping::new(pdev, bar, len, name)?))
+    }
+
+    /// Writes 4 bytes at `offset`; nothing if the BAR does not have it. Earlier stores come before.
+    #[inline]
+    pub(crate) fn write32(&self, offset: usize, value: u32) {
+        if offset + size_of::<u32>() <= self.0.len {
+            // SAFETY: By the invariant of `IoMapping` it is mapped.
+            unsafe { bindings::iowrite32(value, self.0.cookie.as_ptr().wrapping_byte_add(offset)) };
+        }
+    }
+}
+
 /// A part of a memory BAR, mapped write-back.
 ///
 /// It has to be dropped before the driver is unbound, after which the BAR may be elsewhere.
@@ -77,6 +209,7 @@ impl Drop for Region {
 pub(crate) struct MemoryBar {
     mapping: NonNull<u8>,
     size: usize,
+    first_pfn: usize,
     _region: Region,
 }
 
@@ -117,6 +250,7 @@ impl MemoryBar {
         Ok(Self {
             mapping: NonNull::new(mapping.cast()).ok_or(ENOMEM)?,
             size,
+            first_pfn: start / PAGE_SIZE,
             _region: region,
         })
     }
@@ -126,6 +260,12 @@ impl MemoryBar {
     pub(crate) fn memory(&self) -> SharedMemory<'_> {
         // SAFETY: By the type invariant `size` bytes are mapped for as long as `self` is borrowed.
         unsafe { SharedMemory::new(self.mapping, self.size) }
+    }
+
+    /// The number of the page frame at `offset`, for a mapping that goes before this does; `None`
+    /// if it is not in what was mapped here.
+    pub(crate) fn pfn(&self, offset: usize) -> Option<usize> {
+        (offset < self.size).then_some(self.first_pfn + offset / PAGE_SIZE)
     }
 }
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Misc devices whose files keep the module loaded, may be polled, and know which registration they
-//! were opened through.
+//! Misc devices whose files keep the module loaded, may be polled and mapped page by page, and know
+//! which registration they were opened through.
 //!
-//! `kernel::miscdevice` has none of these three yet: its `file_operations` have no owner, so a
+//! `kernel::miscdevice` has none of these yet: its `file_operations` have no owner, so a
 //! module can be unloaded while one of its files is open.
 //!
 //! C header: [`include/linux/miscdevice.h`](srctree/include/linux/miscdevice.h)
@@ -23,6 +23,8 @@ use kernel::{
         c_ulong, //
     },
     fs::File,
+    mm::virt::VmaNew,
+    page::PAGE_SIZE,
     prelude::*,
     sync::{
         poll::PollTable,
@@ -39,6 +41,8 @@ use kernel::{
     },
     ThisModule, //
 };
+
+use super::shim;
 
 /// An open file of a misc device.
 ///
@@ -65,9 +69,87 @@ pub(crate) trait MiscFile: Send + Sync + Sized + 'static {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
+    /// Lets the file be mapped as `area` says, from `offset` bytes of it on, or not. The pages come
+    /// by [`Self::fault`].
+    fn mmap(&self, _file: &File, _area: &VmaNew, _offset: usize) -> Result {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
+    /// A page of a mapping is used that is not there: that at `offset` bytes of the file. It is
+    /// given by [`PageFault::map`], without which it faults again; with an error the program gets
+    /// `SIGBUS`.
+    ///
+    /// Runs with the lock of the program's memory held.
+    fn fault(&self, _offset: usize, _fault: PageFault<'_>) -> Result {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
     /// Returns the `EPOLL*` flags that hold now, after registering with what will change them.
     fn poll(&self, _file: &File, _table: PollTable<'_>) -> u32 {
         build_error!(VTABLE_DEFAULT_ERROR)
+    }
+}
+
+/// A page that a program waits for.
+///
+/// # Invariants
+///
+/// `vmf` is of a fault in a mapping by [`MiscRegistration::mmap`], which is being handled.
+pub(crate) struct PageFault<'a> {
+    vmf: *mut bindings::vm_fault,
+    _fault: PhantomData<&'a ()>,
+}
+
+impl PageFault<'_> {
+    /// Maps a page frame there, cacheable. It stays until [`Mapped::revoke`], at most, and so long
+    /// must whoever calls this see to it that there is nothing else in it.
+    pub(crate) fn map(self, pfn: usize) -> Result {
+        // SAFETY: By the type invariant; the mapping has `VM_PFNMAP`.
+        to_result(unsafe {
+            let vmf = &(*self.vmf).__bindgen_anon_1;
+            shim::shim_map_pfn(vmf.vma, vmf.address, pfn)
+        })
+    }
+}
+
+/// The inode of a file, through which all its mappings are found.
+///
+/// # Invariants
+///
+/// We have a reference to `inode`.
+#[derive(PartialEq)]
+pub(crate) struct Mapped {
+    inode: *mut bindings::inode,
+}
+
+// SAFETY: An inode may be used and released by any task.
+unsafe impl Send for Mapped {}
+// SAFETY: `revoke` may be called at any time by anybody.
+unsafe impl Sync for Mapped {}
+
+impl Mapped {
+    /// That of `file`.
+    pub(crate) fn new(file: &File) -> Self {
+        // INVARIANT: A reference is taken.
+        // SAFETY: The file is open, so it has a mapping and the mapping an inode.
+        unsafe {
+            let inode = (*(*file.as_ptr()).f_mapping).host;
+            bindings::ihold(inode);
+            Self { inode }
+        }
+    }
+
+    /// Takes all pages out of all mappings; they will fault again. May sleep.
+    pub(crate) fn revoke(&self) {
+        // SAFETY: By the type invariant the inode is alive.
+        unsafe { bindings::unmap_mapping_range((*self.inode).i_mapping, 0, 0, 1) };
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant the reference is ours. May sleep, as may our owner.
+        unsafe { bindings::iput(self.inode) };
     }
 }
 
@@ -126,6 +208,16 @@ impl<T: MiscFile> MiscRegistration<T> {
         compat_ioctl: bindings::compat_ptr_ioctl,
         read: if T::HAS_READ { Some(Self::read) } else { None },
         poll: if T::HAS_POLL { Some(Self::poll) } else { None },
+        mmap: if T::HAS_MMAP { Some(Self::mmap) } else { None },
+        ..pin_init::zeroed()
+    };
+
+    const VM_OPS: bindings::vm_operations_struct = bindings::vm_operations_struct {
+        fault: if T::HAS_FAULT {
+            Some(Self::fault)
+        } else {
+            None
+        },
         ..pin_init::zeroed()
     };
 
@@ -202,6 +294,62 @@ impl<T: MiscFile> MiscRegistration<T> {
         match unsafe { Self::with(file, |data, file| data.read(file, &mut buffer)) } {
             Ok(bytes) => bytes as isize,
             Err(err) => err.to_errno() as isize,
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As for [`Self::with`]; `vma` is being set up for it.
+    unsafe extern "C" fn mmap(
+        file: *mut bindings::file,
+        vma: *mut bindings::vm_area_struct,
+    ) -> c_int {
+        // SAFETY: As the caller promises.
+        let result = unsafe {
+            let area = VmaNew::from_raw(vma);
+            let offset = (*vma).vm_pgoff.saturating_mul(PAGE_SIZE);
+            Self::with(file, |data, file| data.mmap(file, area, offset))
+        };
+
+        match result {
+            Ok(()) => {
+                // Its pages are not the memory management's; whoever maps more than there is gets
+                // the fault that says so.
+                let flags = bindings::VM_IO
+                    | bindings::VM_PFNMAP
+                    | bindings::VM_DONTEXPAND
+                    | bindings::VM_DONTDUMP;
+                // SAFETY: While it is being set up, nobody else uses it.
+                unsafe {
+                    (*vma).__bindgen_anon_2.vm_flags |= flags as bindings::vm_flags_t;
+                    (*vma).vm_ops = &Self::VM_OPS;
+                }
+                0
+            }
+            Err(err) => err.to_errno(),
+        }
+    }
+
+    /// # Safety
+    ///
+    /// `vmf` is of a fault in a mapping that [`Self::mmap`] has set up.
+    unsafe extern "C" fn fault(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t {
+        // SAFETY: As the caller promises; the mapping has a reference to its file.
+        let (file, pgoff) = unsafe {
+            let vmf = &(*vmf).__bindgen_anon_1;
+            ((*vmf.vma).vm_file, vmf.pgoff)
+        };
+        // INVARIANT: It is being handled.
+        let fault = PageFault {
+            vmf,
+            _fault: PhantomData,
+        };
+
+        // SAFETY: The file was opened by `open`, as only then it can be mapped by `mmap`.
+        match unsafe { Self::with(file, |data, _| data.fault(pgoff * PAGE_SIZE, fault)) } {
+            Ok(()) => bindings::vm_fault_reason_VM_FAULT_NOPAGE,
+            Err(error) if error == ENOMEM => bindings::vm_fault_reason_VM_FAULT_OOM,
+            Err(_) => bindings::vm_fault_reason_VM_FAULT_SIGBUS,
         }
     }
 

@@ -14,7 +14,9 @@
 pub(crate) mod bar;
 pub(crate) mod capability;
 pub(crate) mod clock;
+pub(crate) mod counter;
 pub(crate) mod deadline_timer;
+pub(crate) mod debugfs;
 pub(crate) mod deferred;
 pub(crate) mod engine_memory;
 pub(crate) mod errno;
@@ -23,7 +25,10 @@ pub(crate) mod irq_lock;
 pub(crate) mod memfd;
 pub(crate) mod miscdevice;
 pub(crate) mod pci_id;
+pub(crate) mod rcu;
 pub(crate) mod shared_memory;
+pub(crate) mod shared_page;
+pub(crate) mod user;
 pub(crate) mod user_struct;
 
 /// Bindings of `shim.h`, made by bindgen.
@@ -35,6 +40,7 @@ mod shim {
         folio,
         page,
         spinlock,
+        vm_area_struct,
         wait_queue_entry, //
     };
 

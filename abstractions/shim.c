@@ -104,3 +104,30 @@ void *shim_vmap_pfn_kernel(unsigned long *pfns, unsigned int count)
 {
 	return vmap_pfn(pfns, count, PAGE_KERNEL);
 }
+
+struct frame {
+	struct vm_area_struct *vma;
+	unsigned long pfn;
+};
+
+static int set_frame(pte_t *pte, unsigned long addr, void *data)
+{
+	struct frame *frame = data;
+
+	set_pte_at(frame->vma->vm_mm, addr, pte,
+		   pte_mkspecial(pfn_pte(frame->pfn, frame->vma->vm_page_prot)));
+	return 0;
+}
+
+/*
+ * Maps a page frame for a fault, with the caching that the protection of @vma
+ * says. vmf_insert_pfn() takes the caching from what is known of the frame, and
+ * of a BAR it is known that it is uncached, although this one is memory. As
+ * i915's remap_io_mapping() does it.
+ */
+int shim_map_pfn(struct vm_area_struct *vma, unsigned long addr, unsigned long pfn)
+{
+	struct frame frame = { .vma = vma, .pfn = pfn };
+
+	return apply_to_page_range(vma->vm_mm, addr, PAGE_SIZE, set_frame, &frame);
+}

@@ -13,6 +13,7 @@ struct file;
 struct folio;
 struct page;
 struct spinlock;
+struct vm_area_struct;
 struct wait_queue_entry;
 
 unsigned long shim_spin_lock_irqsave(struct spinlock *lock);
@@ -30,6 +31,7 @@ int shim_file_is_rw(struct file *file);
 
 void *shim_vmap_kernel(struct page **pages, unsigned int count);
 void *shim_vmap_pfn_kernel(unsigned long *pfns, unsigned int count);
+int shim_map_pfn(struct vm_area_struct *vma, unsigned long addr, unsigned long pfn);
 
 /* Ordinary functions of headers that the kernel crate does not bind. */
 void vunmap(const void *addr);

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The CPU's counter, from which time can be told without asking anybody: on x86 the TSC.
+
+/// The counter now, not before what the program did earlier. Usable in any context.
+#[cfg(CONFIG_X86)]
+#[inline]
+pub(crate) fn now() -> u64 {
+    let low: u32;
+    let high: u32;
+
+    // SAFETY: It reads the TSC, which every 64-bit CPU has, and waits for earlier loads.
+    unsafe {
+        core::arch::asm!(
+            "lfence",
+            "rdtsc",
+            out("eax") low,
+            out("edx") high,
+            options(nostack, preserves_flags),
+        )
+    };
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// How fast the counter is, in kHz, about; 0 if this kernel has found out by now that it is not the
+/// same on all CPUs or at all times. Usable in any context.
+#[cfg(CONFIG_X86)]
+#[inline]
+pub(crate) fn khz() -> u32 {
+    use kernel::bindings;
+
+    // SAFETY: It has no requirements.
+    if unsafe { bindings::check_tsc_unstable() } != 0 {
+        return 0;
+    }
+    // SAFETY: Written only while the kernel boots.
+    unsafe { bindings::tsc_khz }
+}
+
+/// There is no counter that this kernel crate knows how to read.
+#[cfg(not(CONFIG_X86))]
+pub(crate) fn now() -> u64 {
+    0
+}
+
+/// There is no counter.
+#[cfg(not(CONFIG_X86))]
+pub(crate) fn khz() -> u32 {
+    0
+}

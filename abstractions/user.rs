@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Users: as the kernel knows them, and as the current task's user namespace has them.
+//!
+//! C header: [`include/linux/uidgid.h`](srctree/include/linux/uidgid.h)
+
+use kernel::{
+    bindings,
+    task::Kuid, //
+};
+
+/// What is in no namespace a user.
+pub(crate) const NOBODY: u32 = u32::MAX;
+
+/// A user as the initial user namespace has it, which has every one.
+pub(crate) fn to_initial(user: Kuid) -> u32 {
+    // SAFETY: The initial namespace is never freed.
+    unsafe { bindings::from_kuid(&raw mut bindings::init_user_ns, user.into_raw()) }
+}
+
+/// A user of the initial user namespace as the current task's has it: the overflow user if it has
+/// not.
+pub(crate) fn initial_to_current(uid: u32) -> u32 {
+    // SAFETY: The initial namespace is never freed; that of the current task is not freed while it
+    // runs this.
+    unsafe {
+        let user = bindings::make_kuid(&raw mut bindings::init_user_ns, uid);
+        bindings::from_kuid_munged(bindings::current_user_ns(), user)
+    }
+}
+
+/// A user of the current task's user namespace as the initial one has it; [`NOBODY`] if there is no
+/// such user.
+pub(crate) fn current_to_initial(uid: u32) -> u32 {
+    // SAFETY: As above. An invalid user is mapped to `NOBODY`.
+    unsafe {
+        let user = bindings::make_kuid(bindings::current_user_ns(), uid);
+        bindings::from_kuid(&raw mut bindings::init_user_ns, user)
+    }
+}
