@@ -11,8 +11,10 @@
  *
  * A stopwatch that was created belongs to the effective user who did; what
  * others may do is its mode. Whose it is counts at each ioctl, so a file that
- * is passed to another user's process gives that one no more than it had. The
- * numbered stopwatches are everybody's who can open the device.
+ * is passed to another user's process gives that one no more than it had; for
+ * events it counts who opened the file. Root, who may all, is who has
+ * CAP_DAC_OVERRIDE in the initial user namespace. The numbered stopwatches are
+ * everybody's who can open the device.
  *
  * read() waits for the first event, unless O_NONBLOCK is set: then it says
  * EAGAIN. A buffer with no room for one is EINVAL. Once the driver was unbound,
@@ -50,7 +52,11 @@
  * With STOPWATCH_REQUEST_POSTED in flags the command is only noted, with the time
  * of now, and the ioctl returns without an exit and without a reading; what comes
  * of it shows in later readings. If it cannot be posted (the host does not offer
- * it, the time is not known well enough) it is carried out as without the flag.
+ * it, the time is not known well enough) it is carried out as without the flag; a
+ * reading.time_ns that is not 0 tells. The mode is enforced in any case.
+ *
+ * For STOPWATCH_OP_SET_MODE the uid in arg is one of the caller's user namespace.
+ * Only root gives a stopwatch to somebody else.
  *
  * Errors, beside the above; reading is filled in where it says so:
  *   EALREADY   started while running, or paused while stopped (reading)
@@ -60,7 +66,8 @@
  *   EACCES     the caller may see it, but not do that with it
  *   EPERM      the VM's creator does not allow it
  *   EINVAL     arg or interval is out of range, or not zero with an operation
- *              that takes none
+ *              that takes none; a numbered stopwatch was to be deleted or to be
+ *              given a mode; there is no such uid
  *   EIO        the host answered with what this driver does not know
  *   ETIMEDOUT  the host did not answer within STOPWATCH_ANSWER_MS; it has
  *              stopped the device. The command may still be carried out later
@@ -131,7 +138,7 @@ struct stopwatch_find {
 /*
  * STOPWATCH_IOC_DESCRIBE: what a stopwatch is; with STOPWATCH_DESCRIBE_NEXT the
  * one with the smallest number not below watch that the caller may see. Costs no
- * exit.
+ * exit, unless there are posted commands that the host has to carry out before.
  *   ENOENT     there is none that the caller may see
  */
 #define STOPWATCH_IOC_DESCRIBE		_IO(STOPWATCH_IOC_TYPE, 0x04)
@@ -157,9 +164,10 @@ struct stopwatch_description {
 /*
  * STOPWATCH_IOC_LAPS: what a stopwatch showed at its laps, from lap number first
  * on, at most count of them, into the array of __u64 at laps. Says how many
- * there are in all, and from which on they are kept. Costs no exit.
+ * there are in all, and from which on they are kept. Costs as much as DESCRIBE.
  *   ENOENT     there is no stopwatch of that number that the caller may see
- *   ENODATA    first is one that is not kept any more (oldest says which is)
+ *   ENODATA    first is one that is not kept any more (oldest says which is;
+ *              total is filled in, too)
  */
 #define STOPWATCH_IOC_LAPS		_IO(STOPWATCH_IOC_TYPE, 0x05)
 
@@ -201,7 +209,11 @@ struct stopwatch_device_info {
  * writes, then state_size bytes of the device's state pages, as in
  * <linux/stopwatch_device.h>, with struct stopwatch_state first. All of a device,
  * so only for who may read all of it: root, or where the device's file is open
- * for writing by a user whom its mode lets.
+ * for writing by a user whom its mode lets. Posted commands show in it once the
+ * host has carried them out. When the driver is unbound, it becomes SIGBUS.
+ *   EINVAL     writable, executable, private, or longer than what there is
+ *   EACCES     the file is not open for writing, and the caller is not root
+ *   ENODEV     the device is gone
  *
  * The clock page maps the CPU's counter (x86: TSC) to VM time, as the driver
  * learned it from calls:
@@ -210,8 +222,10 @@ struct stopwatch_device_info {
  *
  * It is read as a seqcount, like a record. It holds while STOPWATCH_CLOCK_VALID
  * is set, the device's paused_ns is what the page says, its vmm_status is
- * STOPWATCH_VMM_RUNNING, and the counter is not beyond valid_until; else the time
- * is to be had from a call, STOPWATCH_OP_READ, which also renews the page. VM time
+ * STOPWATCH_VMM_RUNNING, and the counter is neither before counter_base nor
+ * beyond valid_until (counter - counter_base <= valid_until - counter_base, in 64
+ * bits without sign); else the time is to be had from a call, STOPWATCH_OP_READ,
+ * which also renews the page. VM time
  * is then known up to error_ns, and drift_ppb more for each ns since time_ns.
  */
 #define STOPWATCH_CLOCK_PAGE_SIZE	4096
@@ -246,5 +260,89 @@ struct stopwatch_event_record {
 	__u32 dropped;		/* events that this file has lost since it was opened */
 	__u32 reserved;		/* zero */
 };
+
+#if !defined(__KERNEL__) && defined(__GNUC__) && (defined(__x86_64__) || defined(__i386__))
+/*
+ * Reading a stopwatch in what mmap() gave: no system call, no exit. info is what
+ * STOPWATCH_IOC_INFO said. Returns 0 and the reading, of which error_ns is how far
+ * off the time can be. Returns -1 where it takes a call, STOPWATCH_OP_READ: the
+ * clock page does not hold, the stopwatch runs by a clock other than
+ * STOPWATCH_CLOCK_MONOTONIC, or there is none of that number (which the call says).
+ *
+ * A posted command shows once the driver has rung for it.
+ */
+static __inline__ __u64 stopwatch_counter(void)
+{
+	__u32 low, high;
+
+	/* Not before the loads that are before it. */
+	__asm__ __volatile__("lfence; rdtsc" : "=a" (low), "=d" (high) : : "memory");
+	return (__u64)high << 32 | low;
+}
+
+static __inline__ int stopwatch_read_mapped(const void *pages,
+					    const struct stopwatch_device_info *info,
+					    __u32 watch, struct stopwatch_reading *reading)
+{
+	const struct stopwatch_clock_page *page = (const struct stopwatch_clock_page *)pages;
+	const char *base = (const char *)pages + STOPWATCH_CLOCK_PAGE_SIZE;
+	const struct stopwatch_state *state = (const struct stopwatch_state *)base;
+	const struct stopwatch_record *record =
+		(const struct stopwatch_record *)(base + info->record_offset) + watch;
+	unsigned int tries;
+
+	if (watch >= info->stopwatches)
+		return -1;
+
+	/* Both writers are quick, unless they are interrupted in between. */
+	for (tries = 0; tries < 1000; tries++) {
+		/* The fields are read after the numbers: pairs with the writers' releases. */
+		__u32 page_seq = __atomic_load_n(&page->seq, __ATOMIC_ACQUIRE);
+		__u32 seq = __atomic_load_n(&record->seq, __ATOMIC_ACQUIRE);
+		__u64 ticks, since, own, now;
+		int holds;
+
+		if ((page_seq | seq) & 1)
+			continue;
+
+		now = stopwatch_counter();
+		reading->elapsed_ns = record->elapsed_ns;
+		reading->lap_ns = record->lap_ns;
+		reading->deadline_ns = record->deadline_ns;
+		reading->state = record->state;
+		reading->laps = record->laps;
+		reading->timeouts = record->timeouts;
+		reading->reserved = 0;
+
+		/* Another CPU's counter may be a little behind. */
+		ticks = now > page->counter_base ? now - page->counter_base : 0;
+		/* In two halves, for the product has up to 96 bits. */
+		since = ((ticks & 0xffffffff) * page->mult >> (page->shift & 63)) +
+			((ticks >> 32) * page->mult << ((32 - page->shift) & 63));
+		reading->time_ns = page->time_ns + since;
+		reading->error_ns = page->error_ns + since * page->drift_ppb / 1000000000;
+
+		own = reading->time_ns;
+		if (record->flags & STOPWATCH_RECORD_SKIP_PAUSED)
+			own -= page->paused_ns;
+		if (reading->state == STOPWATCH_RUNNING && own > record->started_ns)
+			reading->elapsed_ns += own - record->started_ns;
+
+		holds = (page->flags & STOPWATCH_CLOCK_VALID) && page->shift <= 32 &&
+			now <= page->valid_until && state->paused_ns == page->paused_ns &&
+			state->vmm_status == STOPWATCH_VMM_RUNNING &&
+			(record->flags & STOPWATCH_RECORD_EXISTS) &&
+			(reading->state == STOPWATCH_STOPPED ||
+			 record->clock == STOPWATCH_CLOCK_MONOTONIC);
+
+		/* The numbers are read after the fields. */
+		__atomic_thread_fence(__ATOMIC_ACQUIRE);
+		if (__atomic_load_n(&page->seq, __ATOMIC_RELAXED) == page_seq &&
+		    __atomic_load_n(&record->seq, __ATOMIC_RELAXED) == seq)
+			return holds ? 0 : -1;
+	}
+	return -1;
+}
+#endif
 
 #endif /* _UAPI_LINUX_STOPWATCH_H */
