@@ -436,7 +436,10 @@ impl<S: Storage> Device<S> {
             Ok((watch, operation)) => self.execute(mem, clock, watch, operation),
             Err(status) => Err(status),
         };
-        done.unwrap_or_else(|status| Reply::refusal(words, status))
+        match done {
+            Ok(done) => self.reply(&done),
+            Err(status) => Reply::refusal(words, status),
+        }
     }
 
     /// Does what a judged request asks for, and publishes what that changed.
@@ -446,7 +449,7 @@ impl<S: Storage> Device<S> {
         clock: &impl Clock,
         watch: u32,
         operation: Operation,
-    ) -> Result<Reply, Status> {
+    ) -> Result<Done, Status> {
         let stopwatches = &mut self.stopwatches;
         let stopwatch = stopwatches
             .get_mut(watch as usize)
@@ -454,22 +457,27 @@ impl<S: Storage> Device<S> {
         let pace = stopwatch.identity.pace;
         let now = self.times.own(clock, pace);
 
+        let mut done = Done {
+            watch,
+            status: Status::Ok,
+            now,
+            before: None,
+        };
         match operation {
             Operation::Start => {
-                let status = stopwatch.start(now);
-                return Ok(self.ran(mem, watch, now, status));
+                done.status = stopwatch.start(now);
+                self.ran(mem, &done);
             }
             Operation::Pause => {
-                let status = stopwatch.pause(now);
-                return Ok(self.ran(mem, watch, now, status));
+                done.status = stopwatch.pause(now);
+                self.ran(mem, &done);
             }
             Operation::Lap => {
-                let status = stopwatch.lap(now);
-                if status == Status::Ok {
+                done.status = stopwatch.lap(now);
+                if done.status == Status::Ok {
                     let lap = self.layout.lap(watch, stopwatch.laps().wrapping_sub(1));
                     self.publish_counts(mem, watch, lap);
                 }
-                return Ok(self.reply(watch, status, now));
             }
             Operation::Read => {}
             Operation::Reset => {
@@ -477,12 +485,10 @@ impl<S: Storage> Device<S> {
                 self.disarm(mem, watch);
             }
             Operation::ReadReset => {
-                let before = self.reply(watch, Status::Ok, now);
-                if let Some(stopwatch) = self.stopwatches.get_mut(watch as usize) {
-                    stopwatch.reset();
-                }
+                let deadline = self.deadlines.deadline(pace, watch);
+                done.before = Some(stopwatch.read(now, self.times.vm_time(), deadline));
+                stopwatch.reset();
                 self.disarm(mem, watch);
-                return Ok(before);
             }
             Operation::Timeout(ns, interval) => {
                 stopwatch.set_timeout(Timeout {
@@ -512,42 +518,39 @@ impl<S: Storage> Device<S> {
             }
             Operation::SetFeatures(features) => self.set_features(mem, features),
         }
-        Ok(self.reply(watch, Status::Ok, now))
+        Ok(done)
     }
 
-    /// The reply to a request that is not refused. `now` is of the stopwatch's
-    /// own time.
-    fn reply(&self, watch: u32, status: Status, now: u64) -> Reply {
-        let reading = match self.stopwatches.get(watch as usize) {
-            Some(stopwatch) => {
-                let deadline = self.deadlines.deadline(stopwatch.identity.pace, watch);
-                stopwatch.read(now, self.times.vm_time(), deadline)
-            }
-            None => Reading::default(),
+    /// The reply to a request that is not refused.
+    fn reply(&self, done: &Done) -> Reply {
+        let read = |stopwatch: &Stopwatch| {
+            let deadline = self.deadlines.deadline(stopwatch.identity.pace, done.watch);
+            stopwatch.read(done.now, self.times.vm_time(), deadline)
         };
+        let now = || self.stopwatches.get(done.watch as usize).map(read);
         Reply {
-            status: Ok(status),
-            watch,
-            reading,
+            status: Ok(done.status),
+            watch: done.watch,
+            reading: done.before.or_else(now).unwrap_or_default(),
         }
     }
 
-    /// After a start or pause with that status: a timeout that waits for elapsed
-    /// has another deadline.
-    fn ran(&mut self, mem: &impl Memory, watch: u32, now: u64, status: Status) -> Reply {
-        if status == Status::Ok {
-            if let Some(stopwatch) = self.stopwatches.get(watch as usize) {
-                if stopwatch.waits_for_elapsed() {
-                    let pace = stopwatch.identity.pace;
-                    let armed = self.deadlines.deadline(pace, watch);
-                    if let Some(deadline) = stopwatch.elapsed_deadline(now, armed) {
-                        self.deadlines.arm(pace, watch, deadline);
-                    }
+    /// After a start or pause, if it was one: a timeout that waits for elapsed has
+    /// another deadline.
+    fn ran(&mut self, mem: &impl Memory, done: &Done) {
+        if done.status != Status::Ok {
+            return;
+        }
+        if let Some(stopwatch) = self.stopwatches.get(done.watch as usize) {
+            if stopwatch.waits_for_elapsed() {
+                let pace = stopwatch.identity.pace;
+                let armed = self.deadlines.deadline(pace, done.watch);
+                if let Some(deadline) = stopwatch.elapsed_deadline(done.now, armed) {
+                    self.deadlines.arm(pace, done.watch, deadline);
                 }
             }
-            self.publish_counts(mem, watch, None);
         }
-        self.reply(watch, status, now)
+        self.publish_counts(mem, done.watch, None);
     }
 
     /// Makes a stopwatch under the smallest number that is free.
@@ -556,11 +559,15 @@ impl<S: Storage> Device<S> {
         mem: &impl Memory,
         clock: &impl Clock,
         identity: Identity,
-    ) -> Result<Reply, Status> {
+    ) -> Result<Done, Status> {
         let named = !identity.name.is_none();
         if let Some(other) = self.find(&identity.name).filter(|_| named) {
-            let now = self.times.own(clock, self.pace_of(other));
-            return Ok(self.reply(other, Status::Exists, now));
+            return Ok(Done {
+                watch: other,
+                status: Status::Exists,
+                now: self.times.own(clock, self.pace_of(other)),
+                before: None,
+            });
         }
         let watch = self.existing.free().ok_or(Status::Full)?;
         let stopwatches = &mut self.stopwatches;
@@ -573,8 +580,12 @@ impl<S: Storage> Device<S> {
                 .insert(&identity.name, watch, |number| name_of(stopwatches, number));
         }
         self.publish(mem, watch);
-        let now = self.times.own(clock, identity.pace);
-        Ok(self.reply(watch, Status::Ok, now))
+        Ok(Done {
+            watch,
+            status: Status::Ok,
+            now: self.times.own(clock, identity.pace),
+            before: None,
+        })
     }
 
     /// Deletes a stopwatch.
@@ -659,6 +670,16 @@ impl<S: Storage> Device<S> {
         }
         store_from(mem, self.layout.state(), &words, 0);
     }
+}
+
+/// What was done for a request that is not refused.
+struct Done {
+    watch: u32,
+    status: Status,
+    /// The stopwatch's own time.
+    now: u64,
+    /// The reading, if it is not that of after.
+    before: Option<Reading>,
 }
 
 /// The name of a stopwatch.
