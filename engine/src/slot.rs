@@ -307,6 +307,7 @@ impl From<Request> for Message {
 
 impl Request {
     /// Says what is asked for, or what is wrong with the arguments.
+    #[inline]
     fn judge(&self, rule: &Rule, terms: &Terms<'_, impl Storage>) -> Result<Operation, Status> {
         let (arg, interval) = (self.arg, self.interval);
         if arg > rule.max_arg || interval > rule.max_interval {
