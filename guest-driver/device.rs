@@ -1,133 +1,148 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A stopwatch device: how the host is called, and what happens when it goes.
+//! A stopwatch device: what programs and scripts do with it. How the host is reached is in
+//! [`crate::transport`].
 //!
-//! Files hold a reference to a [`StopwatchDevice`] and may do so long after the driver was
-//! unbound. What must not outlast the binding is [`Hardware`], which is why it is revocable:
+//! Who may do what is decided here, by what the host shows of the stopwatch, in the same RCU
+//! read-side critical section as the doorbell. A number is given to a new stopwatch only when all
+//! sections are over that may have seen a deleted one under it. So what was allowed for one
+//! stopwatch does not happen to another.
 //!
-//! - whoever touches it does so between [`Revocable::try_access`] and the drop of the guard, which
-//!   is an RCU read-side critical section and does not sleep;
-//! - [`StopwatchDevice::disconnect`] makes `try_access` fail, waits for those who are inside, and
-//!   drops the hardware. Dropping it resets the device and unmaps the region, in this order.
-//!
-//! So when unbind returns, no CPU accesses the device or will, nothing that this driver asked for
-//! is pending in it, and every call fails with `ENODEV`, those that were waiting included.
-//!
-//! Lock order: RCU read side, then a ring's lock or the events' lock, of which none is taken inside
-//! another.
+//! Lock order: `changes`, then what `transport` has. `mappings` is taken with a program's memory
+//! locked, and nothing is taken inside it.
 
+use core::hint::spin_loop;
 use kernel::{
-    c_str,
-    cpu::{
-        nr_cpu_ids,
-        CpuId, //
-    },
     device::{
         Bound,
         Device, //
     },
-    devres::Devres,
+    fs::{
+        file::flags,
+        File, //
+    },
     irq,
+    mm::virt::VmaNew,
+    new_mutex,
+    page::PAGE_SIZE,
     pci,
     prelude::*,
-    revocable::Revocable,
-    static_lock_class,
-    time::{
-        delay::fsleep,
-        Delta,
-        Instant,
-        Monotonic, //
-    }, //
+    sync::Mutex, //
 };
 
 use crate::{
     abstractions::{
-        bar::MemoryBar,
-        irq_lock::{
-            new_irq_lock,
-            IrqLock, //
-        }, //
+        clock::monotonic_ns,
+        counter,
+        deadline_timer::DeadlineTimer,
+        errno::{
+            ealready,
+            enodata,
+            eopnotsupp, //
+        },
+        miscdevice::{
+            Mapped,
+            PageFault, //
+        },
+        rcu,
+        shared_memory::SharedMemory, //
     },
+    access::{
+        self,
+        Want, //
+    },
+    clock::Clock,
     engine::{
-        guest,
+        guest::{
+            self,
+            Ownership, //
+        },
+        Creation,
+        Laps,
         Layout,
-        Reply,
+        Name,
+        Reading,
+        Record,
         Request,
         Status, //
     },
     events::Events,
-    registers::{
-        self,
-        Registers, //
+    transport::{
+        Answer,
+        Transport, //
     },
-    ring::Ring,
     uapi, //
 };
 
 /// The features that this driver knows.
-const FEATURES: u64 = uapi::STOPWATCH_F_TIMEOUT as u64;
+const FEATURES: u64 = (uapi::STOPWATCH_F_TIMEOUT
+    | uapi::STOPWATCH_F_HOST_TIME
+    | uapi::STOPWATCH_F_PORT_DOORBELLS) as u64;
 
-/// What is reached of the device.
-struct Hardware {
-    registers: Devres<Registers<'static>>,
-    region: MemoryBar,
+/// Those stopwatches that are everybody's.
+fn is_numbered(watch: u32) -> bool {
+    watch < uapi::STOPWATCH_NUMBERED
 }
 
-impl Hardware {
-    fn ring_doorbell(&self, ring: usize) {
-        // It is there: the driver drops the hardware before the device's resources are released.
-        if let Some(registers) = self.registers.try_access() {
-            registers::ring_doorbell(&registers, ring);
-        }
+/// What the host says of a request, as an errno of an ioctl.
+fn result(status: Result<Status, u32>) -> Result {
+    match status {
+        Ok(Status::Ok) => Ok(()),
+        Ok(Status::Already) => Err(ealready()),
+        Ok(Status::Stopped) => Err(enodata()),
+        Ok(Status::Exists) => Err(EEXIST),
+        Ok(Status::BadOp) => Err(eopnotsupp()),
+        Ok(Status::BadWatch) => Err(ENOENT),
+        Ok(Status::BadArg | Status::BadName) => Err(EINVAL),
+        Ok(Status::Full) => Err(ENOSPC),
+        Ok(Status::Denied) => Err(EPERM),
+        // Flags and owner are the driver's.
+        Ok(Status::BadFlags | Status::BadOwner) | Err(_) => Err(EIO),
     }
 }
 
-impl Drop for Hardware {
-    fn drop(&mut self) {
-        if let Some(registers) = self.registers.try_access() {
-            registers::reset(&registers);
-        }
-    }
+/// What came of a command.
+pub(crate) struct Outcome {
+    pub(crate) result: Result,
+    /// After the command, or before it, as its operation says; `None` if it was refused.
+    pub(crate) reading: Option<Reading>,
+    /// How long it took.
+    pub(crate) error_ns: u64,
 }
 
-/// How long a caller waits for the host: [`uapi::STOPWATCH_ANSWER_MS`], in naps that get longer.
-struct Patience {
-    since: Instant<Monotonic>,
-    nap: Delta,
+/// A stopwatch that was created: a number, and which of those that have had it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Created {
+    pub(crate) watch: u32,
+    pub(crate) generation: u32,
 }
 
-impl Patience {
-    const LIMIT: Delta = Delta::from_millis(uapi::STOPWATCH_ANSWER_MS as i64);
-    /// As long as it takes the host to answer a few dozen requests.
-    const FIRST_NAP: Delta = Delta::from_micros(20);
-    const LAST_NAP: Delta = Delta::from_millis(2);
+/// What has happened to the set of stopwatches.
+#[derive(Default)]
+struct Changes {
+    /// Whether a number may be free again that somebody has looked at.
+    deleted: bool,
+}
 
-    fn new() -> Self {
-        Self {
-            since: Instant::now(),
-            nap: Self::FIRST_NAP,
-        }
-    }
-
-    fn is_over(&self) -> bool {
-        self.since.elapsed() > Self::LIMIT
-    }
-
-    fn nap(&mut self) {
-        fsleep(self.nap);
-        self.nap = (self.nap * 2).min(Self::LAST_NAP);
-    }
+/// Who has mapped the device.
+struct Mappings {
+    files: KVec<Mapped>,
+    closed: bool,
 }
 
 /// A device, bound or not any more.
 #[pin_data]
 pub(crate) struct StopwatchDevice {
     #[pin]
-    hardware: Revocable<Hardware>,
-    /// Those that are used, one for each CPU where the device has so many. Never empty.
-    rings: KVec<Pin<KBox<IrqLock<Ring>>>>,
+    transport: DeadlineTimer<Transport>,
+    #[pin]
+    clock: Clock,
     #[pin]
     events: Events,
+    #[pin]
+    changes: Mutex<Changes>,
+    #[pin]
+    mappings: Mutex<Mappings>,
     layout: Layout,
     features: u64,
 }
@@ -137,40 +152,26 @@ impl StopwatchDevice {
     ///
     /// # Errors
     ///
-    /// `ENODEV`, with a message, if this driver is not for that device; as [`MemoryBar::new`], with a
-    /// message, if its region cannot be mapped; `EBUSY` if somebody else has its registers; `ENOMEM`.
-    pub(crate) fn new(pdev: &pci::Device<Bound>) -> Result<impl PinInit<Self, Error>> {
-        let registers: Registers<'_> =
-            pdev.iomap_region_sized(uapi::STOPWATCH_BAR_REGISTERS, c"stopwatch")?;
-        let (layout, offered) = Layout::from_info(&registers::read_info(&registers))
-            .inspect_err(|error| dev_err!(pdev, "{}\n", core::format_args!("{error}")))
-            .map_err(|_| ENODEV)?;
-
-        let region_size = layout.region_size() as usize;
-        let bar_size = pdev.resource_len(uapi::STOPWATCH_BAR_REGION)?;
-        let region = MemoryBar::new(pdev, uapi::STOPWATCH_BAR_REGION, region_size, c"stopwatch")
-            .inspect_err(|_| {
-                dev_err!(
-                    pdev,
-                    "cannot map the region: BAR2 of {bar_size} bytes must have room for its {region_size}, which must be whole pages\n"
-                )
-            })?;
-
-        let mut rings = KVec::new();
-        for index in 0..layout.geometry().rings.min(nr_cpu_ids()) {
-            let ring = Ring::new(layout.ring(index).ok_or(EINVAL)?)?;
-            let ring = KBox::pin_init(new_irq_lock!(ring, "stopwatch::Ring"), GFP_KERNEL)?;
-            rings.push(ring, GFP_KERNEL)?;
-        }
-
-        // Only now: a device that is not ours is left as it is.
-        registers::reset(&registers);
-        let registers = registers.into_devres()?;
+    /// As [`Transport::new`].
+    pub(crate) fn new(
+        pdev: &pci::Device<Bound>,
+        has_ports: bool,
+    ) -> Result<impl PinInit<Self, Error>> {
+        let (transport, layout, offered) = Transport::new(pdev, has_ports)?;
+        let clock = Clock::new()?;
 
         Ok(try_pin_init!(Self {
-            hardware <- Revocable::new(Hardware { registers, region }),
-            rings,
+            transport <- transport,
+            clock <- clock,
             events <- Events::new(layout.events()),
+            changes <- new_mutex!(Changes::default(), "stopwatch::changes"),
+            mappings <- new_mutex!(
+                Mappings {
+                    files: KVec::new(),
+                    closed: false,
+                },
+                "stopwatch::mappings"
+            ),
             layout,
             features: offered & FEATURES,
         }))
@@ -180,14 +181,16 @@ impl StopwatchDevice {
     ///
     /// # Errors
     ///
-    /// As [`Self::call`], and `EIO`, with a message, if the host refuses.
+    /// As [`Transport::call`], and `EIO`, with a message, if the host refuses.
     pub(crate) fn turn_on_features(&self, dev: &Device) -> Result {
-        let reply = self
-            .call(Request {
-                op: uapi::STOPWATCH_OP_SET_FEATURES as u16,
-                watch: 0,
-                arg: self.features,
-            })
+        let request = Request {
+            op: uapi::STOPWATCH_OP_SET_FEATURES as u16,
+            arg: self.features,
+            ..Default::default()
+        };
+        let answer = self
+            .transport
+            .call(request, |_| Ok(()))
             .inspect_err(|_| {
                 dev_err!(
                     dev,
@@ -196,7 +199,7 @@ impl StopwatchDevice {
                 )
             })?;
 
-        if reply.status != Ok(Status::Ok) {
+        if answer.reply.status != Ok(Status::Ok) {
             dev_err!(
                 dev,
                 "the host offers features {:#x}, but does not turn them on\n",
@@ -204,57 +207,331 @@ impl StopwatchDevice {
             );
             return Err(EIO);
         }
+        self.learn(&answer);
         Ok(())
-    }
-
-    /// Has the host carry out a request, and waits for its reply. May sleep, though it rarely does:
-    /// the reply is normally there when the write to the doorbell retires.
-    ///
-    /// # Errors
-    ///
-    /// `ENODEV` if the device is gone, `ETIMEDOUT` if the host did not answer in time. It may then
-    /// still carry the request out.
-    pub(crate) fn call(&self, request: Request) -> Result<Reply> {
-        // Which CPU it is does not matter for what happens, only for how often CPUs meet.
-        let index = CpuId::current().as_u32() as usize % self.rings.len().max(1);
-        let ring = self.rings.get(index).ok_or(ENODEV)?;
-        let mut patience: Option<Patience> = None;
-        let mut token = None;
-
-        loop {
-            // Before the last look at the ring: this task may have been away for long.
-            let is_over = patience.as_ref().is_some_and(Patience::is_over);
-
-            {
-                let hardware = self.hardware.try_access().ok_or(ENODEV)?;
-                let memory = hardware.region.memory();
-                let mut ring = ring.lock();
-
-                if token.is_none() {
-                    token = ring.post(&memory, request);
-                    if token.is_some() {
-                        hardware.ring_doorbell(index);
-                    }
-                }
-                if let Some(token) = token {
-                    if let Some(reply) = ring.take(&memory, token) {
-                        return Ok(reply);
-                    }
-                    if is_over {
-                        ring.abandon(token);
-                    }
-                }
-            }
-            if is_over {
-                return Err(ETIMEDOUT);
-            }
-            patience.get_or_insert_with(Patience::new).nap();
-        }
     }
 
     /// The events of the device.
     pub(crate) fn events(&self) -> &Events {
         &self.events
+    }
+
+    /// How many stopwatches it has room for.
+    pub(crate) fn stopwatches(&self) -> u32 {
+        self.layout.geometry().stopwatches
+    }
+
+    /// Tries until the host is not writing what is read.
+    ///
+    /// # Errors
+    ///
+    /// `EIO` if it never is done, which takes it some dozen stores.
+    fn settled<T>(mut read: impl FnMut() -> Option<T>) -> Result<T> {
+        const TRIES: u32 = 100_000;
+
+        for _ in 0..TRIES {
+            if let Some(value) = read() {
+                return Ok(value);
+            }
+            spin_loop();
+        }
+        Err(EIO)
+    }
+
+    #[inline]
+    fn ownership(&self, memory: &SharedMemory<'_>, watch: u32) -> Result<Ownership> {
+        let offset = self.layout.record(watch).ok_or(ENOENT)?;
+
+        Self::settled(|| guest::read_ownership(memory, offset))
+    }
+
+    /// Whether the current task may do that. Does not sleep.
+    ///
+    /// # Errors
+    ///
+    /// As [`access::admit`].
+    #[inline]
+    fn admit(&self, memory: &SharedMemory<'_>, want: Want, watch: u32) -> Result {
+        if is_numbered(watch) {
+            // If there is none of that number, the host says so.
+            return Ok(());
+        }
+        access::admit(want, &self.ownership(memory, watch)?)
+    }
+
+    #[inline]
+    fn learn(&self, answer: &Answer) {
+        self.clock.learn(answer, || {
+            self.transport
+                .look(|memory| guest::read_pause(memory, &self.layout))
+                .ok()
+        });
+    }
+
+    /// Has the host carry out a command of the current task. May sleep, though it rarely does.
+    ///
+    /// # Errors
+    ///
+    /// As [`Transport::call`] and [`access::admit`]; what the host says is in the outcome.
+    #[inline]
+    pub(crate) fn command(&self, want: Want, request: Request) -> Result<Outcome> {
+        let since = (!self.clock.has_counter()).then(monotonic_ns);
+        let answer = self
+            .transport
+            .call(request, |memory| self.admit(memory, want, request.watch))?;
+        self.learn(&answer);
+        let status = answer.reply.status;
+
+        Ok(Outcome {
+            result: result(status),
+            reading: status
+                .is_ok_and(|status| !status.is_refused())
+                .then_some(answer.reply.reading),
+            error_ns: match since {
+                Some(since) => monotonic_ns() - since,
+                None => self.clock.duration_ns(&answer),
+            },
+        })
+    }
+
+    /// Notes a command of the current task for the host, with the time of now. Does not sleep.
+    /// Whether that could be done.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` if the device is gone, and as [`access::admit`].
+    #[inline]
+    pub(crate) fn post(&self, request: Request) -> Result<bool> {
+        if self.features & u64::from(uapi::STOPWATCH_F_POSTED) == 0 {
+            return Ok(false);
+        }
+        if request.watch >= self.stopwatches() {
+            return Err(ENOENT);
+        }
+        Transport::post(
+            &self.transport,
+            |memory| self.admit(memory, Want::Control, request.watch),
+            |memory| {
+                let (paused_ns, vmm_status) = guest::read_pause(memory, &self.layout);
+                let estimate = self.clock.estimate(paused_ns, vmm_status)?;
+
+                Some(Request {
+                    flags: uapi::STOPWATCH_REQUEST_POSTED,
+                    arg: estimate.time(counter::now())?,
+                    ..request
+                })
+            },
+        )
+    }
+
+    /// What a stopwatch shows, and how wrong that can be, without asking the host. `None` if that
+    /// cannot be said. Usable in any context.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` if the device is gone, `ENOENT` if there is no such stopwatch.
+    #[inline]
+    pub(crate) fn glance(&self, watch: u32) -> Result<Option<(u64, u64)>> {
+        let offset = self.layout.record(watch).ok_or(ENOENT)?;
+
+        self.transport.look(|memory| {
+            let record = Self::settled(|| guest::read_record(memory, offset))?;
+            if !record.exists {
+                return Err(ENOENT);
+            }
+            if !record.running {
+                return Ok(Some((record.elapsed_ns, 0)));
+            }
+            if record.clock != uapi::STOPWATCH_CLOCK_MONOTONIC {
+                // Only of that clock the mapping is known.
+                return Ok(None);
+            }
+            let (paused_ns, vmm_status) = guest::read_pause(memory, &self.layout);
+            let Some(estimate) = self.clock.estimate(paused_ns, vmm_status) else {
+                return Ok(None);
+            };
+            Ok(estimate.time(counter::now()).map(|time| {
+                let own = if record.skip_paused {
+                    time.saturating_sub(paused_ns)
+                } else {
+                    time
+                };
+                let since = own.saturating_sub(record.started_ns);
+                (record.elapsed_ns + since, estimate.error(time))
+            }))
+        })?
+    }
+
+    /// Has the host carry out what was posted, before what it shows is looked at. Does not sleep.
+    fn settle(&self) {
+        self.transport.flush();
+    }
+
+    /// Makes a stopwatch. May sleep. The second value is its number, or that of the one which has
+    /// the name already.
+    ///
+    /// # Errors
+    ///
+    /// As [`Transport::call`].
+    pub(crate) fn create(&self, creation: Creation) -> Result<(Result, Created)> {
+        let mut changes = self.changes.lock();
+
+        if changes.deleted {
+            rcu::synchronize();
+            changes.deleted = false;
+        }
+        let answer = self.transport.call(creation, |_| Ok(()))?;
+        self.learn(&answer);
+        let watch = answer.reply.watch;
+        let generation = self
+            .transport
+            .look(|memory| self.ownership(memory, watch))?
+            .map_or(0, |ownership| ownership.generation);
+        Ok((result(answer.reply.status), Created { watch, generation }))
+    }
+
+    /// Deletes a stopwatch for the current task, or changes its owner and mode. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::command`], and `EINVAL` for a numbered one.
+    pub(crate) fn own(&self, request: Request) -> Result<Outcome> {
+        if is_numbered(request.watch) {
+            return Err(EINVAL);
+        }
+        let mut changes = self.changes.lock();
+
+        changes.deleted = true;
+        self.command(Want::Own, request)
+    }
+
+    /// Deletes a stopwatch, whoever the current task is, if it is still that one. May sleep.
+    pub(crate) fn delete(&self, created: Created) {
+        let mut changes = self.changes.lock();
+
+        if self.exists(created) {
+            let request = Request {
+                op: uapi::STOPWATCH_OP_DELETE as u16,
+                watch: created.watch,
+                ..Default::default()
+            };
+            changes.deleted = true;
+            // If there is no host to do it, it is not there either.
+            let _ = self.transport.call(request, |_| Ok(()));
+        }
+    }
+
+    /// Whether a stopwatch is still there.
+    pub(crate) fn exists(&self, created: Created) -> bool {
+        self.transport
+            .look(|memory| self.ownership(memory, created.watch))
+            .is_ok_and(|ownership| {
+                ownership.is_ok_and(|ownership| {
+                    ownership.exists && ownership.generation == created.generation
+                })
+            })
+    }
+
+    /// Whether the current task may see a stopwatch, of which this is the record.
+    fn may_see(watch: u32, record: &Record) -> bool {
+        let ownership = Ownership {
+            exists: record.exists,
+            uid: record.uid,
+            mode: record.mode,
+            generation: record.generation,
+        };
+
+        record.exists && (is_numbered(watch) || access::admit(Want::See, &ownership).is_ok())
+    }
+
+    /// What the host shows of a stopwatch that exists, whoever the current task is. Does not sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` if the device is gone, `ENOENT`.
+    pub(crate) fn record(&self, watch: u32) -> Result<Record> {
+        let offset = self.layout.record(watch).ok_or(ENOENT)?;
+        let record = self
+            .transport
+            .look(|memory| Self::settled(|| guest::read_record(memory, offset)))??;
+
+        if record.exists {
+            Ok(record)
+        } else {
+            Err(ENOENT)
+        }
+    }
+
+    /// The first stopwatch from `watch` on, before `end`, that the current task may see and `wanted`
+    /// wants. Does not sleep.
+    fn search(
+        &self,
+        watch: u32,
+        end: u32,
+        wanted: impl Fn(&Record) -> bool,
+    ) -> Result<(u32, Record)> {
+        self.transport.look(|memory| {
+            for watch in watch..end.min(self.stopwatches()) {
+                let offset = self.layout.record(watch).ok_or(ENOENT)?;
+                if !Self::settled(|| guest::read_ownership(memory, offset))?.exists {
+                    continue;
+                }
+                let record = Self::settled(|| guest::read_record(memory, offset))?;
+                if wanted(&record) && Self::may_see(watch, &record) {
+                    return Ok((watch, record));
+                }
+            }
+            Err(ENOENT)
+        })?
+    }
+
+    /// The number of the stopwatch of that name, if the current task may see it.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` if the device is gone, `ENOENT`.
+    pub(crate) fn find(&self, name: Name) -> Result<u32> {
+        if name.is_none() {
+            return Err(ENOENT);
+        }
+        self.search(uapi::STOPWATCH_NUMBERED, u32::MAX, |record| {
+            record.name == name
+        })
+        .map(|(watch, _)| watch)
+    }
+
+    /// What a stopwatch is that the current task may see.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::find`].
+    pub(crate) fn describe(&self, watch: u32) -> Result<Record> {
+        self.settle();
+        self.search(watch, watch.saturating_add(1), |_| true)
+            .map(|(_, record)| record)
+    }
+
+    /// The first stopwatch from `watch` on that the current task may see.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::find`].
+    pub(crate) fn describe_next(&self, watch: u32) -> Result<(u32, Record)> {
+        self.settle();
+        self.search(watch, u32::MAX, |_| true)
+    }
+
+    /// The laps of a stopwatch that the current task may see, from lap `first` on, as many as there
+    /// are and fit.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::find`].
+    pub(crate) fn laps(&self, watch: u32, first: u32, into: &mut [u64]) -> Result<Laps> {
+        self.describe(watch)?;
+        self.transport.look(|memory| {
+            Self::settled(|| guest::read_laps(memory, &self.layout, watch, first, into))
+        })?
     }
 
     /// What the device is and how it is used. May sleep.
@@ -265,35 +542,110 @@ impl StopwatchDevice {
     pub(crate) fn info(&self) -> Result<uapi::stopwatch_device_info> {
         let counters = self.events.counters();
         let geometry = self.layout.geometry();
-        let hardware = self.hardware.try_access().ok_or(ENODEV)?;
+        let state = self
+            .transport
+            .look(|memory| guest::State::read(memory, &self.layout))?;
 
         Ok(uapi::stopwatch_device_info {
             features: self.features,
             interrupts: counters.interrupts,
             events: counters.events,
-            events_lost: guest::State::read(&hardware.region.memory(), &self.layout).events_lost,
+            events_lost: state.events_lost,
             version: uapi::STOPWATCH_VERSION,
             stopwatches: geometry.stopwatches,
-            // CAST: There are at most `STOPWATCH_MAX_RINGS`.
-            rings: self.rings.len() as u32,
+            rings: self.transport.rings(),
             ring_slots: geometry.ring_slots,
+            state_size: self.layout.state_size(),
+            record_offset: self.layout.record_offset() - self.layout.state(),
+            lap_offset: self.layout.lap_offset() - self.layout.state(),
+            epoch_ns: state.epoch_ns,
             ..Default::default()
         })
     }
 
-    /// Ends all use of the device, as said at the top of this file. May sleep.
+    /// Lets a file of the device be mapped: the clock page, then the state pages.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` unless it is read-only and not longer than these; `EACCES` if it is not for the one
+    /// who asks; `ENODEV` if the device is gone.
+    pub(crate) fn map(&self, file: &File, area: &VmaNew, offset: usize) -> Result {
+        let len = area.end() - area.start();
+        let all = PAGE_SIZE + self.layout.state_size() as usize;
+
+        if offset.saturating_add(len) > all {
+            return Err(EINVAL);
+        }
+        if file.flags() & flags::O_ACCMODE != flags::O_RDWR && !access::is_root() {
+            return Err(EACCES);
+        }
+        area.try_clear_maywrite()?;
+        area.try_clear_mayexec()?;
+
+        let mut mappings = self.mappings.lock();
+        if mappings.closed {
+            return Err(ENODEV);
+        }
+        let mapped = Mapped::new(file);
+        if !mappings.files.contains(&mapped) {
+            mappings.files.push(mapped, GFP_KERNEL)?;
+        }
+        Ok(())
+    }
+
+    /// Puts a page where it is missing in a mapping.
+    ///
+    /// # Errors
+    ///
+    /// `ENXIO` if there is none, as the device is gone.
+    pub(crate) fn fault(&self, offset: usize, fault: PageFault<'_>) -> Result {
+        // Until the page is there: what is mapped before `closed` is set is taken out after.
+        let mappings = self.mappings.lock();
+
+        if mappings.closed {
+            return Err(ENXIO);
+        }
+        let pfn = match offset.checked_sub(PAGE_SIZE) {
+            None => self.clock.pfn(),
+            Some(offset) if offset >= self.layout.state_size() as usize => return Err(ENXIO),
+            Some(offset) => self
+                .transport
+                .pfn(self.layout.state() as usize + offset)
+                .ok_or(ENXIO)?,
+        };
+        fault.map(pfn)
+    }
+
+    /// Ends all use of the device. May sleep.
     pub(crate) fn disconnect(&self) {
-        self.hardware.revoke();
+        let files = {
+            let mut mappings = self.mappings.lock();
+            mappings.closed = true;
+            core::mem::take(&mut mappings.files)
+        };
+        for file in files.iter() {
+            file.revoke();
+        }
+        self.transport.disconnect();
         self.events.close();
     }
 }
 
 impl irq::Handler for StopwatchDevice {
     fn handle(&self, _device: &Device<Bound>) -> irq::IrqReturn {
-        let hardware = self.hardware.try_access();
-        let memory = hardware.as_ref().map(|hardware| hardware.region.memory());
+        let taken = self.transport.look(|memory| {
+            self.events.interrupt(memory, |watch| {
+                if is_numbered(watch) {
+                    return None;
+                }
+                // One that cannot be read is nobody's.
+                Some(self.ownership(memory, watch).unwrap_or_default())
+            })
+        });
 
-        self.events.interrupt(memory.as_ref());
+        if taken.is_err() {
+            self.events.count_interrupt();
+        }
         irq::IrqReturn::Handled
     }
 }

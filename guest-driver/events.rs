@@ -24,8 +24,15 @@ use crate::{
         new_irq_lock,
         IrqLock, //
     },
+    access::{
+        User,
+        Want, //
+    },
     engine::{
-        guest::EventRing,
+        guest::{
+            EventRing,
+            Ownership, //
+        },
         Event,
         Memory,
         Slots, //
@@ -39,12 +46,22 @@ use crate::{
 /// The number of a queue, never used twice.
 pub(crate) type QueueId = u64;
 
-/// The newest events of one open file.
+/// Who reads a queue.
+#[derive(Clone, Copy)]
+pub(crate) struct Reader {
+    /// Who has opened the file.
+    pub(crate) user: User,
+    /// Whether that was root.
+    pub(crate) is_root: bool,
+}
+
+/// The newest events of one open file, that its user may see.
 ///
 /// # Invariants
 ///
 /// `records` has [`Queue::SIZE`] entries. Of these `count`, from `first` on and round, are queued.
 struct Queue {
+    reader: Reader,
     records: KVVec<stopwatch_event_record>,
     first: usize,
     count: usize,
@@ -55,14 +72,22 @@ struct Queue {
 impl Queue {
     const SIZE: usize = STOPWATCH_FILE_EVENTS as usize;
 
-    fn new() -> Result<Self> {
+    fn new(reader: Reader) -> Result<Self> {
         // INVARIANT: So many entries, of which none is queued.
         Ok(Self {
+            reader,
             records: KVVec::from_elem(Default::default(), Self::SIZE, GFP_KERNEL_ACCOUNT)?,
             first: 0,
             count: 0,
             dropped: 0,
         })
+    }
+
+    /// Whether events of a stopwatch are for it: `None` is everybody's.
+    fn wants(&self, ownership: Option<&Ownership>) -> bool {
+        let Reader { user, is_root } = self.reader;
+
+        is_root || ownership.is_none_or(|ownership| user.may(Want::See, ownership))
     }
 
     /// Appends an event, in the place of the oldest one if need be.
@@ -80,7 +105,8 @@ impl Queue {
                 deadline_ns: event.deadline_ns,
                 time_ns: event.time_ns,
                 timeouts: event.timeouts,
-                dropped: 0,
+                count: event.count,
+                ..Default::default()
             };
         }
         self.count += 1;
@@ -123,7 +149,7 @@ struct State {
 pub(crate) struct Events {
     #[pin]
     state: IrqLock<State>,
-    /// `state` has changed. One for all files, since each gets every event.
+    /// `state` has changed. One for all files, since most get every event.
     #[pin]
     changed: PollCondVar,
     /// Slots of the event ring.
@@ -146,13 +172,13 @@ impl Events {
         })
     }
 
-    /// Makes a queue, which gets all events from now on. May sleep.
+    /// Makes a queue, which gets all events from now on that its reader may see. May sleep.
     ///
     /// # Errors
     ///
     /// `ENODEV` if the device is gone, `ENOMEM`.
-    pub(crate) fn subscribe(&self) -> Result<QueueId> {
-        let queue = Queue::new()?;
+    pub(crate) fn subscribe(&self, reader: Reader) -> Result<QueueId> {
+        let queue = Queue::new(reader)?;
         let reservation = RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT)?;
         let mut state = self.state.lock();
 
@@ -171,23 +197,28 @@ impl Events {
         let _queue: Option<RBTreeNode<_, _>> = self.state.lock().queues.remove_node(&id);
     }
 
-    /// Takes all that is in the event ring, if there is still one, for an interrupt. Usable in
-    /// hard interrupt context.
-    pub(crate) fn interrupt(&self, memory: Option<&impl Memory>) {
+    /// Takes all that is in the event ring, for an interrupt. `ownership` says whose a stopwatch is,
+    /// `None` if it is everybody's. Usable in hard interrupt context.
+    pub(crate) fn interrupt(
+        &self,
+        memory: &impl Memory,
+        ownership: impl Fn(u32) -> Option<Ownership>,
+    ) {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         let before = state.counters.events;
 
         state.counters.interrupts += 1;
-        if let Some(memory) = memory {
-            // Not more than fit in the ring: an event that comes later has its own interrupt, and
-            // a host that goes on putting events does not keep this CPU here.
-            for _ in 0..self.slots {
-                let Some(event) = state.ring.next(memory) else {
-                    break;
-                };
-                state.counters.events += 1;
-                for queue in state.queues.values_mut() {
+        // Not more than fit in the ring: an event that comes later has its own interrupt, and a
+        // host that goes on putting events does not keep this CPU here.
+        for _ in 0..self.slots {
+            let Some(event) = state.ring.next(memory) else {
+                break;
+            };
+            let ownership = ownership(event.watch);
+            state.counters.events += 1;
+            for queue in state.queues.values_mut() {
+                if queue.wants(ownership.as_ref()) {
                     queue.push(&event);
                 }
             }
@@ -197,6 +228,11 @@ impl Events {
         if changed {
             self.changed.notify_all();
         }
+    }
+
+    /// Counts an interrupt of a device that is gone. Usable in hard interrupt context.
+    pub(crate) fn count_interrupt(&self) {
+        self.state.lock().counters.interrupts += 1;
     }
 
     /// Takes the oldest event of a queue; waits for one unless `nonblocking`. May sleep.

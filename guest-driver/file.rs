@@ -8,10 +8,13 @@ use kernel::{
         file::flags,
         File, //
     },
+    mm::virt::VmaNew,
+    new_mutex,
     prelude::*,
     sync::{
         poll::PollTable,
-        Arc, //
+        Arc,
+        Mutex, //
     },
     transmute::AsBytes,
     uaccess::UserSliceWriter, //
@@ -20,66 +23,253 @@ use kernel::{
 use crate::{
     abstractions::{
         errno::{
-            ealready,
             enodata,
             eopnotsupp, //
         },
-        miscdevice::MiscFile,
-        user_struct::UserCopy, //
+        miscdevice::{
+            MiscFile,
+            PageFault, //
+        },
+        user,
+        user_struct::{
+            write_array,
+            UserCopy, //
+        }, //
     },
-    device::StopwatchDevice,
+    access::{
+        self,
+        User,
+        Want, //
+    },
+    device::{
+        Created,
+        StopwatchDevice, //
+    },
     engine::{
-        Reading,
-        Request,
-        Status, //
+        Creation,
+        Name,
+        Request, //
     },
-    events::QueueId,
+    events::{
+        QueueId,
+        Reader, //
+    },
+    scripts::Scripts,
     uapi, //
 };
 
+/// What files are opened through.
+pub(crate) struct Opened {
+    pub(crate) device: Arc<StopwatchDevice>,
+    pub(crate) scripts: Arc<Scripts>,
+}
+
 /// An open file.
+#[pin_data(PinnedDrop)]
 pub(crate) struct StopwatchFile {
     device: Arc<StopwatchDevice>,
+    scripts: Arc<Scripts>,
     queue: QueueId,
+    /// Stopwatches without a name that go with this file.
+    #[pin]
+    anonymous: Mutex<KVVec<Created>>,
+}
+
+/// No stopwatch.
+const NONE: u32 = u32::MAX;
+
+/// What of a stopwatch is needed for an operation that a program may ask for, and the flags that it
+/// takes.
+fn operation(op: u32) -> Option<(Want, u32)> {
+    const POSTED: u32 = uapi::STOPWATCH_REQUEST_POSTED;
+
+    Some(match op {
+        uapi::STOPWATCH_OP_START
+        | uapi::STOPWATCH_OP_PAUSE
+        | uapi::STOPWATCH_OP_LAP
+        | uapi::STOPWATCH_OP_RESET => (Want::Control, POSTED),
+        uapi::STOPWATCH_OP_READ_RESET => (Want::Control, 0),
+        uapi::STOPWATCH_OP_READ => (Want::See, 0),
+        uapi::STOPWATCH_OP_TIMEOUT => (Want::Control, uapi::STOPWATCH_TIMEOUT_ELAPSED),
+        uapi::STOPWATCH_OP_DELETE | uapi::STOPWATCH_OP_SET_MODE => (Want::Own, 0),
+        // The driver's own operations are not the program's.
+        _ => return None,
+    })
 }
 
 impl StopwatchFile {
     fn command(&self, arg: usize) -> Result<isize> {
         let mut command = UserCopy::<uapi::stopwatch_command>::read(arg)?;
+        let uapi::stopwatch_command {
+            op,
+            watch,
+            flags,
+            arg,
+            interval,
+            ..
+        } = command.value;
 
-        if command.value.flags != 0 {
+        let (want, allowed) = operation(op).ok_or_else(eopnotsupp)?;
+        let is_timeout = op == uapi::STOPWATCH_OP_TIMEOUT;
+        let is_set_mode = op == uapi::STOPWATCH_OP_SET_MODE;
+        if flags & !allowed != 0
+            || interval != 0 && !is_timeout
+            || arg != 0 && !is_timeout && !is_set_mode
+        {
             return Err(EINVAL);
         }
-        // The driver's own operations are not the program's.
-        let op = match command.value.op {
-            op @ (uapi::STOPWATCH_OP_START
-            | uapi::STOPWATCH_OP_PAUSE
-            | uapi::STOPWATCH_OP_LAP
-            | uapi::STOPWATCH_OP_RESET
-            | uapi::STOPWATCH_OP_READ
-            | uapi::STOPWATCH_OP_TIMEOUT) => op as u16,
-            _ => return Err(eopnotsupp()),
+        let mut request = Request {
+            // CAST: One of those that `operation` knows.
+            op: op as u16,
+            watch,
+            flags: flags & !uapi::STOPWATCH_REQUEST_POSTED,
+            arg,
+            interval,
         };
-        let reply = self.device.call(Request {
-            op,
-            watch: command.value.watch,
-            arg: command.value.arg,
-        })?;
+        if flags & uapi::STOPWATCH_REQUEST_POSTED != 0 && self.device.post(request)? {
+            return Ok(0);
+        }
+        if is_set_mode {
+            request.arg = self.new_owner(watch, arg)?;
+        }
+        let outcome = if want == Want::Own {
+            let outcome = self.device.own(request)?;
+            self.scripts.refresh(watch);
+            outcome
+        } else {
+            self.device.command(want, request)?
+        };
+        if let Some(reading) = outcome.reading {
+            command.value.reading = uapi::stopwatch_reading {
+                error_ns: outcome.error_ns,
+                ..reading.into()
+            };
+            command.write_back()?;
+        }
+        outcome.result.map(|()| 0)
+    }
 
-        let result = match reply.status {
-            Ok(Status::Ok) => Ok(0),
-            Ok(Status::Already) => Err(ealready()),
-            Ok(Status::Stopped) => Err(enodata()),
-            // The others have no reading.
-            Ok(Status::BadOp) => return Err(eopnotsupp()),
-            Ok(Status::BadWatch) => return Err(ENOENT),
-            Ok(Status::BadArg) => return Err(EINVAL),
-            // Flags and owner are the driver's.
-            Ok(Status::BadFlags | Status::BadOwner) | Err(_) => return Err(EIO),
+    /// The argument of SET_MODE, with the user as the host has it.
+    fn new_owner(&self, watch: u32, arg: u64) -> Result<u64> {
+        // CAST: The lower half.
+        let uid = user::current_to_initial(arg as u32);
+
+        if uid == user::NOBODY {
+            return Err(EINVAL);
+        }
+        if self.device.describe(watch)?.uid != uid && !access::is_root() {
+            return Err(EACCES);
+        }
+        Ok(arg >> 32 << 32 | u64::from(uid))
+    }
+
+    fn create(&self, arg: usize) -> Result<isize> {
+        let mut creation = UserCopy::<uapi::stopwatch_creation>::read(arg)?;
+        let wanted = &creation.value;
+
+        if wanted.reserved != 0 || wanted.flags & !uapi::STOPWATCH_CREATE_SKIP_PAUSED != 0 {
+            return Err(EINVAL);
+        }
+        let name = Name::new(wanted.name).ok_or(EINVAL)?;
+        let (result, created) = self.device.create(Creation {
+            name,
+            flags: wanted.flags,
+            uid: User::current().0,
+            mode: wanted.mode,
+            clock: wanted.clock,
+        })?;
+        match result {
+            Ok(()) => {
+                self.scripts.refresh(created.watch);
+                if name.is_none() {
+                    self.keep(created).inspect_err(|_| self.delete(created))?;
+                }
+                creation.value.watch = created.watch;
+            }
+            Err(error) if error == EEXIST => {
+                let seen = self.device.describe(created.watch).is_ok();
+                creation.value.watch = if seen { created.watch } else { NONE };
+            }
+            Err(error) => return Err(error),
+        }
+        creation.write_back()?;
+        result.map(|()| 0)
+    }
+
+    /// Remembers a stopwatch that goes with this file.
+    fn keep(&self, created: Created) -> Result {
+        let mut anonymous = self.anonymous.lock();
+
+        // Those that were deleted otherwise are forgotten when it matters.
+        if anonymous.len() >= self.device.stopwatches() as usize {
+            anonymous.retain(|created| self.device.exists(*created));
+        }
+        Ok(anonymous.push(created, GFP_KERNEL_ACCOUNT)?)
+    }
+
+    fn delete(&self, created: Created) {
+        self.device.delete(created);
+        self.scripts.refresh(created.watch);
+    }
+
+    fn find(&self, arg: usize) -> Result<isize> {
+        let mut find = UserCopy::<uapi::stopwatch_find>::read(arg)?;
+
+        if find.value.flags != 0 || find.value.reserved != 0 {
+            return Err(EINVAL);
+        }
+        // What is no name is nobody's.
+        let name = Name::new(find.value.name).ok_or(ENOENT)?;
+        find.value.watch = self.device.find(name)?;
+        find.write_back()?;
+        Ok(0)
+    }
+
+    fn describe(&self, arg: usize) -> Result<isize> {
+        let mut description = UserCopy::<uapi::stopwatch_description>::read(arg)?;
+        let uapi::stopwatch_description {
+            size, flags, watch, ..
+        } = description.value;
+
+        if flags & !uapi::STOPWATCH_DESCRIBE_NEXT != 0 {
+            return Err(EINVAL);
+        }
+        let (watch, record) = if flags & uapi::STOPWATCH_DESCRIBE_NEXT != 0 {
+            self.device.describe_next(watch)?
+        } else {
+            (watch, self.device.describe(watch)?)
         };
-        command.value.reading = reading(&reply.reading);
-        command.write_back()?;
-        result
+        description.value = uapi::stopwatch_description {
+            size,
+            flags,
+            uid: user::initial_to_current(record.uid),
+            ..record.describe(watch)
+        };
+        description.write_back()?;
+        Ok(0)
+    }
+
+    fn laps(&self, arg: usize) -> Result<isize> {
+        let mut laps = UserCopy::<uapi::stopwatch_laps>::read(arg)?;
+        let wanted = &mut laps.value;
+
+        if wanted.flags != 0 || wanted.reserved != 0 {
+            return Err(EINVAL);
+        }
+        let room = wanted.count.min(uapi::STOPWATCH_LAP_SLOTS) as usize;
+        let mut values = KVec::from_elem(0, room, GFP_KERNEL)?;
+        let kept = self.device.laps(wanted.watch, wanted.first, &mut values)?;
+        wanted.count = kept.count;
+        wanted.total = kept.total;
+        wanted.oldest = kept.oldest;
+        let (address, lost) = (wanted.laps, wanted.first < kept.oldest);
+
+        write_array(address, values.get(..kept.count as usize).unwrap_or(&[]))?;
+        laps.write_back()?;
+        if lost {
+            return Err(enodata());
+        }
+        Ok(0)
     }
 
     fn info(&self, arg: usize) -> Result<isize> {
@@ -97,43 +287,44 @@ impl StopwatchFile {
     }
 }
 
-fn reading(reading: &Reading) -> uapi::stopwatch_reading {
-    uapi::stopwatch_reading {
-        elapsed_ns: reading.elapsed_ns,
-        time_ns: reading.time_ns,
-        lap_ns: reading.lap_ns,
-        deadline_ns: reading.deadline_ns,
-        state: if reading.running {
-            uapi::STOPWATCH_RUNNING
-        } else {
-            uapi::STOPWATCH_STOPPED
-        },
-        laps: reading.laps,
-        timeouts: reading.timeouts,
-        reserved: 0,
-    }
-}
-
 #[vtable]
 impl MiscFile for StopwatchFile {
-    type Context = Arc<StopwatchDevice>;
+    type Context = Opened;
 
     const OWNER: &'static ThisModule = &crate::THIS_MODULE;
 
-    fn open(device: &Arc<StopwatchDevice>, _file: &File) -> Result<Arc<Self>> {
-        let queue = device.events().subscribe()?;
-        // Unsubscribed by its drop, also if there is no memory for the `Arc`.
-        let file = Self {
+    fn open(opened: &Opened, file: &File) -> Result<Arc<Self>> {
+        let device = &opened.device;
+        let queue = device.events().subscribe(Reader {
+            user: User::opener(file),
+            is_root: access::is_root(),
+        })?;
+        let file = pin_init!(Self {
             device: device.clone(),
+            scripts: opened.scripts.clone(),
             queue,
-        };
+            anonymous <- new_mutex!(KVVec::new(), "stopwatch::StopwatchFile::anonymous"),
+        });
 
-        Ok(Arc::new(file, GFP_KERNEL_ACCOUNT)?)
+        // There is no file to unsubscribe when it is dropped, if there is no memory for it.
+        Arc::pin_init(file, GFP_KERNEL_ACCOUNT).inspect_err(|_| device.events().unsubscribe(queue))
+    }
+
+    fn release(&self) {
+        let anonymous = core::mem::take(&mut *self.anonymous.lock());
+
+        for created in anonymous.iter() {
+            self.delete(*created);
+        }
     }
 
     fn ioctl(&self, _file: &File, cmd: u32, arg: usize) -> Result<isize> {
         match cmd {
             uapi::STOPWATCH_IOC_COMMAND => self.command(arg),
+            uapi::STOPWATCH_IOC_CREATE => self.create(arg),
+            uapi::STOPWATCH_IOC_FIND => self.find(arg),
+            uapi::STOPWATCH_IOC_DESCRIBE => self.describe(arg),
+            uapi::STOPWATCH_IOC_LAPS => self.laps(arg),
             uapi::STOPWATCH_IOC_INFO => self.info(arg),
             _ => Err(ENOTTY),
         }
@@ -175,10 +366,19 @@ impl MiscFile for StopwatchFile {
             Err(_) => bindings::POLLHUP | bindings::POLLERR,
         }
     }
+
+    fn mmap(&self, file: &File, area: &VmaNew, offset: usize) -> Result {
+        self.device.map(file, area, offset)
+    }
+
+    fn fault(&self, offset: usize, fault: PageFault<'_>) -> Result {
+        self.device.fault(offset, fault)
+    }
 }
 
-impl Drop for StopwatchFile {
-    fn drop(&mut self) {
+#[pinned_drop]
+impl PinnedDrop for StopwatchFile {
+    fn drop(self: Pin<&mut Self>) {
         self.device.events().unsubscribe(self.queue);
     }
 }

@@ -12,17 +12,17 @@ use kernel::{
         },
         Io, //
     },
-    pci,
     prelude::*, //
 };
 
 use crate::{
+    abstractions::bar::RegisterBar,
     engine::InfoWords,
     uapi, //
 };
 
 /// BAR0, mapped.
-pub(crate) type Registers<'a> = pci::Bar<'a, { uapi::STOPWATCH_REGISTERS_SIZE as usize }>;
+pub(crate) type Registers = RegisterBar<{ uapi::STOPWATCH_REGISTERS_SIZE as usize }>;
 
 register! {
     /// `struct stopwatch_info`, word by word. Read-only, and always the same.
@@ -51,20 +51,20 @@ static_assert!(DOORBELL::STRIDE == uapi::STOPWATCH_DOORBELL_STRIDE as usize);
 static_assert!(DOORBELL::SIZE == uapi::STOPWATCH_MAX_RINGS as usize);
 
 /// What the device says of itself.
-pub(crate) fn read_info(registers: &Registers<'_>) -> InfoWords {
+pub(crate) fn read_info(registers: &Registers) -> InfoWords {
     core::array::from_fn(|index| {
         INFO::try_at(index).map_or(0, |word| registers.read(word).into_raw())
     })
 }
 
 /// Resets the device.
-pub(crate) fn reset(registers: &Registers<'_>) {
+pub(crate) fn reset(registers: &Registers) {
     registers.write_reg(RESET::zeroed());
 }
 
 /// Rings the doorbell of a request ring. Orders earlier stores to the ring before it.
 #[inline]
-pub(crate) fn ring_doorbell(registers: &Registers<'_>, ring: usize) {
+pub(crate) fn ring_doorbell(registers: &Registers, ring: usize) {
     if let Some(doorbell) = DOORBELL::try_at(ring) {
         registers.write(doorbell, DOORBELL::zeroed());
     }

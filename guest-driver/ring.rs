@@ -1,67 +1,64 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A request ring as this driver uses it: many callers, some of which give up.
+//! A request ring as this driver uses it: many callers, and commands that nobody waits for.
 //!
-//! How slots are posted and completed is in `engine/`. What is added here is that a slot may be
-//! left behind. The host may still answer it at any later time, so it stays taken until it does.
+//! How slots are posted and completed is in `engine/`. What is added here is when the doorbell is
+//! due: posted commands are left in the ring until then.
 
-use kernel::prelude::*;
+use core::ops::{
+    Deref,
+    DerefMut, //
+};
 
 use crate::engine::{
-    guest::{
-        RequestRing,
-        Token, //
-    },
-    Memory,
-    Reply,
-    Request,
+    guest::RequestRing,
     Slots, //
 };
 
 /// The guest's end of a request ring.
-///
-/// # Invariants
-///
-/// Every [`Token`] of a request whose reply was not taken is either with its caller or in
-/// `abandoned`, never in both. `abandoned` has room for as many as the ring has slots.
 pub(crate) struct Ring {
     ring: RequestRing,
-    abandoned: KVVec<Token>,
+    /// Commands posted since the doorbell was rung last.
+    posted: u32,
+    /// As many as may be left in the ring: with half of it free, a host that is late is no reason
+    /// to wait.
+    pressure: u32,
 }
 
 impl Ring {
-    /// An empty ring in `slots`. May sleep.
-    pub(crate) fn new(slots: Slots) -> Result<Self> {
-        // INVARIANT: There is no token yet.
-        Ok(Self {
+    /// An empty ring in `slots`.
+    pub(crate) fn new(slots: Slots) -> Self {
+        Self {
             ring: RequestRing::new(slots),
-            abandoned: KVVec::with_capacity(slots.count() as usize, GFP_KERNEL)?,
-        })
+            posted: 0,
+            pressure: slots.count() / 2,
+        }
     }
 
-    /// Posts a request; `None` if the ring is full.
-    ///
-    /// The token is for [`Self::take`], until that has given a reply, or for [`Self::abandon`].
+    /// Notes that a command was posted. Whether the doorbell is due.
     #[inline]
-    pub(crate) fn post(&mut self, memory: &impl Memory, request: Request) -> Option<Token> {
-        let ring = &mut self.ring;
-
-        // Nobody waits for these replies; to take one is to have its slot back.
-        self.abandoned
-            .retain(|token| ring.poll(memory, *token).is_none());
-        ring.post(memory, request)
+    pub(crate) fn note_posted(&mut self) -> bool {
+        self.posted += 1;
+        self.posted >= self.pressure
     }
 
-    /// Takes the reply to a request if it is there.
+    /// Notes that the doorbell is going to be rung. Whether there was something for it.
     #[inline]
-    pub(crate) fn take(&mut self, memory: &impl Memory, token: Token) -> Option<Reply> {
-        self.ring.poll(memory, token)
+    pub(crate) fn note_doorbell(&mut self) -> bool {
+        core::mem::take(&mut self.posted) != 0
     }
+}
 
-    /// Gives up a request whose reply was not taken.
-    pub(crate) fn abandon(&mut self, token: Token) {
-        // INVARIANT: The caller had the token. There are never more of them than slots, so there
-        // is room.
-        let _ = self.abandoned.push_within_capacity(token);
+impl Deref for Ring {
+    type Target = RequestRing;
+
+    fn deref(&self) -> &RequestRing {
+        &self.ring
+    }
+}
+
+impl DerefMut for Ring {
+    fn deref_mut(&mut self) -> &mut RequestRing {
+        &mut self.ring
     }
 }

@@ -4,10 +4,15 @@
 //! `/dev/stopwatch`. The time is kept by the host.
 //!
 //! - [`registers`] has BAR0;
-//! - [`device`] has a device, how the host is called, and how that ends;
 //! - [`ring`] has a request ring;
+//! - [`transport`] has how the host is called, and how that ends;
+//! - [`clock`] has the time without a call;
+//! - [`access`] has who may do what;
 //! - [`events`] has the way of events from their ring to those who wait for them;
-//! - [`file`] has `/dev/stopwatch`.
+//! - [`device`] has a device, of all these;
+//! - [`file`] has `/dev/stopwatch`, for programs;
+//! - [`scripts`] has the same in debugfs, for scripts;
+//! - [`bench`] measures.
 //!
 //! How rings are read and written is in `engine/`, which knows no kernel. What needs `unsafe` is in
 //! `abstractions/`, which knows no stopwatch.
@@ -22,6 +27,9 @@ use kernel::{
 
 #[path = "../abstractions/mod.rs"]
 mod abstractions;
+mod access;
+mod bench;
+mod clock;
 mod device;
 #[allow(unreachable_pub, reason = "it is a crate of its own for programs")]
 #[path = "../engine/src/engine.rs"]
@@ -30,15 +38,25 @@ mod events;
 mod file;
 mod registers;
 mod ring;
+mod scripts;
+mod transport;
 #[path = "../abstractions/uapi.rs"]
 mod uapi;
 
 use abstractions::{
+    bar::PortBar,
     miscdevice::MiscRegistration,
     pci_id::pci_device_id, //
 };
 use device::StopwatchDevice;
-use file::StopwatchFile;
+use file::{
+    Opened,
+    StopwatchFile, //
+};
+use scripts::{
+    Scripts,
+    TopFiles, //
+};
 
 kernel::pci_device_table!(
     PCI_TABLE,
@@ -61,8 +79,10 @@ struct StopwatchDriver;
 struct Binding {
     #[pin]
     _file: MiscRegistration<StopwatchFile>,
+    _top_files: TopFiles,
     #[pin]
     _irq: irq::Registration<Arc<StopwatchDevice>>,
+    scripts: Arc<Scripts>,
     device: Arc<StopwatchDevice>,
 }
 
@@ -77,11 +97,15 @@ impl pci::Driver for StopwatchDriver {
         _info: &'bound Self::IdInfo,
     ) -> impl PinInit<Self::Data<'bound>, Error> + 'bound {
         pin_init::pin_init_scope(move || {
-            pdev.enable_device_mem()?;
+            let has_ports = pdev.resource_len(uapi::STOPWATCH_BAR_DOORBELLS)? != 0
+                && PortBar::enable(pdev).is_ok();
+            if !has_ports {
+                pdev.enable_device_mem()?;
+            }
             // Interrupts are messages, which are writes to the bus.
             pdev.set_master();
 
-            let device = Arc::pin_init(StopwatchDevice::new(pdev)?, GFP_KERNEL)?;
+            let device = Arc::pin_init(StopwatchDevice::new(pdev, has_ports)?, GFP_KERNEL)?;
             let vectors = pdev
                 .alloc_irq_vectors(1, 1, pci::IrqTypes::default().with(pci::IrqType::MsiX))
                 .inspect_err(|_| dev_err!(pdev, "no MSI-X vector for the events\n"))?;
@@ -96,8 +120,16 @@ impl pci::Driver for StopwatchDriver {
                 _: {
                     device.turn_on_features(pdev.as_ref())?;
                 },
+                scripts: Scripts::new(device.clone())?,
+                _top_files: scripts.top_files()?,
                 // Last, for a program may open it at once.
-                _file <- MiscRegistration::new(c"stopwatch", device.clone()),
+                _file <- MiscRegistration::new(
+                    c"stopwatch",
+                    Opened {
+                        device: device.clone(),
+                        scripts: scripts.clone(),
+                    },
+                ),
                 device,
             }))
         })
@@ -105,6 +137,7 @@ impl pci::Driver for StopwatchDriver {
 
     fn unbind<'bound>(_pdev: &'bound pci::Device<Core<'_>>, this: Pin<&Self::Data<'bound>>) {
         this.device.disconnect();
+        this.scripts.close();
     }
 }
 

@@ -205,13 +205,13 @@ struct stopwatch_device_info {
 };
 
 /*
- * mmap(): read-only and shared, from offset 0: the clock page, which the driver
+ * mmap(): read-only, from offset 0: the clock page, which the driver
  * writes, then state_size bytes of the device's state pages, as in
  * <linux/stopwatch_device.h>, with struct stopwatch_state first. All of a device,
  * so only for who may read all of it: root, or where the device's file is open
  * for writing by a user whom its mode lets. Posted commands show in it once the
  * host has carried them out. When the driver is unbound, it becomes SIGBUS.
- *   EINVAL     writable, executable, private, or longer than what there is
+ *   EINVAL     writable, executable, or longer than what there is
  *   EACCES     the file is not open for writing, and the caller is not root
  *   ENODEV     the device is gone
  *

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Who may do what with a stopwatch. The host keeps owner and mode of each; users are the guest's.
+
+use kernel::{
+    fs::File,
+    prelude::*,
+    task::Kuid, //
+};
+
+use crate::{
+    abstractions::{
+        capability,
+        user, //
+    },
+    engine::guest::Ownership,
+    uapi, //
+};
+
+/// What somebody wants of a stopwatch.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Want {
+    /// To read it, and know that it exists.
+    See,
+    /// All that changes it, but what its owner only may.
+    Control,
+    /// To delete it, or say what others may.
+    Own,
+}
+
+/// A user, by the number that the initial user namespace has for it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct User(pub(crate) u32);
+
+impl User {
+    /// The effective user of the current task.
+    pub(crate) fn current() -> Self {
+        Self(user::to_initial(Kuid::current_euid()))
+    }
+
+    /// Who has opened a file.
+    pub(crate) fn opener(file: &File) -> Self {
+        Self(user::to_initial(file.cred().euid()))
+    }
+
+    /// Whether owner and mode let this user.
+    pub(crate) fn may(self, want: Want, ownership: &Ownership) -> bool {
+        let modes = match want {
+            Want::See => uapi::STOPWATCH_MODE_READ | uapi::STOPWATCH_MODE_CONTROL,
+            Want::Control => uapi::STOPWATCH_MODE_CONTROL,
+            Want::Own => 0,
+        };
+
+        ownership.exists && (ownership.uid == self.0 || ownership.mode & modes != 0)
+    }
+}
+
+/// Root, who may all: see the header.
+pub(crate) fn is_root() -> bool {
+    capability::dac_override()
+}
+
+/// Whether the current task may do that with a stopwatch that was created.
+///
+/// # Errors
+///
+/// `ENOENT` if it is not there, or not for this task to see; `EACCES` if it is.
+pub(crate) fn admit(want: Want, ownership: &Ownership) -> Result {
+    let user = User::current();
+
+    if user.may(want, ownership) || ownership.exists && is_root() {
+        Ok(())
+    } else if user.may(Want::See, ownership) {
+        Err(EACCES)
+    } else {
+        Err(ENOENT)
+    }
+}

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `/sys/kernel/debug/stopwatch/bench`: how long each way to the host takes, without a program
+//! around it.
+//!
+//! It takes `WAY COUNT`, and then says how long so many of them took: `NS TICKS`, in ns of this
+//! kernel's clock and in ticks of the CPU's counter. The ways are
+//!
+//! - `read`: a reading of a running stopwatch from what the host shows and the counter;
+//! - `lap`: a posted lap;
+//! - `call`: a reading by a call.
+//!
+//! It is done with a stopwatch of its own, which exists for as long. `EOPNOTSUPP` says that the way
+//! is not there: the host does not offer it, or there is no counter to tell the time from.
+
+use kernel::{
+    new_mutex,
+    prelude::*,
+    seq_file::SeqFile,
+    seq_print,
+    sync::{
+        Arc,
+        Mutex, //
+    }, //
+};
+
+use crate::{
+    abstractions::{
+        clock::monotonic_ns,
+        counter,
+        debugfs::DebugFile,
+        errno::eopnotsupp, //
+    },
+    access::{
+        User,
+        Want, //
+    },
+    device::StopwatchDevice,
+    engine::{
+        Creation,
+        Request, //
+    },
+    uapi, //
+};
+
+/// What was measured last.
+#[derive(Clone, Copy, Default)]
+struct Taken {
+    ns: u64,
+    ticks: u64,
+}
+
+/// The file.
+pub(crate) struct Bench {
+    device: Arc<StopwatchDevice>,
+    taken: Pin<KBox<Mutex<Taken>>>,
+}
+
+impl Bench {
+    /// More would only keep the one who asks waiting.
+    const MAX_COUNT: u32 = 10_000_000;
+
+    pub(crate) fn new(device: Arc<StopwatchDevice>) -> Result<Self> {
+        let taken = new_mutex!(Taken::default(), "stopwatch::Bench::taken");
+
+        Ok(Self {
+            device,
+            taken: KBox::pin_init(taken, GFP_KERNEL)?,
+        })
+    }
+
+    fn request(op: u32, watch: u32) -> Request {
+        Request {
+            // CAST: An operation.
+            op: op as u16,
+            watch,
+            ..Default::default()
+        }
+    }
+
+    fn call(&self, op: u32, watch: u32) -> Result {
+        self.device
+            .command(Want::Control, Self::request(op, watch))?
+            .result
+    }
+
+    fn measure(count: u32, mut once: impl FnMut() -> Result) -> Result<Taken> {
+        let (ns, ticks) = (monotonic_ns(), counter::now());
+
+        for index in 0..count {
+            once()?;
+            if index % 1024 == 1023 && current!().signal_pending() {
+                return Err(EINTR);
+            }
+        }
+        Ok(Taken {
+            ticks: counter::now() - ticks,
+            ns: monotonic_ns() - ns,
+        })
+    }
+
+    fn run(&self, way: &str, count: u32, watch: u32) -> Result<Taken> {
+        let device = &self.device;
+
+        self.call(uapi::STOPWATCH_OP_START, watch)?;
+        match way {
+            "read" => Self::measure(count, || match device.glance(watch)? {
+                Some(_) => Ok(()),
+                // The clock was good for so long; a call renews it.
+                None => {
+                    self.call(uapi::STOPWATCH_OP_READ, watch)?;
+                    device.glance(watch)?.map(|_| ()).ok_or_else(eopnotsupp)
+                }
+            }),
+            "lap" => {
+                let request = Self::request(uapi::STOPWATCH_OP_LAP, watch);
+                Self::measure(count, || {
+                    if device.post(request)? {
+                        return Ok(());
+                    }
+                    // As above, and if the host was late.
+                    self.call(uapi::STOPWATCH_OP_READ, watch)?;
+                    device.post(request)?.then_some(()).ok_or_else(eopnotsupp)
+                })
+            }
+            "call" => Self::measure(count, || self.call(uapi::STOPWATCH_OP_READ, watch)),
+            _ => Err(EINVAL),
+        }
+    }
+}
+
+#[vtable]
+impl DebugFile for Bench {
+    const OWNER: &'static ThisModule = &crate::THIS_MODULE;
+
+    fn show(&self, out: &SeqFile) -> Result {
+        let Taken { ns, ticks } = *self.taken.lock();
+
+        seq_print!(out, "{ns} {ticks}\n");
+        Ok(())
+    }
+
+    fn write(&self, text: &str) -> Result {
+        let (way, count) = text.split_once(' ').ok_or(EINVAL)?;
+        let count: u32 = count.parse().map_err(|_| EINVAL)?;
+
+        if count > Self::MAX_COUNT {
+            return Err(EINVAL);
+        }
+        let (result, created) = self.device.create(Creation {
+            uid: User::current().0,
+            ..Default::default()
+        })?;
+        result?;
+        let taken = self.run(way, count, created.watch);
+        self.device.delete(created);
+        *self.taken.lock() = taken?;
+        Ok(())
+    }
+}

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! VM time without asking the host: learned from calls, published in the clock page, which programs
+//! map too.
+//!
+//! How it is learned is in `engine/`.
+
+use kernel::{
+    c_str,
+    prelude::*,
+    static_lock_class,
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
+    }, //
+};
+
+use crate::{
+    abstractions::{
+        counter,
+        irq_lock::{
+            new_irq_lock,
+            IrqLock, //
+        },
+        shared_page::SharedPage, //
+    },
+    engine::guest_clock::{
+        self,
+        Estimate,
+        GuestClock,
+        Sample, //
+    },
+    transport::Answer,
+    uapi, //
+};
+
+/// A clock that is as good as the last calls.
+#[pin_data]
+pub(crate) struct Clock {
+    /// Written under the lock of `learner`.
+    page: SharedPage,
+    #[pin]
+    learner: IrqLock<GuestClock>,
+    /// The counter before which calls teach nothing that is worth the time.
+    next: Atomic<u64>,
+    /// Of the counter; 0 if there is none that is good enough.
+    khz: u32,
+    /// ns a tick, with 32 bits behind the point, as this kernel has it.
+    tick_ns: u64,
+}
+
+impl Clock {
+    /// From so many calls on it is enough to learn from one each millisecond.
+    const EAGER_SAMPLES: u64 = 32;
+
+    /// A clock that knows nothing. May sleep.
+    pub(crate) fn new() -> Result<impl PinInit<Self>> {
+        let page = SharedPage::new()?;
+        let khz = counter::khz();
+        let tick_ns = (1_000_000u64 << 32)
+            .checked_div(u64::from(khz))
+            .unwrap_or(0);
+
+        Ok(pin_init!(Self {
+            page,
+            learner <- new_irq_lock!(GuestClock::new(khz), "stopwatch::Clock::learner"),
+            next: Atomic::new(0),
+            khz,
+            tick_ns,
+        }))
+    }
+
+    /// Learns from an answer; `pause` reads `paused_ns` and `vmm_status`. Usable in any context.
+    #[inline]
+    pub(crate) fn learn(&self, answer: &Answer, pause: impl FnOnce() -> Option<(u64, u32)>) {
+        // Also if the counter has gone back behind it by half of what it can count.
+        if (answer.after.wrapping_sub(self.next.load(Relaxed)) as i64) >= 0 {
+            self.learn_now(answer, pause());
+        }
+    }
+
+    #[cold]
+    fn learn_now(&self, answer: &Answer, pause: Option<(u64, u32)>) {
+        // Who comes second has nothing to say that is worth waiting for.
+        let (Some((paused_ns, vmm_status)), Some(mut learner)) = (pause, self.learner.try_lock())
+        else {
+            return;
+        };
+
+        if counter::khz() == self.khz && vmm_status == uapi::STOPWATCH_VMM_RUNNING {
+            learner.learn(&Sample {
+                before: answer.before,
+                after: answer.after,
+                time_ns: answer.reply.reading.time_ns,
+                paused_ns,
+            });
+        } else {
+            learner.forget();
+        }
+        let estimate = learner.estimate();
+        guest_clock::publish(&self.page.memory(), 0, estimate.as_ref());
+        let pause = match estimate {
+            Some(estimate) if estimate.samples < Self::EAGER_SAMPLES => 0,
+            // A millisecond. Without a counter it is a while, too.
+            _ => u64::from(self.khz.max(1 << 20)),
+        };
+        self.next.store(answer.after.wrapping_add(pause), Relaxed);
+    }
+
+    /// What is known of the time, if the VM was not paused since: the arguments are what the host
+    /// shows now. Usable in any context.
+    #[inline]
+    pub(crate) fn estimate(&self, paused_ns: u64, vmm_status: u32) -> Option<Estimate> {
+        guest_clock::read(&self.page.memory(), 0).filter(|estimate| {
+            estimate.paused_ns == paused_ns && vmm_status == uapi::STOPWATCH_VMM_RUNNING
+        })
+    }
+
+    /// How long a call has taken, by this kernel's clock; 0 without a counter.
+    #[inline]
+    pub(crate) fn duration_ns(&self, answer: &Answer) -> u64 {
+        let ticks = answer.after.wrapping_sub(answer.before);
+
+        ((u128::from(ticks) * u128::from(self.tick_ns)) >> 32) as u64
+    }
+
+    /// Whether there is a counter to tell the time from.
+    #[inline]
+    pub(crate) fn has_counter(&self) -> bool {
+        self.khz != 0
+    }
+
+    /// The page frame of the clock page, for a mapping that goes before this does.
+    pub(crate) fn pfn(&self) -> usize {
+        self.page.pfn()
+    }
+}

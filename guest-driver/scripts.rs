@@ -1,0 +1,450 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `/sys/kernel/debug/stopwatch`: the device for scripts, without a program.
+//!
+//! - `list` says what there is, a line each;
+//! - `create` and `delete` take a name;
+//! - `NAME/` is a stopwatch, by its name or else by its number, with
+//!     - `control`, which takes `start`, `pause`, `lap` and `reset`;
+//!     - `elapsed`, in ns;
+//!     - `laps`, a line each: the lap's number from 0, and what was elapsed, in ns;
+//!     - `timeout`, which takes `NS`, `elapsed NS`, either with `every NS` behind it, or `off`, and
+//!       says what is armed and how many have expired.
+//!
+//! A stopwatch that a program or a script makes or deletes has its directory at once, or not any
+//! more. Of those that the host makes or deletes nobody is told: reading `list` sees to them.
+//!
+//! Lock order: [`Scripts::directories`], then the locks of debugfs, then what the device has. A
+//! file of a stopwatch does not take the first one: its removal, under that lock, waits for it.
+
+use kernel::{
+    alloc::KVVec,
+    new_mutex,
+    prelude::*,
+    seq_file::SeqFile,
+    seq_print,
+    str::CString,
+    sync::{
+        Arc,
+        Mutex, //
+    }, //
+};
+
+use crate::{
+    abstractions::debugfs::{
+        DebugDir,
+        DebugEntry,
+        DebugFile, //
+    },
+    access::{
+        User,
+        Want, //
+    },
+    bench::Bench,
+    device::StopwatchDevice,
+    engine::{
+        Creation,
+        Name,
+        Reading,
+        Record,
+        Request, //
+    },
+    uapi, //
+};
+
+const READ_ONLY: u16 = 0o400;
+const WRITE_ONLY: u16 = 0o200;
+const READ_WRITE: u16 = 0o600;
+
+/// What a file of a stopwatch is.
+#[derive(Clone, Copy)]
+enum Kind {
+    Control,
+    Elapsed,
+    Laps,
+    Timeout,
+}
+
+impl Kind {
+    const ALL: [(Self, &'static CStr, u16); 4] = [
+        (Self::Control, c"control", WRITE_ONLY),
+        (Self::Elapsed, c"elapsed", READ_ONLY),
+        (Self::Laps, c"laps", READ_ONLY),
+        (Self::Timeout, c"timeout", READ_WRITE),
+    ];
+}
+
+/// A file of a stopwatch.
+struct StopwatchScript {
+    device: Arc<StopwatchDevice>,
+    watch: u32,
+    kind: Kind,
+}
+
+/// A command of the current task.
+fn command(device: &StopwatchDevice, want: Want, request: Request) -> Result<Option<Reading>> {
+    let outcome = device.command(want, request)?;
+
+    outcome.result.map(|()| outcome.reading)
+}
+
+fn number(word: Option<&str>) -> Result<u64> {
+    word.and_then(|word| word.parse().ok()).ok_or(EINVAL)
+}
+
+impl StopwatchScript {
+    fn control(&self, text: &str) -> Result {
+        let op = match text {
+            "start" => uapi::STOPWATCH_OP_START,
+            "pause" => uapi::STOPWATCH_OP_PAUSE,
+            "lap" => uapi::STOPWATCH_OP_LAP,
+            "reset" => uapi::STOPWATCH_OP_RESET,
+            _ => return Err(EINVAL),
+        };
+        let request = Request {
+            op: op as u16,
+            watch: self.watch,
+            ..Default::default()
+        };
+
+        command(&self.device, Want::Control, request).map(|_| ())
+    }
+
+    fn arm(&self, text: &str) -> Result {
+        let mut request = Request {
+            op: uapi::STOPWATCH_OP_TIMEOUT as u16,
+            watch: self.watch,
+            ..Default::default()
+        };
+        let mut words = text.split_ascii_whitespace();
+        let mut word = words.next();
+
+        if word != Some("off") {
+            if word == Some("elapsed") {
+                request.flags = uapi::STOPWATCH_TIMEOUT_ELAPSED;
+                word = words.next();
+            }
+            request.arg = number(word)?;
+            word = words.next();
+            if word == Some("every") {
+                request.interval = number(words.next())?;
+            } else if word.is_some() {
+                return Err(EINVAL);
+            }
+        }
+        if words.next().is_some() {
+            return Err(EINVAL);
+        }
+        command(&self.device, Want::Control, request).map(|_| ())
+    }
+
+    fn elapsed(&self, out: &SeqFile) -> Result {
+        let reading = read(&self.device, self.watch)?;
+
+        seq_print!(out, "{}\n", reading.elapsed_ns);
+        Ok(())
+    }
+
+    fn laps(&self, out: &SeqFile) -> Result {
+        let mut laps = KVec::from_elem(0, uapi::STOPWATCH_LAP_SLOTS as usize, GFP_KERNEL)?;
+        let mut first = 0;
+        let kept = loop {
+            let kept = self.device.laps(self.watch, first, &mut laps)?;
+            if first >= kept.oldest {
+                break kept;
+            }
+            first = kept.oldest;
+        };
+
+        for (number, lap) in (first..).zip(laps.iter().take(kept.count as usize)) {
+            seq_print!(out, "{number} {lap}\n");
+        }
+        Ok(())
+    }
+
+    fn timeout(&self, out: &SeqFile) -> Result {
+        let record = self.device.describe(self.watch)?;
+
+        if record.target_ns != 0 {
+            seq_print!(out, "elapsed {}", record.target_ns);
+        } else if record.deadline_ns != 0 {
+            seq_print!(out, "deadline {}", record.deadline_ns);
+        } else {
+            seq_print!(out, "off");
+        }
+        if record.interval_ns != 0 {
+            seq_print!(out, " every {}", record.interval_ns);
+        }
+        seq_print!(out, "\nexpired {}\n", record.timeouts);
+        Ok(())
+    }
+}
+
+/// What a stopwatch shows.
+fn read(device: &StopwatchDevice, watch: u32) -> Result<Reading> {
+    let request = Request {
+        op: uapi::STOPWATCH_OP_READ as u16,
+        watch,
+        ..Default::default()
+    };
+
+    command(device, Want::See, request)?.ok_or(EIO)
+}
+
+#[vtable]
+impl DebugFile for StopwatchScript {
+    const OWNER: &'static ThisModule = &crate::THIS_MODULE;
+
+    fn show(&self, out: &SeqFile) -> Result {
+        match self.kind {
+            Kind::Control => Err(EINVAL),
+            Kind::Elapsed => self.elapsed(out),
+            Kind::Laps => self.laps(out),
+            Kind::Timeout => self.timeout(out),
+        }
+    }
+
+    fn write(&self, text: &str) -> Result {
+        match self.kind {
+            Kind::Control => self.control(text),
+            Kind::Timeout => self.arm(text),
+            Kind::Elapsed | Kind::Laps => Err(EINVAL),
+        }
+    }
+}
+
+/// The directory of a stopwatch.
+struct Directory {
+    generation: u32,
+    _files: KVec<DebugEntry<StopwatchScript>>,
+}
+
+/// The directories of all stopwatches.
+#[pin_data]
+pub(crate) struct Scripts {
+    device: Arc<StopwatchDevice>,
+    top: DebugDir,
+    /// By the stopwatches' numbers. Empty once the driver is unbound.
+    #[pin]
+    directories: Mutex<KVVec<Option<Directory>>>,
+}
+
+impl Scripts {
+    /// The names that stopwatches cannot have here.
+    const TAKEN: [&'static str; 4] = ["list", "create", "delete", "bench"];
+
+    /// Directories for the stopwatches that there are. May sleep.
+    pub(crate) fn new(device: Arc<StopwatchDevice>) -> Result<Arc<Self>> {
+        let mut directories = KVVec::new();
+        for _ in 0..device.stopwatches() {
+            directories.push(None, GFP_KERNEL)?;
+        }
+        let top = DebugDir::new(c"stopwatch", None)?;
+        let scripts = Arc::pin_init(
+            pin_init!(Self {
+                device,
+                top,
+                directories <- new_mutex!(directories, "stopwatch::Scripts::directories"),
+            }),
+            GFP_KERNEL,
+        )?;
+        scripts.refresh_all();
+        Ok(scripts)
+    }
+
+    fn directory(&self, watch: u32, record: &Record) -> Result<Directory> {
+        let name = record.name.as_str();
+        let name = if name.is_empty() || Self::TAKEN.contains(&name) {
+            CString::try_from_fmt(fmt!("{watch}"))?
+        } else {
+            CString::try_from_fmt(fmt!("{name}"))?
+        };
+        let dir = DebugDir::new(&name, Some(&self.top))?;
+        let mut files = KVec::new();
+
+        for (kind, name, mode) in Kind::ALL {
+            let file = StopwatchScript {
+                device: self.device.clone(),
+                watch,
+                kind,
+            };
+            files.push(DebugEntry::new(name, mode, &dir, file)?, GFP_KERNEL)?;
+        }
+        Ok(Directory {
+            generation: record.generation,
+            _files: files,
+        })
+    }
+
+    fn refresh_entry(&self, watch: u32, entry: &mut Option<Directory>, record: Option<&Record>) {
+        let is = entry.as_ref().map(|directory| directory.generation);
+
+        if is != record.map(|record| record.generation) {
+            // The old one first: they may have the same name.
+            *entry = None;
+            // Scripts can do without one for which there was no memory.
+            *entry = record.and_then(|record| self.directory(watch, record).ok());
+        }
+    }
+
+    /// A stopwatch was made or deleted. May sleep; not for files of stopwatches.
+    pub(crate) fn refresh(&self, watch: u32) {
+        let mut directories = self.directories.lock();
+        let record = self.device.record(watch).ok();
+
+        if let Some(entry) = directories.get_mut(watch as usize) {
+            self.refresh_entry(watch, entry, record.as_ref());
+        }
+    }
+
+    /// Some stopwatches may have been made or deleted. May sleep; not for files of stopwatches.
+    fn refresh_all(&self) {
+        let mut directories = self.directories.lock();
+        let record = |watch| self.device.record(watch).ok();
+
+        // First those that are gone, whose names others may have now.
+        for (watch, entry) in (0..).zip(directories.iter_mut()) {
+            let record = record(watch);
+            let is = entry.as_ref().map(|directory| directory.generation);
+            if is != record.map(|record| record.generation) {
+                *entry = None;
+            }
+        }
+        for (watch, entry) in (0..).zip(directories.iter_mut()) {
+            self.refresh_entry(watch, entry, record(watch).as_ref());
+        }
+    }
+
+    /// The driver is being unbound: takes everything away, and waits for those who use it.
+    pub(crate) fn close(&self) {
+        let directories = core::mem::take(&mut *self.directories.lock());
+
+        drop(directories);
+    }
+
+    /// The files at the top. May sleep.
+    pub(crate) fn top_files(self: &Arc<Self>) -> Result<TopFiles> {
+        let file = |name, mode, kind| {
+            let file = TopScript {
+                scripts: self.clone(),
+                kind,
+            };
+            DebugEntry::new(name, mode, &self.top, file)
+        };
+
+        Ok(TopFiles {
+            _scripts: [
+                file(c"list", READ_ONLY, TopKind::List)?,
+                file(c"create", WRITE_ONLY, TopKind::Create)?,
+                file(c"delete", WRITE_ONLY, TopKind::Delete)?,
+            ],
+            _bench: {
+                let bench = Bench::new(self.device.clone())?;
+                DebugEntry::new(c"bench", READ_WRITE, &self.top, bench)?
+            },
+        })
+    }
+}
+
+/// The files at the top; they go when this does. [`Scripts`] cannot have them, for they use it.
+pub(crate) struct TopFiles {
+    _scripts: [DebugEntry<TopScript>; 3],
+    _bench: DebugEntry<Bench>,
+}
+
+#[derive(Clone, Copy)]
+enum TopKind {
+    List,
+    Create,
+    Delete,
+}
+
+/// A file at the top.
+struct TopScript {
+    scripts: Arc<Scripts>,
+    kind: TopKind,
+}
+
+impl TopScript {
+    fn name(text: &str) -> Result<Name> {
+        let mut field = [0; uapi::STOPWATCH_NAME_SIZE as usize];
+
+        field
+            .get_mut(..text.len())
+            .ok_or(EINVAL)?
+            .copy_from_slice(text.as_bytes());
+        Name::new(field)
+            .filter(|name| !name.is_none())
+            .ok_or(EINVAL)
+    }
+
+    fn list(&self, out: &SeqFile) -> Result {
+        let device = &self.scripts.device;
+        let mut watch = 0;
+
+        self.scripts.refresh_all();
+        seq_print!(out, "number name state elapsed_ns laps timeouts uid\n");
+        while let Ok((found, record)) = device.describe_next(watch) {
+            let name = record.name.as_str();
+            let elapsed_ns = if record.running {
+                read(device, found)?.elapsed_ns
+            } else {
+                record.elapsed_ns
+            };
+            seq_print!(
+                out,
+                "{found} {} {} {elapsed_ns} {} {} {}\n",
+                if name.is_empty() { "-" } else { name },
+                if record.running { "running" } else { "stopped" },
+                record.laps,
+                record.timeouts,
+                record.uid
+            );
+            watch = found + 1;
+        }
+        Ok(())
+    }
+
+    fn create(&self, text: &str) -> Result {
+        let (result, created) = self.scripts.device.create(Creation {
+            name: Self::name(text)?,
+            uid: User::current().0,
+            ..Default::default()
+        })?;
+
+        self.scripts.refresh(created.watch);
+        result
+    }
+
+    fn delete(&self, text: &str) -> Result {
+        let watch = self.scripts.device.find(Self::name(text)?)?;
+        let outcome = self.scripts.device.own(Request {
+            op: uapi::STOPWATCH_OP_DELETE as u16,
+            watch,
+            ..Default::default()
+        })?;
+
+        self.scripts.refresh(watch);
+        outcome.result
+    }
+}
+
+#[vtable]
+impl DebugFile for TopScript {
+    const OWNER: &'static ThisModule = &crate::THIS_MODULE;
+
+    fn show(&self, out: &SeqFile) -> Result {
+        match self.kind {
+            TopKind::List => self.list(out),
+            TopKind::Create | TopKind::Delete => Err(EINVAL),
+        }
+    }
+
+    fn write(&self, text: &str) -> Result {
+        match self.kind {
+            TopKind::List => Err(EINVAL),
+            TopKind::Create => self.create(text),
+            TopKind::Delete => self.delete(text),
+        }
+    }
+}

@@ -1,0 +1,379 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How the host is reached, and what happens when it goes. Knows no stopwatch.
+//!
+//! Files hold a reference to a device and may do so long after the driver was unbound. What must
+//! not outlast the binding is [`Hardware`], which is why it is revocable:
+//!
+//! - whoever touches it does so between [`Revocable::try_access`] and the drop of the guard, which
+//!   is an RCU read-side critical section and does not sleep;
+//! - [`Transport::disconnect`] makes `try_access` fail, waits for those who are inside, and drops
+//!   the hardware. Dropping it resets the device and unmaps its BARs, in this order.
+//!
+//! So when unbind returns, no CPU accesses the device or will, nothing that this driver asked for
+//! is pending in it, and every call fails with `ENODEV`, those that were waiting included.
+//!
+//! Lock order: RCU read side, then a ring's lock, or one of those that `events` and `clock` have;
+//! none of them is taken inside another.
+
+use kernel::{
+    c_str,
+    cpu::{
+        nr_cpu_ids,
+        CpuId, //
+    },
+    device::Bound,
+    pci,
+    prelude::*,
+    revocable::Revocable,
+    static_lock_class,
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
+    },
+    time::{
+        delay::fsleep,
+        Delta,
+        Instant,
+        Monotonic, //
+    }, //
+};
+
+use crate::{
+    abstractions::{
+        bar::{
+            MemoryBar,
+            PortBar, //
+        },
+        clock::monotonic_ns,
+        counter,
+        deadline_timer::{
+            DeadlineHandler,
+            DeadlineTimer, //
+        },
+        irq_lock::{
+            new_irq_lock,
+            IrqLock, //
+        },
+        shared_memory::SharedMemory, //
+    },
+    engine::{
+        Layout,
+        Message,
+        Reply, //
+    },
+    registers::{
+        self,
+        Registers, //
+    },
+    ring::Ring,
+    uapi, //
+};
+
+/// What is reached of the device.
+struct Hardware {
+    registers: Registers,
+    /// Where the doorbells are, if not among the registers.
+    ports: Option<PortBar>,
+    region: MemoryBar,
+}
+
+impl Hardware {
+    #[inline]
+    fn ring_doorbell(&self, ring: usize) {
+        match &self.ports {
+            Some(ports) => ports.write32(ring * uapi::STOPWATCH_DOORBELL_STRIDE as usize, 0),
+            None => registers::ring_doorbell(&self.registers, ring),
+        }
+    }
+}
+
+impl Drop for Hardware {
+    fn drop(&mut self) {
+        registers::reset(&self.registers);
+    }
+}
+
+/// How long a caller waits for the host: [`uapi::STOPWATCH_ANSWER_MS`], in naps that get longer.
+struct Patience {
+    since: Instant<Monotonic>,
+    nap: Delta,
+}
+
+impl Patience {
+    const LIMIT: Delta = Delta::from_millis(uapi::STOPWATCH_ANSWER_MS as i64);
+    /// As long as it takes the host to answer a few dozen requests.
+    const FIRST_NAP: Delta = Delta::from_micros(20);
+    const LAST_NAP: Delta = Delta::from_millis(2);
+
+    fn new() -> Self {
+        Self {
+            since: Instant::now(),
+            nap: Self::FIRST_NAP,
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.since.elapsed() > Self::LIMIT
+    }
+
+    fn nap(&mut self) {
+        fsleep(self.nap);
+        self.nap = (self.nap * 2).min(Self::LAST_NAP);
+    }
+}
+
+/// What the host answered, and the CPU's counter before and after.
+pub(crate) struct Answer {
+    pub(crate) reply: Reply,
+    pub(crate) before: u64,
+    pub(crate) after: u64,
+}
+
+/// The rings of a device, bound or not any more.
+#[pin_data]
+pub(crate) struct Transport {
+    #[pin]
+    hardware: Revocable<Hardware>,
+    /// Those that are used, one for each CPU where the device has so many. Never empty.
+    rings: KVec<Pin<KBox<IrqLock<Ring>>>>,
+    /// Whether the timer is set, by which posted commands get their doorbell.
+    timer_is_set: Atomic<bool>,
+}
+
+impl Transport {
+    /// How long posted commands are left alone: half of what they may be, as timers are late.
+    const POSTED_NS: u64 = uapi::STOPWATCH_POSTED_MS as u64 * 1_000_000 / 2;
+
+    /// Enables a device, finds out what it is, and resets it. Its memory is that of the layout.
+    /// May sleep. The third value is the features that it offers.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV`, with a message, if this driver is not for that device; as [`MemoryBar::new`], with
+    /// a message, if its region cannot be mapped; `EBUSY` if somebody else has its registers;
+    /// `ENOMEM`.
+    pub(crate) fn new(
+        pdev: &pci::Device<Bound>,
+        has_ports: bool,
+    ) -> Result<(impl PinInit<DeadlineTimer<Self>, Error>, Layout, u64)> {
+        let registers = Registers::new(pdev, uapi::STOPWATCH_BAR_REGISTERS, c"stopwatch")?;
+        let (layout, offered) = Layout::from_info(&registers::read_info(&registers))
+            .inspect_err(|error| dev_err!(pdev, "{}\n", core::format_args!("{error}")))
+            .map_err(|_| ENODEV)?;
+
+        let region_size = layout.region_size() as usize;
+        let bar_size = pdev.resource_len(uapi::STOPWATCH_BAR_REGION)?;
+        let region = MemoryBar::new(pdev, uapi::STOPWATCH_BAR_REGION, region_size, c"stopwatch")
+            .inspect_err(|_| {
+                dev_err!(
+                    pdev,
+                    "cannot map the region: BAR2 of {bar_size} bytes must have room for its {region_size}, which must be whole pages\n"
+                )
+            })?;
+        let ports = if has_ports && offered & u64::from(uapi::STOPWATCH_F_PORT_DOORBELLS) != 0 {
+            // The other doorbells are as good if not as fast.
+            PortBar::new(
+                pdev,
+                uapi::STOPWATCH_BAR_DOORBELLS,
+                uapi::STOPWATCH_DOORBELLS_SIZE as usize,
+                c"stopwatch",
+            )
+            .ok()
+        } else {
+            None
+        };
+
+        let mut rings = KVec::new();
+        for index in 0..layout.geometry().rings.min(nr_cpu_ids()) {
+            let ring = Ring::new(layout.ring(index).ok_or(EINVAL)?);
+            let ring = KBox::pin_init(new_irq_lock!(ring, "stopwatch::Ring"), GFP_KERNEL)?;
+            rings.push(ring, GFP_KERNEL)?;
+        }
+
+        // Only now: a device that is not ours is left as it is.
+        registers::reset(&registers);
+        let hardware = Hardware {
+            registers,
+            ports,
+            region,
+        };
+        let transport = DeadlineTimer::new(try_pin_init!(Self {
+            hardware <- Revocable::new(hardware),
+            rings,
+            timer_is_set: Atomic::new(false),
+        }));
+        Ok((transport, layout, offered))
+    }
+
+    /// How many rings are used.
+    pub(crate) fn rings(&self) -> u32 {
+        // CAST: There are at most `STOPWATCH_MAX_RINGS`.
+        self.rings.len() as u32
+    }
+
+    /// The ring of this CPU, and its number. Which CPU it is does not matter for what happens, only
+    /// for how often CPUs meet.
+    #[inline]
+    fn ring(&self) -> Result<(usize, &IrqLock<Ring>)> {
+        let mut index = CpuId::current().as_u32() as usize;
+
+        if index >= self.rings.len() {
+            index %= self.rings.len().max(1);
+        }
+        Ok((index, self.rings.get(index).ok_or(ENODEV)?))
+    }
+
+    /// Reads what the host shows. Usable in any context; `look` must not sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` if the device is gone.
+    #[inline]
+    pub(crate) fn look<R>(&self, look: impl FnOnce(&SharedMemory<'_>) -> R) -> Result<R> {
+        let hardware = self.hardware.try_access().ok_or(ENODEV)?;
+
+        Ok(look(&hardware.region.memory()))
+    }
+
+    /// Has the host carry out a request, and waits for its reply. May sleep, though it rarely does:
+    /// the reply is normally there when the write to the doorbell retires.
+    ///
+    /// Nothing is asked unless `admit` agrees, which is in the same RCU read-side critical section
+    /// as the doorbell.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` if the device is gone, `ETIMEDOUT` if the host did not answer in time. It may then
+    /// still carry the request out.
+    #[inline]
+    pub(crate) fn call(
+        &self,
+        message: impl Into<Message>,
+        admit: impl Fn(&SharedMemory<'_>) -> Result,
+    ) -> Result<Answer> {
+        let message = message.into();
+        let (index, ring) = self.ring()?;
+        let mut patience: Option<Patience> = None;
+        let mut token = None;
+        let mut before = 0;
+
+        loop {
+            // Before the last look at the ring: this task may have been away for long.
+            let is_over = patience.as_ref().is_some_and(Patience::is_over);
+
+            {
+                let hardware = self.hardware.try_access().ok_or(ENODEV)?;
+                let memory = hardware.region.memory();
+                if token.is_none() {
+                    admit(&memory)?;
+                }
+                let mut ring = ring.lock();
+
+                if token.is_none() {
+                    before = counter::now();
+                    token = ring.post(&memory, message);
+                    ring.note_doorbell();
+                    // Also if the ring is full, which may be of commands that wait for this.
+                    hardware.ring_doorbell(index);
+                }
+                if let Some(token) = token {
+                    if let Some(reply) = ring.poll(&memory, token) {
+                        return Ok(Answer {
+                            reply,
+                            before,
+                            after: counter::now(),
+                        });
+                    }
+                    if is_over {
+                        ring.abandon(token);
+                    }
+                }
+            }
+            if is_over {
+                return Err(ETIMEDOUT);
+            }
+            patience.get_or_insert_with(Patience::new).nap();
+        }
+    }
+
+    /// Leaves a request in the ring, which the host takes before it does anything else. Usable in
+    /// any context in which `admit` is, whose part is that in [`Self::call`]. `make` makes the
+    /// request, or says that it cannot be posted; what is made later is posted later to the ring.
+    /// Whether it was posted.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` if the device is gone.
+    #[inline]
+    pub(crate) fn post<M: Into<Message>>(
+        timer: &DeadlineTimer<Self>,
+        admit: impl FnOnce(&SharedMemory<'_>) -> Result,
+        make: impl FnOnce(&SharedMemory<'_>) -> Option<M>,
+    ) -> Result<bool> {
+        let (index, ring) = timer.ring()?;
+        let hardware = timer.hardware.try_access().ok_or(ENODEV)?;
+        let memory = hardware.region.memory();
+        admit(&memory)?;
+        {
+            let mut ring = ring.lock();
+            let Some(request) = make(&memory) else {
+                return Ok(false);
+            };
+
+            // No room is left only if the host was late with the last doorbell.
+            if !ring.post_abandoned(&memory, request) {
+                return Ok(false);
+            }
+            if ring.note_posted() {
+                ring.note_doorbell();
+                hardware.ring_doorbell(index);
+                return Ok(true);
+            }
+        }
+        // The ring's lock orders this: if the timer has looked at the ring before the request was
+        // posted, it is seen here that it is not set any more. See `expired()`.
+        if !timer.timer_is_set.load(Relaxed) && !timer.timer_is_set.xchg(true, Relaxed) {
+            timer.set(monotonic_ns() + Self::POSTED_NS);
+        }
+        Ok(true)
+    }
+
+    /// Rings for the commands that were posted and not carried out yet, if there are any. Usable in
+    /// any context. Whether there were.
+    pub(crate) fn flush(&self) -> bool {
+        let Some(hardware) = self.hardware.try_access() else {
+            return false;
+        };
+        let mut last = None;
+
+        for (index, ring) in self.rings.iter().enumerate() {
+            if ring.lock().note_doorbell() {
+                last = Some(index);
+            }
+        }
+        // The host takes what is in all rings, whichever one it is told of.
+        if let Some(index) = last {
+            hardware.ring_doorbell(index);
+        }
+        last.is_some()
+    }
+
+    /// The page frame at `offset` of the region, for a mapping that goes before the device does.
+    pub(crate) fn pfn(&self, offset: usize) -> Option<usize> {
+        self.hardware.try_access()?.region.pfn(offset)
+    }
+
+    /// Ends all use of the device, as said at the top of this file. May sleep.
+    pub(crate) fn disconnect(&self) {
+        self.hardware.revoke();
+    }
+}
+
+impl DeadlineHandler for Transport {
+    fn expired(timer: &DeadlineTimer<Self>) {
+        // Before the look at the rings: what is posted after that sets the timer again.
+        timer.timer_is_set.store(false, Relaxed);
+        timer.flush();
+    }
+}
