@@ -203,8 +203,8 @@ struct stopwatch_record {
 	__le64 deadline_ns;	/* of its own time, at which the timeout expires; 0 if none
 				 * is armed, or if it waits for the stopwatch to run
 				 */
-	__le32 laps;		/* since the last reset of this stopwatch */
-	__le32 timeouts;	/* expired since the last reset of this stopwatch */
+	__le32 laps;		/* since the last reset of this stopwatch; it and the next */
+	__le32 timeouts;	/* expired since then; stay at 0xffffffff when they get there */
 	__u8 name[STOPWATCH_NAME_SIZE];	/* UTF-8, padded with zeros; all zero if it has none */
 	__le32 uid;		/* of the guest's user who created it */
 	__le32 mode;		/* who else may use it: STOPWATCH_MODE_* */
@@ -263,7 +263,10 @@ struct stopwatch_record {
  *          none is armed is not an error. Needs STOPWATCH_F_TIMEOUT, else
  *          STOPWATCH_S_BAD_OP. An arg or interval above
  *          STOPWATCH_MAX_TIMEOUT_NS is STOPWATCH_S_BAD_ARG; an interval below
- *          what the VM's creator allows is STOPWATCH_S_DENIED.
+ *          what the VM's creator allows is STOPWATCH_S_DENIED, even when the
+ *          request disarms. The deadline of one that is at once is the time at
+ *          which it was armed. A suspend of the host can make a timeout of a
+ *          STOPWATCH_CLOCK_BOOTTIME one late by a second.
  * CREATE   Makes a stopwatch, stopped at 0, and leaves its number in watch
  *          (which is 0 in the request). STOPWATCH_S_EXISTS, with the number
  *          and the reading of the other one, if the name is taken;
@@ -279,7 +282,7 @@ struct stopwatch_record {
  *          stopwatch 0. Without STOPWATCH_F_TIMEOUT all timeouts are disarmed.
  *
  * Of several things wrong with a request the first counts, in the order owner,
- * op, watch, flags and reserved fields, arg.
+ * op, watch, flags and reserved fields, name, arg and interval.
  */
 #define STOPWATCH_OP_START		1
 #define STOPWATCH_OP_PAUSE		2
