@@ -28,8 +28,10 @@ pub(crate) fn run(
     output: Output,
 ) -> anyhow::Result<ExitCode> {
     let path = device.unwrap_or_else(|| DEVICE.into());
-    if let GuestCommand::Doctor = command {
-        return doctor::run(&path, output);
+    match &command {
+        GuestCommand::Doctor => return doctor::run(&path, output),
+        GuestCommand::Timeout(arguments) => timeout::check(arguments),
+        _ => {}
     }
     let device = Device::open(&path)?;
     if let GuestCommand::Run(arguments) = command {

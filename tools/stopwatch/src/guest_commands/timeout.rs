@@ -23,6 +23,21 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// armed: what another program does to it makes no event.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// Leaves the program if the options of a `stopwatch timeout` contradict each
+/// other.
+pub(super) fn check(arguments: &Timeout) {
+    let off = arguments.duration == Nanoseconds(0) && !arguments.at_elapsed;
+    if off && (arguments.wait || arguments.every.is_some()) {
+        Cli::command()
+            .error(
+                ErrorKind::ArgumentConflict,
+                "`off` or 0 disarms the timeout: there is nothing to wait for with --wait, nor to \
+                 repeat with --every",
+            )
+            .exit();
+    }
+}
+
 /// A `stopwatch timeout`.
 pub(super) fn arm(device: &Device, arguments: Timeout, output: Output) -> anyhow::Result<()> {
     let Timeout {
@@ -32,16 +47,6 @@ pub(super) fn arm(device: &Device, arguments: Timeout, output: Output) -> anyhow
         at_elapsed,
         wait,
     } = arguments;
-    let off = duration == Nanoseconds(0) && !at_elapsed;
-    if off && (wait || every.is_some()) {
-        Cli::command()
-            .error(
-                ErrorKind::ArgumentConflict,
-                "`off` or 0 disarms the timeout: there is nothing to wait for with --wait, nor to \
-                 repeat with --every",
-            )
-            .exit();
-    }
     let operation = Operation::Timeout(guest::Timeout {
         ns: duration.0,
         interval_ns: every.map_or(0, |every| every.0),
