@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! In the guest: every operation of the table, in turns.
+//!
+//! All rows take part in every round, A B C A B C, so that what disturbs the
+//! machine disturbs them alike. Operations shorter than reading the counter are
+//! measured by the batch.
+
+mod device;
+mod lateness;
+mod pci;
+pub mod rows;
+mod system;
+mod throughput;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::counter;
+use crate::results::{BurstPart, GuestPart, Missing, Side, Timing};
+
+pub use lateness::{lateness, TIER4, TIMERFD};
+pub use throughput::throughput;
+
+/// Gives that many operations and says how many ticks they took.
+type Run = Box<dyn FnMut(u32) -> Result<u64>>;
+
+/// An operation that can be measured here.
+struct Operation {
+    side: Side,
+    /// How many are measured together.
+    batch: u32,
+    /// The clock source that the guest has to have meanwhile.
+    clock_source: &'static str,
+    run: Run,
+}
+
+/// The guest's usual clock source, with which all rows but one are measured.
+const CLOCK_SOURCE: &str = "kvm-clock";
+
+impl Operation {
+    /// Something that takes far longer than reading the counter does.
+    fn long(operation: impl FnMut() -> Result<()> + 'static) -> Self {
+        Self::batch(1, operation)
+    }
+
+    /// Something that is measured by the batch.
+    fn short(operation: impl FnMut() -> Result<()> + 'static) -> Self {
+        Self::batch(200, operation)
+    }
+
+    fn batch(batch: u32, mut operation: impl FnMut() -> Result<()> + 'static) -> Self {
+        Self {
+            side: Side::GuestUser,
+            batch,
+            clock_source: CLOCK_SOURCE,
+            run: Box::new(move |count| {
+                let begin = counter::now();
+                for _ in 0..count {
+                    operation()?;
+                }
+                Ok(counter::now() - begin)
+            }),
+        }
+    }
+}
+
+/// Measures every row for about so long, in at least `rounds` rounds.
+///
+/// # Errors
+///
+/// An operation that worked once and then did not.
+pub fn measure(limit: Duration, rounds: u32) -> Result<GuestPart> {
+    let mut part = GuestPart {
+        ticks_per_ns: counter::ticks_per_ns(),
+        ..GuestPart::default()
+    };
+    let mut running: Vec<(&str, Operation, Vec<f64>)> = Vec::new();
+    for row in rows::NAMES {
+        // The first one may load, allocate or fault in what later ones find.
+        let prepared = rows::prepare(row).and_then(|mut operation| {
+            system::set_clock_source(operation.clock_source)?;
+            (operation.run)(1)?;
+            Ok(operation)
+        });
+        match prepared {
+            Ok(operation) => running.push((row, operation, Vec::new())),
+            Err(error) => part.missing.push(Missing {
+                row: row.to_owned(),
+                reason: format!("{error:#}"),
+            }),
+        }
+    }
+
+    let mut empty = Vec::new();
+    let begin = Instant::now();
+    let mut round = 0;
+    while round < rounds || begin.elapsed() < limit {
+        round += 1;
+        let from = counter::now();
+        empty.push((counter::now() - from) as f64);
+        for (row, operation, samples) in &mut running {
+            system::set_clock_source(operation.clock_source)?;
+            let ticks = (operation.run)(operation.batch).with_context(|| format!("{row}, round {round}"))?;
+            samples.push(ticks as f64);
+        }
+    }
+    system::set_clock_source(CLOCK_SOURCE)?;
+
+    let empty = Timing::of("", Side::GuestUser, 1, empty).p50;
+    part.empty_ns = empty / part.ticks_per_ns;
+    part.timings = running
+        .into_iter()
+        .map(|(row, operation, samples)| {
+            let own = if operation.side == Side::GuestUser { empty } else { 0.0 };
+            let ns = |ticks: f64| (ticks - own).max(0.0) / part.ticks_per_ns / f64::from(operation.batch);
+            let samples = samples.into_iter().map(ns).collect();
+            Timing::of(row, operation.side, operation.batch, samples)
+        })
+        .collect();
+    Ok(part)
+}
+
+/// Gives `count` operations of one row and nothing else, for who counts exits.
+///
+/// # Errors
+///
+/// There is no such row, or not here.
+pub fn burst(row: &str, count: u32) -> Result<BurstPart> {
+    let mut operation = rows::prepare(row)?;
+    system::set_clock_source(operation.clock_source)?;
+    let begin = Instant::now();
+    if count > 0 {
+        (operation.run)(count)?;
+    }
+    let ns = begin.elapsed().as_nanos() as u64;
+    system::set_clock_source(CLOCK_SOURCE)?;
+    Ok(BurstPart {
+        operations: count.into(),
+        ns,
+    })
+}
+
+/// Computes for that long, without leaving the guest on purpose.
+pub fn spin(time: Duration) -> BurstPart {
+    let begin = Instant::now();
+    while begin.elapsed() < time {
+        std::hint::spin_loop();
+    }
+    BurstPart {
+        operations: 0,
+        ns: begin.elapsed().as_nanos() as u64,
+    }
+}

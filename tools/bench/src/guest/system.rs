@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! What the rows ask of the guest's kernel. The `unsafe` of them is here.
+
+use std::cell::RefCell;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::path::Path;
+use std::ptr::NonNull;
+
+use anyhow::{ensure, Context, Result};
+use rustix::mm::{mmap, munmap, MapFlags, ProtFlags};
+
+/// A small file of sysfs.
+pub(super) fn text(path: impl AsRef<Path>) -> Result<String> {
+    let path = path.as_ref();
+    let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    Ok(text.trim_end().to_owned())
+}
+
+/// The registers or the memory behind a file.
+pub(super) struct Mapping {
+    base: NonNull<u8>,
+    size: usize,
+}
+
+impl Mapping {
+    pub(super) fn read_only(path: impl AsRef<Path>, size: usize) -> Result<Self> {
+        let file = File::open(&path);
+        Self::map(file, path.as_ref(), size, ProtFlags::READ)
+    }
+
+    pub(super) fn read_write(path: impl AsRef<Path>, size: usize) -> Result<Self> {
+        let file = File::options().read(true).write(true).open(&path);
+        Self::map(file, path.as_ref(), size, ProtFlags::READ | ProtFlags::WRITE)
+    }
+
+    fn map(file: io::Result<File>, path: &Path, size: usize, protection: ProtFlags) -> Result<Self> {
+        let name = || path.display().to_string();
+        let file = file.with_context(name)?;
+        // SAFETY: a new mapping, at an address that the kernel chooses.
+        let base =
+            unsafe { mmap(std::ptr::null_mut(), size, protection, MapFlags::SHARED, &file, 0) };
+        let base = base.with_context(|| format!("map {}", name()))?;
+        Ok(Self {
+            base: NonNull::new(base.cast()).context("mapped at address zero")?,
+            size,
+        })
+    }
+
+    fn at<T>(&self, offset: usize) -> *mut T {
+        assert!(offset % size_of::<T>() == 0 && offset + size_of::<T>() <= self.size);
+        self.base.as_ptr().wrapping_add(offset).cast()
+    }
+
+    /// One access of the width of `T`, an integer.
+    #[inline]
+    pub(super) fn read<T: Copy>(&self, offset: usize) -> T {
+        // SAFETY: aligned and within the mapping, by at().
+        unsafe { self.at::<T>(offset).read_volatile() }
+    }
+
+    /// One access of the width of `T`, an integer; the mapping has to be writable.
+    #[inline]
+    pub(super) fn write<T: Copy>(&self, offset: usize, value: T) {
+        // SAFETY: aligned and within the mapping, by at().
+        unsafe { self.at::<T>(offset).write_volatile(value) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: nothing borrows from the mapping.
+        let _ = unsafe { munmap(self.base.as_ptr().cast(), self.size) };
+    }
+}
+
+/// The address of a VM's host.
+pub(super) const VSOCK_HOST: u32 = libc::VMADDR_CID_HOST;
+
+/// Connects and hangs up.
+pub(super) fn vsock_connect(cid: u32, port: u32) -> io::Result<()> {
+    // SAFETY: touches no memory of ours.
+    let fd = unsafe { libc::socket(libc::AF_VSOCK, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a new descriptor that nobody else has.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: integers, for which zero is a value.
+    let mut address: libc::sockaddr_vm = unsafe { std::mem::zeroed() };
+    address.svm_family = libc::AF_VSOCK as libc::sa_family_t;
+    address.svm_cid = cid;
+    address.svm_port = port;
+    let size = size_of_val(&address) as libc::socklen_t;
+    // SAFETY: an address of that size.
+    let status = unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), size) };
+    match status {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// A clock, in ns; by the vDSO where it has that clock.
+#[inline]
+pub(super) fn clock_ns(id: libc::clockid_t) -> Result<u64> {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: a place for a timespec.
+    let status = unsafe { libc::clock_gettime(id, &mut time) };
+    if status != 0 {
+        return Err(io::Error::last_os_error().into());
+    }
+    Ok(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
+}
+
+const CLOCK_SOURCES: &str = "/sys/devices/system/clocksource/clocksource0";
+
+/// Makes sure that the kernel could go by that clock source.
+pub(super) fn clock_source_is_there(name: &str) -> Result<()> {
+    let available = text(format!("{CLOCK_SOURCES}/available_clocksource"))?;
+    ensure!(
+        available.split(' ').any(|other| other == name),
+        "the guest has no clock source {name}, only {available}"
+    );
+    Ok(())
+}
+
+thread_local! {
+    static CURRENT: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// Has the kernel go by that clock source, where it has it, from now on.
+pub(super) fn set_clock_source(name: &str) -> Result<()> {
+    CURRENT.with_borrow_mut(|current| {
+        if current != name && clock_source_is_there(name).is_ok() {
+            let path = format!("{CLOCK_SOURCES}/current_clocksource");
+            fs::write(&path, name).with_context(|| path.clone())?;
+            name.clone_into(current);
+        }
+        Ok(())
+    })
+}

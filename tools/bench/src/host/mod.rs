@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! In level 1, the host: boots the guest, has it measure, and counts exits
+//! meanwhile; then opens VMs without guests.
+
+mod exits;
+mod scale;
+mod vm;
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{ensure, Context, Result};
+
+use crate::guest::rows;
+use crate::results::{BurstPart, Exits, Part};
+use exits::ExitCounter;
+use vm::Vm;
+
+/// How much is measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// vCPUs of the guest.
+    pub vcpus: u32,
+    /// Time for the rows.
+    pub rows: Duration,
+    /// Rounds of the rows, at least.
+    pub rounds: u32,
+    /// Whether only the rows are measured, for who counts instructions.
+    pub rows_only: bool,
+    /// Longest time for anything in the guest.
+    pub patience: Duration,
+}
+
+/// Loads the modules, boots the guest, whose console goes to a file, and measures
+/// it all.
+///
+/// # Errors
+///
+/// This is not level 1, or something there does not work.
+pub fn measure(plan: Plan, console: &Path) -> Result<Part> {
+    load_modules()?;
+    let mut part = Part {
+        machine: machine(plan.vcpus),
+        ..Part::default()
+    };
+    {
+        say("booting the guest");
+        let mut vm = Vm::boot(plan.vcpus, plan.patience, console)?;
+        say("rows, in turns");
+        let (seconds, rounds) = (plan.rows.as_secs(), plan.rounds);
+        part.guest = vm.bench(&format!("rows --seconds {seconds} --rounds {rounds}"))?;
+        for missing in &part.guest.missing {
+            say(&format!("not measured: {}: {}", missing.row, missing.reason));
+        }
+        if !plan.rows_only {
+            say("exits");
+            part.exits = exits(&mut vm, &part)?;
+            say("throughput");
+            for row in THROUGHPUT {
+                if measured(&part, row) {
+                    part.throughput.push(vm.bench(&format!("throughput '{row}'"))?);
+                }
+            }
+            say("timeouts");
+            part.lateness = Some(vm.bench("lateness --count 1000")?);
+        }
+    }
+    if plan.rows_only {
+        say("kicks");
+        part.scale = scale::scale(&[1], 2000, Duration::ZERO)?;
+    } else {
+        say("many VMs");
+        part.scale = scale::scale(&[1, 10, 100, 1000], 5000, Duration::from_secs(3))?;
+    }
+    Ok(part)
+}
+
+/// Rows whose throughput is measured, beside each other.
+const THROUGHPUT: [&str; 4] = [
+    rows::VDSO_KVM,
+    rows::BARE_MMIO,
+    rows::TIER3,
+    rows::TIER2,
+];
+
+fn measured(part: &Part, row: &str) -> bool {
+    part.guest.timings.iter().any(|timing| timing.row == row)
+}
+
+/// Progress, for people.
+fn say(what: &str) {
+    thread_local!(static BEGIN: Instant = Instant::now());
+    let seconds = BEGIN.with(Instant::elapsed).as_secs();
+    eprintln!("bench: {seconds:3} s: {what}");
+}
+
+fn load_modules() -> Result<()> {
+    let modules = env::var("STOPWATCH_MODULES")
+        .context("STOPWATCH_MODULES is not set: run this in level 1 of the lab")?;
+    let ours = format!("{modules}/vhost_stopwatch.ko");
+    for command in [["modprobe", "vhost_vsock"], ["insmod", &ours]] {
+        let [program, module] = command;
+        let status = Command::new(program).arg(module).status().with_context(|| program.to_owned())?;
+        ensure!(status.success(), "{program} {module}: {status}");
+    }
+    Ok(())
+}
+
+/// How long a burst may take.
+const BURST: Duration = Duration::from_millis(1500);
+/// Operations in the burst of a row that makes no exit.
+const NO_EXIT_OPERATIONS: f64 = 1e6;
+
+/// Exits of a burst of each row, less those of a guest that computes as long.
+fn exits(vm: &mut Vm, part: &Part) -> Result<BTreeMap<String, Exits>> {
+    let counter = ExitCounter::new()?;
+    let mut all = BTreeMap::new();
+    for timing in &part.guest.timings {
+        let row = &timing.row;
+        let operations = if timing.batch > 1 {
+            NO_EXIT_OPERATIONS
+        } else {
+            (BURST.as_nanos() as f64 / timing.p50).clamp(100.0, 10_000.0)
+        } as u64;
+        // Starting the program costs exits, too.
+        let (_, start) = counter.count(|| vm.bench::<BurstPart>(&format!("burst '{row}' 0")))?;
+        let (burst, during) =
+            counter.count(|| vm.bench::<BurstPart>(&format!("burst '{row}' {operations}")))?;
+        let milliseconds = burst.ns.div_ceil(1_000_000);
+        let (_, spinning) = counter.count(|| vm.bench::<BurstPart>(&format!("spin {milliseconds}")))?;
+        let (_, nothing) = counter.count(|| vm.bench::<BurstPart>("spin 0"))?;
+
+        let sum = |exits: &BTreeMap<String, u64>| exits.values().sum::<u64>() as f64;
+        let per_operation = |during: f64, start: f64, spinning: f64, nothing: f64| {
+            let own = (during - start) - (spinning - nothing).max(0.0);
+            own.max(0.0) / operations as f64
+        };
+        all.insert(
+            row.clone(),
+            Exits {
+                operations,
+                per_operation: per_operation(
+                    sum(&during.exits),
+                    sum(&start.exits),
+                    sum(&spinning.exits),
+                    sum(&nothing.exits),
+                ),
+                to_vmm_per_operation: per_operation(
+                    during.to_vmm as f64,
+                    start.to_vmm as f64,
+                    spinning.to_vmm as f64,
+                    nothing.to_vmm as f64,
+                ),
+                by_reason: during.exits,
+                background: spinning.exits,
+                kvm_counters: during.counters,
+            },
+        );
+    }
+    Ok(all)
+}
+
+/// What the measurements were made on.
+fn machine(vcpus: u32) -> BTreeMap<String, String> {
+    let first_line = |path: &Path, key: &str| {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let value = text.lines().find_map(|line| line.strip_prefix(key)?.split_once(':'));
+        value.map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
+    };
+    let output = |program: &str, argument: &str| {
+        let output = Command::new(program).arg(argument).output();
+        let text = output.map(|output| output.stdout).unwrap_or_default();
+        String::from_utf8_lossy(&text).lines().next().unwrap_or_default().to_owned()
+    };
+    let qemu = env::var("STOPWATCH_QEMU").unwrap_or_default();
+    let cpus = std::thread::available_parallelism().map_or(0, usize::from);
+    let level1 = match env::var("STOPWATCH_ACCEL").as_deref() {
+        Ok("kvm") => "hardware virtualization, nested",
+        Ok("tcg") => "emulated by QEMU (TCG), which also emulates AMD's virtualization",
+        _ => "emulated by QEMU (TCG), counting instructions",
+    };
+    [
+        ("machine", env::var("STOPWATCH_MACHINE").unwrap_or_default()),
+        ("level 1 CPU", first_line(Path::new("/proc/cpuinfo"), "model name")),
+        ("level 1 CPUs", cpus.to_string()),
+        ("level 1", level1.to_owned()),
+        ("level 2 vCPUs", vcpus.to_string()),
+        ("kernel of both levels", output("uname", "-rv")),
+        ("QEMU", output(&qemu, "--version")),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .into()
+}

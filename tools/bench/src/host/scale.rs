@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! What many open VMs cost the host: this process plays the guest of each. A
+//! doorbell is a write to its eventfd, as KVM's ioeventfd does it.
+
+use std::fs;
+use std::process::Command;
+use std::ptr::NonNull;
+use std::sync::atomic::{fence, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{ensure, Context, Result};
+use rustix::mm::{mmap, munmap, MapFlags, ProtFlags};
+use stopwatch::host::{Control, Geometry, Vm, DEVICE};
+use stopwatch_engine::{guest::RequestRing, InfoWords, Layout, Memory, Request, Status};
+use stopwatch_uapi as uapi;
+
+use crate::counter;
+use crate::results::{Scale, Side, Timing};
+
+/// One command through one kick.
+pub const KICK: &str = "kick";
+
+/// Opens VMs, up to each of `counts` in turn, and measures at each.
+///
+/// # Errors
+///
+/// The host module is not loaded, or has no room for so many.
+pub fn scale(counts: &[u32], kicks: u32, idle: Duration) -> Result<Vec<Scale>> {
+    // Ten descriptors a VM, and those of the process.
+    let most = counts.iter().max().copied().unwrap_or(0);
+    raise_file_limit(u64::from(most) * 10 + 100)?;
+    let ticks_per_ns = counter::ticks_per_ns();
+
+    let mut results = Vec::new();
+    for &count in counts {
+        // All anew, since what is counted is the difference to none.
+        settle();
+        let before = free_memory()?;
+        let mut guests = (0..count).map(|_| Guest::new()).collect::<Result<Vec<_>>>()?;
+        settle();
+        let used = before - free_memory()?;
+        let region = guests.first().map_or(0, |guest| u64::from(guest.vm.region_size()));
+        // Every page of a region is there once it is pinned.
+        let own = used - (u64::from(count) * region) as f64;
+
+        let mut samples = Vec::new();
+        for _ in 0..kicks.div_ceil(count) {
+            for guest in &mut guests {
+                let begin = counter::now();
+                guest.command()?;
+                samples.push((counter::now() - begin) as f64 / ticks_per_ns);
+            }
+        }
+        let row = format!("{KICK}, {count} VMs open");
+        results.push(Scale {
+            vms: count,
+            kick: Timing::of(&row, Side::Host, 1, samples),
+            bytes_per_vm: own / f64::from(count),
+            region,
+            wakeups_per_second: wakeups(idle)?,
+        });
+    }
+    Ok(results)
+}
+
+/// Frees what waits to be freed.
+fn settle() {
+    thread::sleep(Duration::from_millis(500));
+    let _ = fs::write("/proc/sys/vm/drop_caches", "3");
+    thread::sleep(Duration::from_millis(500));
+}
+
+/// Bytes that are in no use at all.
+fn free_memory() -> Result<f64> {
+    let text = fs::read_to_string("/proc/meminfo").context("/proc/meminfo")?;
+    let kilobytes = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemFree:")?.trim().strip_suffix(" kB")?.parse::<f64>().ok())
+        .context("/proc/meminfo has no MemFree")?;
+    Ok(kilobytes * 1024.0)
+}
+
+/// Timers and work items of the host module that run in that time, a second.
+fn wakeups(time: Duration) -> Result<f64> {
+    const TRACING: &str = "/sys/kernel/tracing";
+    const EVENTS: [&str; 2] = ["timer/hrtimer_expire_entry", "workqueue/workqueue_execute_start"];
+    let histogram = "hist:keys=function.sym";
+    if fs::metadata(format!("{TRACING}/events")).is_err() {
+        let status = Command::new("mount").args(["-t", "tracefs", "tracefs", TRACING]).status();
+        ensure!(status.is_ok_and(|status| status.success()), "cannot mount {TRACING}");
+    }
+    let trigger = |event: &str, text: &str| {
+        let path = format!("{TRACING}/events/{event}/trigger");
+        fs::write(&path, text).with_context(|| format!("write \"{text}\" to {path}"))
+    };
+    for event in EVENTS {
+        trigger(event, histogram)?;
+    }
+    thread::sleep(time);
+    let mut count = 0;
+    for event in EVENTS {
+        let path = format!("{TRACING}/events/{event}/hist");
+        let text = fs::read_to_string(&path).context(path)?;
+        count += text
+            .lines()
+            .filter(|line| line.contains("[vhost_stopwatch]"))
+            .filter_map(|line| line.split_once("hitcount:")?.1.trim().parse::<u64>().ok())
+            .sum::<u64>();
+        trigger(event, &format!("!{histogram}"))?;
+    }
+    Ok(count as f64 / time.as_secs_f64())
+}
+
+fn raise_file_limit(files: u64) -> Result<()> {
+    let limit = libc::rlimit {
+        rlim_cur: files,
+        rlim_max: files,
+    };
+    // SAFETY: a limit, which is only read.
+    let status = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) };
+    ensure!(status == 0, "allow {files} open files: {}", std::io::Error::last_os_error());
+    Ok(())
+}
+
+/// A started VM and its guest's side of ring 0.
+struct Guest {
+    vm: Vm,
+    region: Region,
+    ring: RequestRing,
+}
+
+impl Guest {
+    fn new() -> Result<Self> {
+        let vm = Vm::create(Control::open(DEVICE)?, Geometry::default())?;
+        vm.control().start()?;
+        let region = Region::map(&vm)?;
+        let mut info = InfoWords::default();
+        for (index, word) in (0..).zip(&mut info) {
+            *word = region.load(8 * index);
+        }
+        let (layout, _) = Layout::from_info(&info).context("the region describes no device")?;
+        let ring = layout.ring(0).context("a VM has a ring 0")?;
+        Ok(Self {
+            vm,
+            region,
+            ring: RequestRing::new(ring),
+        })
+    }
+
+    /// A reading of stopwatch 0: posted, kicked, answered.
+    fn command(&mut self) -> Result<()> {
+        let request = Request {
+            op: uapi::STOPWATCH_OP_READ as u16,
+            watch: 0,
+            arg: 0,
+        };
+        let token = self.ring.post(&self.region, request).context("the ring is full")?;
+        rustix::io::write(&self.vm.kicks()[0], &1u64.to_ne_bytes()).context("kick")?;
+        let reply = self.ring.poll(&self.region, token).context("no answer in the kick")?;
+        ensure!(reply.status == Ok(Status::Ok), "answered {:?}", reply.status);
+        Ok(())
+    }
+}
+
+/// The region, as the guest and the VMM have it.
+struct Region {
+    base: NonNull<u8>,
+    size: usize,
+}
+
+impl Region {
+    fn map(vm: &Vm) -> Result<Self> {
+        let size = vm.region_size() as usize;
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping, at an address that the kernel chooses.
+        let base =
+            unsafe { mmap(std::ptr::null_mut(), size, protection, MapFlags::SHARED, vm.region(), 0) };
+        let base = NonNull::new(base.context("map the region")?.cast());
+        Ok(Self {
+            base: base.context("mapped at address zero")?,
+            size,
+        })
+    }
+
+    fn word(&self, offset: u32) -> &AtomicU64 {
+        let offset = offset as usize;
+        assert!(offset % 8 == 0 && offset + 8 <= self.size, "offset {offset}");
+        // SAFETY: within the mapping, which lives as long as self, and aligned.
+        // Everybody writes whole words there.
+        unsafe { self.base.add(offset).cast::<AtomicU64>().as_ref() }
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: nothing borrows from the mapping.
+        let _ = unsafe { munmap(self.base.as_ptr().cast(), self.size) };
+    }
+}
+
+impl Memory for Region {
+    fn load(&self, offset: u32) -> u64 {
+        self.word(offset).load(Ordering::Relaxed)
+    }
+
+    fn load_acquire(&self, offset: u32) -> u64 {
+        self.word(offset).load(Ordering::Acquire)
+    }
+
+    fn store(&self, offset: u32, value: u64) {
+        self.word(offset).store(value, Ordering::Relaxed);
+    }
+
+    fn store_release(&self, offset: u32, value: u64) {
+        self.word(offset).store(value, Ordering::Release);
+    }
+
+    fn fence_release(&self) {
+        fence(Ordering::Release);
+    }
+}
