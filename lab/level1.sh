@@ -21,7 +21,8 @@ level1_accel() {
 		ACCEL=tcg
 		if [[ -w /dev/kvm ]]; then
 			say "level1: trying the hardware virtualization of this machine"
-			level1_boot kvm 60 lab/host/try-level2 >"$CACHE/log/accel.log" 2>&1 && ACCEL=kvm
+			{ level1_boot kvm 20 true && level1_boot kvm 60 lab/host/try-level2; } \
+				>"$CACHE/log/accel.log" 2>&1 && ACCEL=kvm
 		fi
 		echo "$ACCEL" >"$memory"
 		case $ACCEL in
