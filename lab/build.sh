@@ -20,15 +20,14 @@ build_tools() {
 
 # Level 2 has no other files than those of its initramfs.
 build_guest_initramfs() {
-	alone in_tree "$ROOTFS" bash -c 'shopt -s nullglob
-		lab/inside/initramfs build/guest.initramfs lab/guest/init build/modules/stopwatch.ko build/bin/*'
+	alone in_tree "$ROOTFS" lab/inside/initramfs build/guest.initramfs lab/guest/init \
+		build/modules/stopwatch.ko build/bin/*
 }
 
 # Level 1 needs just the modules that mount its 9p file systems.
 build_level1_initramfs() {
-	alone in_tree "$ROOTFS" bash -c 'lab/inside/initramfs build/level1.initramfs lab/host/init \
-		$(modinfo --set-version "$(cat /etc/stopwatch-lab/release)" --field filename \
-			netfs 9pnet 9pnet_virtio 9p)'
+	alone in_tree "$ROOTFS" lab/inside/initramfs build/level1.initramfs lab/host/init \
+		netfs 9pnet 9pnet_virtio 9p
 }
 
 # The slow ones are each slow on one processor for a while: do them at once.

@@ -26,7 +26,7 @@ product() {
 		as_root rm -rf "$dir.new"
 		mkdir "$dir.new"
 		step "$name" "$what" "$@" "$dir.new"
-		mv "$dir.new" "$dir"
+		mv -T "$dir.new" "$dir"
 	) 9>"$CACHE/lock.$name"
 }
 
@@ -59,6 +59,6 @@ cache_clean() {
 	local path
 	cache_paths
 	for path in "$CACHE"/{rootfs,kernel,qemu}-* "$CACHE"/{cargo,accel,log,lock}*; do
-		[[ ${1:-} != --all ]] && in_use "${path##*/}" || as_root rm -rf "$path"
+		if [[ ${1:-} == --all ]] || ! in_use "${path##*/}"; then as_root rm -rf "$path"; fi
 	done
 }
