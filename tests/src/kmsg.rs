@@ -45,7 +45,6 @@ const TROUBLE: &[&str] = &[
     "UBSAN:",
     "KASAN:",
     "KFENCE:",
-    "irq_work",
     "nobody cared",
     "Unknown symbol",
 ];

@@ -45,14 +45,13 @@ pub fn host_module() -> Module {
     Module::new(Path::new(&environment("STOPWATCH_MODULES")).join("vhost_stopwatch.ko"))
 }
 
-/// Runs the tests one after the other. Each finds the host module freshly
-/// loaded; after it, the module must unload and the kernel log be clean.
-pub fn run_with_module(tests: Vec<Test>) -> ExitCode {
-    let trials = tests
+/// Trials of tests that each find the host module freshly loaded; after each,
+/// the module must unload and the kernel log be clean.
+pub fn with_module(tests: Vec<Test>) -> Vec<Trial> {
+    tests
         .into_iter()
-        .map(|(name, test)| Trial::test(name, move || with_module(test)))
-        .collect();
-    run(trials)
+        .map(|(name, test)| Trial::test(name, move || load_and_run(test)))
+        .collect()
 }
 
 /// Runs trials one after the other, as the command line says.
@@ -62,21 +61,36 @@ pub fn run(trials: Vec<Trial>) -> ExitCode {
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-fn with_module(test: fn()) -> Result<(), Failed> {
+/// A trial of a test during which the kernel log has to stay clean.
+pub fn watched(name: &str, test: fn()) -> Trial {
+    watched_with(name.to_owned(), test)
+}
+
+/// The same for a test that knows more than its name.
+pub fn watched_with(name: String, test: impl FnOnce() + Send + 'static) -> Trial {
+    Trial::test(name, move || {
+        let mut log = kmsg::Cursor::now();
+        let result = catch_unwind(AssertUnwindSafe(test)).map_err(|panic| message(&*panic));
+        finish([result, log.check()])
+    })
+}
+
+fn load_and_run(test: fn()) -> Result<(), Failed> {
     let mut log = kmsg::Cursor::now();
     let module = host_module();
     module.load()?;
 
     let result = catch_unwind(AssertUnwindSafe(test)).map_err(|panic| message(&*panic));
     let unloaded = unload(&module);
-    let mut failures: Vec<String> = [result, unloaded, log.check()]
-        .into_iter()
-        .filter_map(Result::err)
-        .collect();
+    finish([result, unloaded, log.check()])
+}
+
+/// All that failed, or success.
+fn finish<const N: usize>(results: [Result<(), String>; N]) -> Result<(), Failed> {
+    let failures: Vec<String> = results.into_iter().filter_map(Result::err).collect();
     if failures.is_empty() {
         return Ok(());
     }
-    failures.dedup();
     Err(failures.join("\n").into())
 }
 

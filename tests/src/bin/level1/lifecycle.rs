@@ -86,7 +86,7 @@ fn unloading_while_a_file_is_open() {
 /// expires in the middle of it or after it.
 fn teardown_in_every_order() {
     let permutations = (0..256usize)
-        .map(|code| [code & 3, code >> 2 & 3, code >> 4 & 3, code >> 6])
+        .map(|code| [code % 4, code / 4 % 4, code / 16 % 4, code / 64])
         .filter(|order| (0..4).all(|part| order.contains(&part)));
     let mut count = 0;
     for order in permutations {

@@ -11,10 +11,12 @@ mod operations;
 mod rings;
 mod visibility;
 
-use std::env;
 use std::process::ExitCode;
+use std::{env, fs};
 
-use stopwatch_tests::suite::run_with_module;
+use libtest_mimic::Trial;
+use stopwatch_tests::kmsg::Cursor;
+use stopwatch_tests::suite::{run, with_module};
 
 fn main() -> ExitCode {
     // Some tests need another process, which is this program again.
@@ -35,5 +37,19 @@ fn main() -> ExitCode {
         events::tests(),
         visibility::tests(),
     ];
-    run_with_module(tests.concat())
+    let mut trials = vec![Trial::test("the_kernel_log_is_watched", || {
+        the_kernel_log_is_watched();
+        Ok(())
+    })];
+    trials.extend(with_module(tests.concat()));
+    run(trials)
+}
+
+/// Or else all the other tests prove little.
+fn the_kernel_log_is_watched() {
+    let mut log = Cursor::now();
+    assert_eq!(log.check(), Ok(()));
+    fs::write("/dev/kmsg", "WARNING: CPU: 0 PID: 0 at a test of the tests").unwrap();
+    assert!(log.check().is_err());
+    assert_eq!(log.check(), Ok(()), "once is enough");
 }
