@@ -18,10 +18,12 @@ build_tools() {
 		in_tree "$ROOTFS" /stopwatch/lab/inside/tools
 }
 
-# Level 2 has no other files than those of its initramfs.
+# Level 2 has no other files than those of its initramfs: the guest driver, and
+# the programs that are for guests by their names.
 build_guest_initramfs() {
 	alone in_tree "$ROOTFS" lab/inside/initramfs build/guest.initramfs lab/guest/init \
-		build/modules/stopwatch.ko build/bin/*
+		build/modules/stopwatch.ko \
+		build/bin/stopwatch* build/bin/guest-*
 }
 
 # Level 1 needs just the modules that mount its 9p file systems.
