@@ -10,8 +10,11 @@ help:
 	@echo 'make lab      all that is slow to make, now'
 	@echo 'make clean    remove build/'
 
-demo test:
-	lab/lab $@
+demo:
+	lab/demo
+
+test:
+	tests/run
 
 ifdef KDIR
 modules:

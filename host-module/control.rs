@@ -158,7 +158,7 @@ impl MiscFile for ControlFile {
         match cmd {
             uapi::VHOST_STOPWATCH_GET_FEATURES => answer(arg, |it| self.get_features(it)),
             uapi::VHOST_STOPWATCH_SET_FEATURES => take(arg, |it| self.set_features(it)),
-            uapi::VHOST_STOPWATCH_SET_GEOMETRY => answer(arg, |it| self.set_geometry(it)),
+            uapi::VHOST_STOPWATCH_SET_GEOMETRY => self.set_geometry(arg),
             uapi::VHOST_STOPWATCH_SET_REGION => take(arg, |it| self.set_region(it)),
             uapi::VHOST_STOPWATCH_SET_KICK => take(arg, |it| self.set_kick(it)),
             uapi::VHOST_STOPWATCH_SET_CALL => take(arg, |it| self.set_call(it)),
@@ -216,7 +216,10 @@ impl ControlFile {
         Ok(())
     }
 
-    fn set_geometry(&self, it: &mut uapi::vhost_stopwatch_geometry) -> Result {
+    fn set_geometry(&self, arg: usize) -> Result {
+        let mut copy = UserCopy::<uapi::vhost_stopwatch_geometry>::read(arg)?;
+        let it = &mut copy.value;
+
         zero(it.flags)?;
         zero(it.reserved)?;
         let geometry = Geometry {
@@ -226,11 +229,13 @@ impl ControlFile {
             event_slots: it.event_slots,
         };
         let layout = Layout::new(geometry).map_err(|_| EINVAL)?;
+        it.region_size = layout.region_size();
         let mut setup = self.setup.lock();
 
         setup.before_region()?;
+        // First the answer: if it cannot be given, nothing is changed.
+        copy.write_back()?;
         setup.layout = Some(layout);
-        it.region_size = layout.region_size();
         Ok(())
     }
 

@@ -2,27 +2,39 @@
 # What is built from the clone, into build/: the modules, the programs, and the
 # initramfs of both levels.
 
+# alone COMMAND...: not while another lab command does something of the kind in
+# the same clone.
+alone() { (flock 9; "$@") 9>"$BUILD/lock"; }
+
 build_modules() {
 	need_kernel
-	step modules "vhost_stopwatch.ko and stopwatch.ko for Linux $KERNEL_RELEASE" \
+	alone step modules "vhost_stopwatch.ko and stopwatch.ko for Linux $KERNEL_RELEASE" \
 		in_tree "$ROOTFS" /stopwatch/lab/inside/modules "/cache/$KERNEL/tree"
 }
 
 build_tools() {
 	need_rootfs
-	step tools "the programs of tools/, statically linked" \
+	alone step tools "the programs of tools/, statically linked" \
 		in_tree "$ROOTFS" /stopwatch/lab/inside/tools
 }
 
-# Level 2 has no other files than those of its initramfs.
+# Level 2 has no other files than those of its initramfs: the guest driver, and
+# the programs that are for guests by their names.
 build_guest_initramfs() {
-	in_tree "$ROOTFS" bash -c 'shopt -s nullglob
-		lab/inside/initramfs build/guest.initramfs lab/guest/init build/modules/stopwatch.ko build/bin/*'
+	alone in_tree "$ROOTFS" lab/inside/initramfs build/guest.initramfs lab/guest/init \
+		build/modules/stopwatch.ko \
+		build/bin/stopwatch* build/bin/guest-*
 }
 
 # Level 1 needs just the modules that mount its 9p file systems.
 build_level1_initramfs() {
-	in_tree "$ROOTFS" bash -c 'lab/inside/initramfs build/level1.initramfs lab/host/init \
-		$(modinfo --set-version "$(cat /etc/stopwatch-lab/release)" --field filename \
-			netfs 9pnet 9pnet_virtio 9p)'
+	alone in_tree "$ROOTFS" lab/inside/initramfs build/level1.initramfs lab/host/init \
+		netfs 9pnet 9pnet_virtio 9p
+}
+
+# The slow ones are each slow on one processor for a while: do them at once.
+build_all() {
+	need_rootfs
+	together need_kernel need_qemu build_tools
+	build_modules
 }

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# What every part of the lab uses: messages, the cache, steps with their logs,
-# and the way into the root filesystem.
+# What every part of the lab uses: messages, long steps with their logs, and the
+# way into the root filesystem.
 
 say() { printf 'lab: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
@@ -10,9 +10,6 @@ elapsed() {
 	local s=$((SECONDS - $1))
 	if ((s < 60)); then echo "$s s"; else echo "$((s / 60)) min $((s % 60)) s"; fi
 }
-
-# key WORD...: twelve hex digits that stand for standard input.
-key() { sha256sum | cut -c1-12; }
 
 # as_root COMMAND...: run COMMAND as root, or as what looks like root to it in
 # a user namespace where the caller is uid 0 and the caller's subordinate ids
@@ -66,27 +63,15 @@ step() {
 	say "$name: done in $(elapsed "$since")"
 }
 
-# product DIR NAME WHAT COMMAND...: make the cached directory DIR by COMMAND,
-# which finds the directory to fill as its last argument, unless DIR is there.
-# It appears whole or not at all, and is made once however many ask for it.
-product() {
-	local dir=$1 name=$2 what=$3
-	shift 3
-	[[ -d $dir ]] && return
-	(
-		flock 9
-		[[ -d $dir ]] && exit
-		as_root rm -rf "$dir.new"
-		mkdir "$dir.new"
-		step "$name" "$what" "$@" "$dir.new"
-		mv "$dir.new" "$dir"
-	) 9>"$CACHE/lock.$name"
-}
-
-prepare_cache() {
-	CACHE=${STOPWATCH_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/stopwatch}
-	mkdir -p "$CACHE/log" || die "cannot make the cache directory $CACHE: set STOPWATCH_CACHE to one that can be written"
-	CACHE=$(cd "$CACHE" && pwd -P)
-	BUILD=$CLONE/build
-	mkdir -p "$BUILD"
+# together FUNCTION...: run them at once, and fail if one of them does.
+together() {
+	local function pids=() pid rc=0
+	for function; do
+		"$function" &
+		pids+=($!)
+	done
+	trap 'kill "${pids[@]}" 2>/dev/null; exit 130' INT TERM HUP
+	for pid in "${pids[@]}"; do wait "$pid" || rc=$?; done
+	trap - INT TERM HUP
+	return "$rc"
 }

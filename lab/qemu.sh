@@ -4,8 +4,10 @@
 qemu_path() {
 	QEMU=qemu-$({
 		cat "$ROOTFS/etc/stopwatch-lab/qemu" "$LAB/inside/qemu"
-		cat "$CLONE"/qemu-device-patch/*.patch 2>/dev/null || true
+		cat "$CLONE"/qemu-device-patch/*.patch
 	} | key)
+	# Source and objects, shared by every version of the patches.
+	QEMU_WORK=qemu-work-$(cat "$ROOTFS/etc/stopwatch-lab/qemu" "$LAB/inside/qemu" | key)
 }
 
 need_qemu() {
@@ -15,5 +17,5 @@ need_qemu() {
 }
 
 qemu_make() {
-	in_tree "$ROOTFS" /stopwatch/lab/inside/qemu "/cache/${1##*/}"
+	in_tree "$ROOTFS" /stopwatch/lab/inside/qemu "/cache/${1##*/}" "/cache/$QEMU_WORK"
 }

@@ -13,6 +13,8 @@ need_rootfs() {
 	[[ $(uname -m) == x86_64 ]] || die "the lab runs on x86_64 machines, not on $(uname -m)"
 	command -v mmdebstrap >/dev/null ||
 		die "mmdebstrap is missing; install it: sudo apt-get install mmdebstrap"
+	[[ -f /usr/share/keyrings/debian-archive-keyring.gpg ]] ||
+		die "Debian's keys are missing; install them: sudo apt-get install debian-archive-keyring"
 	as_root true 2>/dev/null || rootfs_no_namespace
 	product "$ROOTFS" rootfs "Debian $ROOTFS_SUITE with what lab/packages lists" rootfs_make
 }

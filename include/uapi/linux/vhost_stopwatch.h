@@ -77,7 +77,7 @@ struct vhost_stopwatch_geometry {
  *   ENXIO      no geometry is set
  *   EBUSY      a region is set
  *   EBADF      fd is not an open file, or not open for reading and writing
- *   EINVAL     not a memfd, wrong size, or wrong seals
+ *   EINVAL     not a memfd of ordinary pages, wrong size, or wrong seals
  *   ENOMEM     no memory to pin or map it, or too many VMs
  *
  * SET_KICK: fd is the eventfd of the doorbell of request ring index. The ring

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Tests of the host module alone: this process plays VMM and guest. Needs
+//! root on a machine whose kernel the module is for.
+
+mod control;
+mod events;
+mod ioctls;
+mod lifecycle;
+mod operations;
+mod rings;
+mod visibility;
+
+use std::process::ExitCode;
+use std::{env, fs};
+
+use libtest_mimic::Trial;
+use stopwatch_tests::kmsg::Cursor;
+use stopwatch_tests::suite::{run, with_module};
+
+fn main() -> ExitCode {
+    // Some tests need another process, which is this program again.
+    if let Some(role) = env::args().nth(1).filter(|role| role.starts_with("child-")) {
+        match role.as_str() {
+            "child-hammer" => lifecycle::child_hammer(),
+            "child-looks" => visibility::child_looks(),
+            other => panic!("no such role: {other}"),
+        }
+        return ExitCode::SUCCESS;
+    }
+    let tests = [
+        lifecycle::tests(),
+        control::tests(),
+        ioctls::tests(),
+        operations::tests(),
+        rings::tests(),
+        events::tests(),
+        visibility::tests(),
+    ];
+    let mut trials = vec![Trial::test("the_kernel_log_is_watched", || {
+        the_kernel_log_is_watched();
+        Ok(())
+    })];
+    trials.extend(with_module(tests.concat()));
+    run(trials)
+}
+
+/// Or else all the other tests prove little.
+fn the_kernel_log_is_watched() {
+    let mut log = Cursor::now();
+    assert_eq!(log.check(), Ok(()));
+    fs::write("/dev/kmsg", "WARNING: CPU: 0 PID: 0 at a test of the tests").unwrap();
+    assert!(log.check().is_err());
+    assert_eq!(log.check(), Ok(()), "once is enough");
+}

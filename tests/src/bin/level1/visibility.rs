@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Who sees which VM.
+
+use std::env;
+use std::fs::{metadata, set_permissions, File, Permissions};
+use std::io::{Read, Write};
+use std::mem::offset_of;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+
+use rustix::io::{fcntl_setfd, Errno, FdFlags};
+use stopwatch::host::{Control, VmInfo, DEVICE};
+use stopwatch_tests::harness::{control, Argument, Vm, SMALL};
+use stopwatch_tests::tests;
+use stopwatch_uapi::*;
+
+tests![
+    what_get_vm_tells,
+    next_walks_through_all,
+    no_such_vm,
+    read_of_a_vm,
+    read_of_no_stopwatch,
+    the_node_is_root_s,
+    users_see_their_own,
+    a_descriptor_does_not_lend_its_opener_s_eyes,
+];
+
+fn what_get_vm_tells() {
+    let mut vm = Vm::with_timeouts(SMALL);
+    let before = vm.info();
+    vm.ok(STOPWATCH_OP_START, 0, 0);
+    vm.refused(99, 0, 0, stopwatch_engine::Status::BadOp);
+    let info = vm.info();
+    let expected = VmInfo {
+        time_ns: info.time_ns,
+        kicks: before.kicks + 2,
+        requests: before.requests + 2,
+        bad_requests: 1,
+        ..before
+    };
+    assert_eq!(info, expected);
+    assert!(info.time_ns > before.time_ns);
+    assert_eq!((info.uid, info.pid), (0, std::process::id()));
+    assert_eq!(info.vm, 1);
+    assert_eq!(
+        (info.stopwatches, info.rings),
+        (SMALL.stopwatches, SMALL.rings)
+    );
+    assert_eq!(
+        (info.ring_slots, info.event_slots),
+        (SMALL.ring_slots, SMALL.event_slots)
+    );
+    // Another file tells the same.
+    let other = control().vm(info.vm).unwrap().unwrap();
+    assert_eq!(
+        VmInfo {
+            time_ns: 0,
+            ..other
+        },
+        VmInfo { time_ns: 0, ..info }
+    );
+}
+
+fn next_walks_through_all() {
+    let looker = control();
+    assert_eq!(looker.vms().unwrap(), []);
+    let vms: Vec<Vm> = (0..5).map(|_| Vm::stopped(SMALL)).collect();
+    let all = |looker: &Control| {
+        looker
+            .vms()
+            .unwrap()
+            .iter()
+            .map(|vm| vm.vm)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(all(&looker), [1, 2, 3, 4, 5]);
+    let mut vms: Vec<Option<Vm>> = vms.into_iter().map(Some).collect();
+    vms[1] = None;
+    vms[4] = None;
+    assert_eq!(all(&looker), [1, 3, 4]);
+    // A number is never used twice.
+    let _another = Vm::stopped(SMALL);
+    assert_eq!(all(&looker), [1, 3, 4, 6]);
+}
+
+fn no_such_vm() {
+    let vm = Vm::stopped(SMALL);
+    let number = vm.info().vm;
+    let looker = control();
+    for (flags, vm) in [
+        (0, 0),
+        (0, number + 1),
+        (0, u64::MAX),
+        (VHOST_STOPWATCH_VM_NEXT, number + 1),
+        (VHOST_STOPWATCH_VM_NEXT, u64::MAX),
+        (VHOST_STOPWATCH_VM_SELF, number),
+    ] {
+        let argument = vhost_stopwatch_vm {
+            flags,
+            vm,
+            ..Default::default()
+        };
+        let result = Argument::new(&argument).call(&looker, VHOST_STOPWATCH_GET_VM);
+        assert_eq!(result, Err(Errno::NOENT), "flags {flags}, VM {vm}");
+    }
+}
+
+fn read_of_a_vm() {
+    let mut vm = Vm::with_timeouts(SMALL);
+    let number = vm.info().vm;
+    vm.ok(STOPWATCH_OP_START, 3, 0);
+    vm.ok(STOPWATCH_OP_LAP, 3, 0);
+    vm.ok(STOPWATCH_OP_TIMEOUT, 3, 60_000_000_000);
+    let before = vm.ok(STOPWATCH_OP_READ, 3, 0);
+    let read = control().read(number, 3).unwrap().unwrap();
+    let after = vm.ok(STOPWATCH_OP_READ, 3, 0);
+    assert!(before.elapsed_ns < read.elapsed_ns && read.elapsed_ns < after.elapsed_ns);
+    assert!(before.time_ns < read.time_ns && read.time_ns < after.time_ns);
+    assert_eq!(read.deadline_ns, Some(before.deadline_ns));
+    assert_eq!((read.laps, read.lap_ns), (1, Some(before.lap_ns)));
+    // Also while it is stopped.
+    vm.control.stop().unwrap();
+    assert!(control().read(number, 3).unwrap().unwrap().elapsed_ns > after.elapsed_ns);
+}
+
+fn read_of_no_stopwatch() {
+    let vm = Vm::new(SMALL);
+    let number = vm.info().vm;
+    for (vm, watch) in [
+        (number, SMALL.stopwatches),
+        (number, u32::MAX),
+        (number + 1, 0),
+        (0, 0),
+        (u64::MAX, 0),
+    ] {
+        assert_eq!(
+            control().read(vm, watch).unwrap(),
+            None,
+            "VM {vm}, stopwatch {watch}"
+        );
+    }
+}
+
+fn the_node_is_root_s() {
+    let mode = metadata(DEVICE).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(Looker::start(1000, None).say("open"), "EACCES");
+}
+
+fn users_see_their_own() {
+    set_permissions(DEVICE, Permissions::from_mode(0o666)).unwrap();
+    let mine = Vm::new(SMALL);
+    let mut alice = Looker::start(1000, None);
+    let mut bob = Looker::start(1001, None);
+    assert_eq!(alice.say("open"), "ok");
+    assert_eq!(alice.say("list"), "[]");
+    assert_eq!(alice.say("make"), "ok");
+    assert_eq!(bob.say("open"), "ok");
+    assert_eq!(bob.say("make"), "ok");
+    assert_eq!(alice.say("list"), "[2]");
+    assert_eq!(bob.say("list"), "[3]");
+    for (looker, own) in [(&mut alice, 2), (&mut bob, 3)] {
+        for vm in 1..=4 {
+            let expected = if vm == own { "ok" } else { "ENOENT" };
+            assert_eq!(
+                looker.say(&format!("get {vm}")),
+                expected,
+                "GET_VM {vm} of {own}"
+            );
+            assert_eq!(
+                looker.say(&format!("read {vm}")),
+                expected,
+                "READ of {vm} by {own}"
+            );
+        }
+    }
+    // Root sees all of them, and whose they are.
+    let all = control().vms().unwrap();
+    let users: Vec<_> = all.iter().map(|vm| (vm.vm, vm.uid)).collect();
+    assert_eq!(users, [(mine.info().vm, 0), (2, 1000), (3, 1001)]);
+    assert_eq!(all[1].pid, alice.child.id());
+}
+
+/// Root opens, somebody else looks.
+fn a_descriptor_does_not_lend_its_opener_s_eyes() {
+    let _other = Vm::new(SMALL);
+    let vm = Vm::new(SMALL);
+    let mut looker = Looker::start(1000, Some(&vm.control));
+    assert_eq!(looker.say("list"), "[]");
+    assert_eq!(looker.say("get 1"), "ENOENT");
+    assert_eq!(looker.say("get 2"), "ENOENT");
+    // Who holds a VM may ask about it.
+    assert_eq!(looker.say("self"), "2");
+}
+
+/// The variable that names the descriptor for the other process.
+const INHERITED: &str = "STOPWATCH_TEST_FD";
+
+/// Another user, in a process of its own, that does as it is told.
+struct Looker {
+    child: Child,
+}
+
+impl Looker {
+    fn start(user: u32, control: Option<&Control>) -> Self {
+        let mut command = Command::new(env::current_exe().unwrap());
+        command.arg("child-looks").uid(user).gid(user);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        if let Some(control) = control {
+            let copy = rustix::io::dup(control).unwrap();
+            fcntl_setfd(&copy, FdFlags::empty()).unwrap();
+            command.env(INHERITED, copy.as_raw_fd().to_string());
+            let child = command.spawn().unwrap();
+            return Self { child };
+        }
+        Self {
+            child: command.spawn().unwrap(),
+        }
+    }
+
+    fn say(&mut self, line: &str) -> String {
+        writeln!(self.child.stdin.as_mut().unwrap(), "{line}").unwrap();
+        let mut answer = String::new();
+        let mut byte = [0];
+        while self.child.stdout.as_mut().unwrap().read(&mut byte).unwrap() == 1 && byte != *b"\n" {
+            answer.push(char::from(byte[0]));
+        }
+        answer
+    }
+}
+
+impl Drop for Looker {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// GET_VM by a descriptor: the number that it found.
+fn get_vm(fd: &OwnedFd, flags: u32, vm: u64) -> Result<u64, Errno> {
+    let mut argument = Argument::new(&vhost_stopwatch_vm {
+        flags,
+        vm,
+        ..Default::default()
+    });
+    argument.call(fd, VHOST_STOPWATCH_GET_VM)?;
+    let bytes = &argument.bytes()[offset_of!(vhost_stopwatch_vm, vm)..][..8];
+    Ok(u64::from_ne_bytes(bytes.try_into().unwrap()))
+}
+
+fn read(fd: &OwnedFd, vm: u64) -> Result<(), Errno> {
+    let argument = vhost_stopwatch_read {
+        vm,
+        ..Default::default()
+    };
+    Argument::new(&argument).call(fd, VHOST_STOPWATCH_READ)
+}
+
+fn list(fd: &OwnedFd) -> Vec<u64> {
+    let mut vms = Vec::new();
+    while let Ok(vm) = get_vm(
+        fd,
+        VHOST_STOPWATCH_VM_NEXT,
+        vms.last().map_or(0, |vm| vm + 1),
+    ) {
+        vms.push(vm);
+    }
+    vms
+}
+
+/// The process behind a [`Looker`]: a line in, a line out.
+pub(crate) fn child_looks() {
+    let mut looker = env::var(INHERITED).ok().map(|fd| {
+        // SAFETY: `Looker::start()` left it open for this process, once.
+        unsafe { OwnedFd::from_raw_fd(fd.parse().unwrap()) }
+    });
+    let mut made = Vec::new();
+    for line in std::io::stdin().lines() {
+        let line = line.unwrap();
+        let (verb, number) = line.split_once(' ').unwrap_or((&line, "0"));
+        let number = number.parse().unwrap();
+        let fd = looker.as_ref();
+        let said = match (verb, fd) {
+            ("open", _) => File::options()
+                .read(true)
+                .write(true)
+                .open(DEVICE)
+                .map(|file| looker = Some(file.into()))
+                .map_err(|error| Errno::from_io_error(&error).unwrap()),
+            ("make", _) => {
+                made.push(Vm::new(SMALL));
+                Ok(())
+            }
+            ("list", Some(fd)) => {
+                println!("{:?}", list(fd));
+                continue;
+            }
+            ("self", Some(fd)) => {
+                println!("{}", get_vm(fd, VHOST_STOPWATCH_VM_SELF, 0).unwrap());
+                continue;
+            }
+            ("get", Some(fd)) => get_vm(fd, 0, number).map(drop),
+            ("read", Some(fd)) => read(fd, number),
+            _ => panic!("{line}"),
+        };
+        match said {
+            Ok(()) => println!("ok"),
+            Err(Errno::NOENT) => println!("ENOENT"),
+            Err(Errno::ACCESS) => println!("EACCES"),
+            Err(errno) => println!("{errno}"),
+        }
+    }
+}

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The driver in the guest: what a program finds at `/dev/stopwatch`, and that
+//! it may come and go.
+
+use std::path::Path;
+use std::process::Command;
+
+use libtest_mimic::Trial;
+use stopwatch_tests::suite::{environment, watched_with};
+use stopwatch_tests::tests;
+
+use crate::guests::one;
+
+tests![
+    unloading_with_an_open_file,
+    a_reload_while_a_timeout_is_pending,
+    reloads_in_a_row,
+    an_unbind_under_a_blocked_reader,
+    a_blocked_reader_can_be_killed,
+    a_file_that_outlives_a_rebind,
+];
+
+/// Each check that `guest-check` knows, as a test of its own.
+pub(crate) fn checks() -> Vec<Trial> {
+    let program = Path::new(&environment("STOPWATCH_BIN")).join("guest-check");
+    let output = Command::new(&program).arg("--list").output();
+    let output = output.unwrap_or_else(|error| panic!("cannot run {}: {error}", program.display()));
+    String::from_utf8(output.stdout)
+        .expect("names in UTF-8")
+        .lines()
+        .filter_map(|line| line.strip_suffix(": test").map(str::to_owned))
+        .map(|check| {
+            watched_with(format!("check::{check}"), move || {
+                one().shell(&format!("guest-check --exact {check}"));
+            })
+        })
+        .collect()
+}
+
+const INSMOD: &str = "insmod /modules/stopwatch.ko";
+
+/// The device's address on the guest's PCI bus.
+const DEVICE: &str = "basename $(ls -d /sys/bus/pci/drivers/stopwatch/0*)";
+
+fn unloading_with_an_open_file() {
+    let mut guest = one();
+    guest.shell(
+        "guest-check hold >/tmp/hold 2>&1 & while ! grep -q holding /tmp/hold; do sleep 0.1; done",
+    );
+    let said = guest.run("rmmod stopwatch");
+    assert_ne!(said.status, 0, "rmmod is refused");
+    guest.shell("stopwatch show");
+    guest.shell("killall guest-check; sleep 0.2; rmmod stopwatch");
+    assert_ne!(guest.run("test -e /dev/stopwatch").status, 0);
+    assert_eq!(guest.run("stopwatch show").status, 3, "there is no device");
+    guest.shell(INSMOD);
+    guest.shell("stopwatch show");
+}
+
+fn a_reload_while_a_timeout_is_pending() {
+    let mut guest = one();
+    guest.shell("stopwatch reset 5; stopwatch start 5; stopwatch reset 6");
+    let before = guest.vm();
+    guest.shell("stopwatch timeout 6 400ms && rmmod stopwatch && sleep 1");
+    let unloaded = guest.vm();
+    assert!(
+        unloaded.resets > before.resets,
+        "the driver leaves the device reset"
+    );
+    assert_eq!(unloaded.features.0, 0);
+    assert_eq!(unloaded.events, before.events, "its timeout was disarmed");
+    guest.shell(INSMOD);
+    let five = guest.json("stopwatch show 5 --json");
+    assert_eq!(five["state"], "running");
+    assert!(
+        five["elapsed_ns"].as_u64().unwrap() > 1_000_000_000,
+        "the host went on: {five}"
+    );
+    let six = guest.json("stopwatch show 6 --json");
+    assert_eq!(
+        (six["timeouts"].as_u64(), six["deadline_ns"].as_u64()),
+        (Some(0), None)
+    );
+    let expired = guest.json("stopwatch timeout 6 20ms --wait --json");
+    assert_eq!(expired["timeouts"], 1);
+
+    // One that expires while the driver is on its way in or out.
+    for ms in [1, 5, 20, 50] {
+        guest.shell(&format!(
+            "stopwatch timeout 6 {ms}ms && rmmod stopwatch && {INSMOD}"
+        ));
+        guest.shell("stopwatch timeout 6 5ms --wait");
+    }
+}
+
+fn reloads_in_a_row() {
+    let mut guest = one();
+    guest.shell(&format!(
+        "for n in 1 2 3 4 5 6 7 8; do rmmod stopwatch && {INSMOD} && stopwatch show || exit 1; done"
+    ));
+    guest.shell("stopwatch timeout 6 5ms --wait");
+}
+
+fn an_unbind_under_a_blocked_reader() {
+    let mut guest = one();
+    guest.shell("guest-check hold >/tmp/hold 2>&1 & while ! grep -q holding /tmp/hold; do sleep 0.1; done; sleep 0.5");
+    let address = guest.shell(DEVICE).trim().to_owned();
+    let driver = "/sys/bus/pci/drivers/stopwatch";
+    guest.shell(&format!("echo {address} >{driver}/unbind"));
+    guest.shell("n=0; while pidof guest-check && [ $n -lt 100 ]; do sleep 0.1; n=$((n + 1)); done");
+    let said = guest.shell("cat /tmp/hold");
+    let expected = "\
+holding
+read: ENODEV
+poll: PollFlags(ERR | HUP)
+command: ENODEV
+info: ENODEV
+read again: ENODEV
+";
+    assert_eq!(said, expected);
+    assert_eq!(guest.run("stopwatch show").status, 3, "there is no device");
+    guest.shell(&format!("echo {address} >{driver}/bind"));
+    guest.shell("stopwatch timeout 6 5ms --wait");
+}
+
+fn a_blocked_reader_can_be_killed() {
+    let mut guest = one();
+    let said = guest.run(
+        "guest-check hold >/tmp/hold 2>&1 & pid=$!; \
+         while ! grep -q holding /tmp/hold; do sleep 0.1; done; sleep 0.3; \
+         kill -TERM $pid; wait $pid",
+    );
+    assert_eq!(said.status, 128 + 15, "{}", said.text);
+}
+
+/// It stays with the device that it was opened for.
+fn a_file_that_outlives_a_rebind() {
+    let mut guest = one();
+    guest.shell(
+        "sh -c 'exec 7<>/dev/stopwatch; sleep 1000' >/dev/null 2>&1 & echo $! >/tmp/pid; sleep 0.3",
+    );
+    let address = guest.shell(DEVICE).trim().to_owned();
+    let driver = "/sys/bus/pci/drivers/stopwatch";
+    for _ in 0..3 {
+        guest.shell(&format!(
+            "echo {address} >{driver}/unbind; echo {address} >{driver}/bind"
+        ));
+        guest.shell("stopwatch timeout 6 5ms --wait");
+    }
+    assert_ne!(
+        guest.run("rmmod stopwatch").status,
+        0,
+        "the old file still has the module"
+    );
+    guest.shell("kill $(cat /tmp/pid); sleep 0.2; rmmod stopwatch");
+    guest.shell(INSMOD);
+}

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Tests with guests: host module, QEMU and driver together. Needs root on a
+//! host with KVM, the host module not loaded, and what the lab provides.
+//!
+//! All guests boot at the same time, in the beginning. What takes one of them
+//! down comes last.
+
+mod descriptors;
+mod driver;
+mod guests;
+mod path;
+mod program;
+mod strangers;
+
+use std::env;
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Trial};
+use stopwatch_tests::suite::{run, watched};
+
+fn main() -> ExitCode {
+    // A guest with devices of its own kind is started by this program again.
+    if env::args().nth(1).as_deref() == Some("child-strangers") {
+        strangers::become_qemu();
+    }
+    if !Arguments::from_args().list {
+        guests::boot();
+    }
+    let tests = [
+        descriptors::tests(),
+        program::tests(),
+        driver::tests(),
+        path::tests(),
+        strangers::tests(),
+    ];
+    let mut trials: Vec<Trial> = driver::checks().into_iter().collect();
+    trials.extend(
+        tests
+            .concat()
+            .into_iter()
+            .map(|(name, test)| watched(name, test)),
+    );
+    trials.extend(
+        guests::last_tests()
+            .into_iter()
+            .map(|(name, test)| watched(name, test)),
+    );
+    let code = run(trials);
+    guests::end();
+    code
+}

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! What the tests that need a kernel are made of.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`suite`] | runs named tests, each with the module loaded for it and the kernel log watched |
+//! | [`kmsg`] | the kernel log: what was added to it, and whether anything in it is trouble |
+//! | [`module`] | loading and unloading a kernel module |
+//! | [`kvm`] | KVM's counters of exits |
+//! | [`guest`] | a guest under QEMU, and the shell in it |
+//! | [`scenario`] | the scenario of the demo |
+//! | [`harness`] | a VM without a VMM: plays VMM and guest on the region's memfd |
+
+#![deny(unsafe_op_in_unsafe_fn)]
+#![warn(clippy::undocumented_unsafe_blocks)]
+
+pub mod guest;
+pub mod harness;
+pub mod kmsg;
+pub mod kvm;
+pub mod module;
+pub mod scenario;
+pub mod suite;
