@@ -27,6 +27,16 @@ impl Memory for SharedMemory<'_> {
     }
 
     #[inline]
+    fn load_all(&self, offset: u32, words: &mut [u64]) {
+        SharedMemory::load_all(self, offset, words)
+    }
+
+    #[inline]
+    fn store_all(&self, offset: u32, words: &[u64]) {
+        SharedMemory::store_all(self, offset, words)
+    }
+
+    #[inline]
     fn fence_release(&self) {
         self.fence_stores()
     }

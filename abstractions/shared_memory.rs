@@ -2,22 +2,17 @@
 
 //! Memory that somebody else writes at the same time: another kernel, another process.
 
+// These are one instruction each; the ones of the kernel crate are calls of C functions, which is
+// most of the work where a ring is served.
 use core::{
     marker::PhantomData,
-    ptr::NonNull, //
-};
-use kernel::{
-    prelude::*,
-    sync::{
-        atomic::{
-            Acquire,
-            Atomic,
-            Relaxed,
-            Release, //
-        },
-        barrier::smp_wmb, //
+    ptr::NonNull,
+    sync::atomic::{
+        AtomicU64,
+        Ordering, //
     }, //
 };
+use kernel::sync::barrier::smp_wmb;
 
 /// A mapped range of memory that is shared with somebody who is not trusted, seen as 64-bit
 /// little-endian words.
@@ -31,7 +26,7 @@ use kernel::{
 /// `start` points to `words` words, mapped, aligned, and accessed only atomically, for `'a`.
 #[derive(Clone, Copy)]
 pub(crate) struct SharedMemory<'a> {
-    start: NonNull<Atomic<u64>>,
+    start: NonNull<AtomicU64>,
     words: usize,
     _mapping: PhantomData<&'a ()>,
 }
@@ -57,39 +52,68 @@ impl SharedMemory<'_> {
         }
     }
 
-    /// The word at `offset` bytes, or `None` if it is not a whole aligned word of the memory.
+    /// The caller got its own arithmetic wrong: offsets never come from the other side.
+    #[cold]
+    #[inline(never)]
+    fn no_word(offset: u32) {
+        kernel::pr_warn_once!("shared memory: no word at offset {offset}\n");
+    }
+
+    /// `count` words from `offset` bytes on, or none if they are not whole aligned words of the
+    /// memory.
     #[inline]
-    fn word(&self, offset: u32) -> Option<&Atomic<u64>> {
+    fn words(&self, offset: u32, count: usize) -> &[AtomicU64] {
         let index = offset as usize / size_of::<u64>();
 
-        if offset as usize % size_of::<u64>() != 0 || index >= self.words {
-            // The caller got its own arithmetic wrong: offsets never come from the other side.
-            kernel::pr_warn_once!("shared memory: no word at offset {offset}\n");
-            return None;
+        if offset as usize % size_of::<u64>() != 0 || index + count > self.words {
+            Self::no_word(offset);
+            return &[];
         }
-        // SAFETY: `index` is below `words`; the rest is the type invariant.
-        Some(unsafe { self.start.add(index).as_ref() })
+        // SAFETY: `index + count` is at most `words`; the rest is the type invariant.
+        unsafe { core::slice::from_raw_parts(self.start.add(index).as_ptr(), count) }
+    }
+
+    /// The word at `offset` bytes, or `None` if it is not a whole aligned word of the memory.
+    #[inline]
+    fn word(&self, offset: u32) -> Option<&AtomicU64> {
+        self.words(offset, 1).first()
     }
 
     /// Reads the word at `offset` bytes; no order with other accesses.
     #[inline]
     pub(crate) fn load(&self, offset: u32) -> u64 {
         self.word(offset)
-            .map_or(0, |word| u64::from_le(word.load(Relaxed)))
+            .map_or(0, |word| u64::from_le(word.load(Ordering::Relaxed)))
+    }
+
+    /// Reads words from `offset` bytes on, each at a time; no order.
+    #[inline]
+    pub(crate) fn load_all(&self, offset: u32, words: &mut [u64]) {
+        for (from, word) in self.words(offset, words.len()).iter().zip(words) {
+            *word = u64::from_le(from.load(Ordering::Relaxed));
+        }
+    }
+
+    /// Writes words from `offset` bytes on, each at a time; no order.
+    #[inline]
+    pub(crate) fn store_all(&self, offset: u32, words: &[u64]) {
+        for (to, word) in self.words(offset, words.len()).iter().zip(words) {
+            to.store(word.to_le(), Ordering::Relaxed);
+        }
     }
 
     /// Reads the word at `offset` bytes before all that follows.
     #[inline]
     pub(crate) fn load_acquire(&self, offset: u32) -> u64 {
         self.word(offset)
-            .map_or(0, |word| u64::from_le(word.load(Acquire)))
+            .map_or(0, |word| u64::from_le(word.load(Ordering::Acquire)))
     }
 
     /// Writes the word at `offset` bytes; no order with other accesses.
     #[inline]
     pub(crate) fn store(&self, offset: u32, value: u64) {
         if let Some(word) = self.word(offset) {
-            word.store(value.to_le(), Relaxed);
+            word.store(value.to_le(), Ordering::Relaxed);
         }
     }
 
@@ -97,7 +121,7 @@ impl SharedMemory<'_> {
     #[inline]
     pub(crate) fn store_release(&self, offset: u32, value: u64) {
         if let Some(word) = self.word(offset) {
-            word.store(value.to_le(), Release);
+            word.store(value.to_le(), Ordering::Release);
         }
     }
 

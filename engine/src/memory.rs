@@ -24,6 +24,22 @@ pub trait Memory {
     /// Writes a word, after every earlier access.
     fn store_release(&self, offset: u32, value: u64);
 
+    /// Reads words from `offset` on, each as by [`Self::load`].
+    #[inline]
+    fn load_all(&self, offset: u32, words: &mut [u64]) {
+        for (offset, word) in (offset..).step_by(8).zip(words) {
+            *word = self.load(offset);
+        }
+    }
+
+    /// Writes words from `offset` on, each as by [`Self::store`].
+    #[inline]
+    fn store_all(&self, offset: u32, words: &[u64]) {
+        for (offset, word) in (offset..).step_by(8).zip(words) {
+            self.store(offset, *word);
+        }
+    }
+
     /// Orders earlier stores before later ones (`smp_wmb()`).
     fn fence_release(&self);
 }

@@ -125,18 +125,18 @@ pub(super) const fn words_of<S>() -> usize {
 }
 
 /// Writes `words` from the one at `first` on, in order, without ordering.
+#[inline]
 pub(super) fn store_from(mem: &impl Memory, offset: u32, words: &[u64], first: u32) {
-    let from = (first..).zip(words.iter().skip(first as usize));
-    for (index, &word) in from {
-        mem.store(offset + index * WORD, word);
+    if let Some(words) = words.get(first as usize..) {
+        mem.store_all(offset + first * WORD, words);
     }
 }
 
 /// Reads `words` from the one at `first` on, in order, without ordering.
+#[inline]
 pub(super) fn load_from(mem: &impl Memory, offset: u32, words: &mut [u64], first: u32) {
-    let into = (first..).zip(words.iter_mut().skip(first as usize));
-    for (index, word) in into {
-        *word = mem.load(offset + index * WORD);
+    if let Some(words) = words.get_mut(first as usize..) {
+        mem.load_all(offset + first * WORD, words);
     }
 }
 
