@@ -48,27 +48,33 @@ impl<T: UserStruct> UserCopy<T> {
         const SIZE_FIELD: usize = size_of::<u32>();
 
         let start = UserPtr::from_addr(arg);
-        let size = UserSlice::new(start, SIZE_FIELD).reader().read::<u32>()?;
-        let bytes = size as usize;
-        if bytes < T::FIRST_SIZE {
+        let mut value = T::default();
+        let bytes = value.as_bytes_mut();
+
+        // What every caller has, so that most take one copy: with it comes how much there is.
+        let (first, more) = bytes.split_at_mut(T::FIRST_SIZE);
+        UserSlice::new(start, T::FIRST_SIZE)
+            .reader()
+            .read_slice(first)?;
+        let size = first
+            .first_chunk::<SIZE_FIELD>()
+            .map_or(0, |size| u32::from_ne_bytes(*size) as usize);
+        if size < T::FIRST_SIZE {
             return Err(EINVAL);
         }
-        if bytes > PAGE_SIZE {
+        if size > PAGE_SIZE {
             return Err(E2BIG);
         }
 
-        let mut value = T::default();
-        let known = bytes.min(size_of::<T>());
-        let mut rest =
-            UserSlice::new(start.wrapping_byte_add(SIZE_FIELD), bytes - SIZE_FIELD).reader();
-        {
-            let (head, tail) = value.as_bytes_mut().split_at_mut(SIZE_FIELD);
-            head.copy_from_slice(&size.to_ne_bytes());
-            rest.read_slice(&mut tail[..known - SIZE_FIELD])?;
-        }
-        while !rest.is_empty() {
-            if rest.read::<u8>()? != 0 {
-                return Err(E2BIG);
+        let known = size.min(size_of::<T>());
+        if size > T::FIRST_SIZE {
+            let rest = start.wrapping_byte_add(T::FIRST_SIZE);
+            let mut rest = UserSlice::new(rest, size - T::FIRST_SIZE).reader();
+            rest.read_slice(&mut more[..known - T::FIRST_SIZE])?;
+            while !rest.is_empty() {
+                if rest.read::<u8>()? != 0 {
+                    return Err(E2BIG);
+                }
             }
         }
         Ok(Self {

@@ -335,7 +335,7 @@ impl StopwatchDevice {
         let offset = self.layout.record(watch).ok_or(ENOENT)?;
 
         self.transport.look(|memory| {
-            let record = Self::settled(|| guest::read_record(memory, offset))?;
+            let record = Self::settled(|| guest::read_glance(memory, offset))?;
             if !record.exists {
                 return Err(ENOENT);
             }

@@ -208,6 +208,51 @@ pub fn read_ownership(mem: &impl Memory, offset: u32) -> Option<Ownership> {
     })
 }
 
+/// What it takes to say what a stopwatch shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Glance {
+    /// Whether there is a stopwatch of that number.
+    pub exists: bool,
+    /// Whether it runs.
+    pub running: bool,
+    /// What it shows, without the time since `started_ns` if it runs.
+    pub elapsed_ns: u64,
+    /// Of its own time, at the last start; valid while it runs.
+    pub started_ns: u64,
+    /// `STOPWATCH_CLOCK_*`.
+    pub clock: u32,
+    /// Whether its own time stands still while the VM is paused.
+    pub skip_paused: bool,
+}
+
+/// Reads of the record at `offset` only what the stopwatch shows. `None` if the
+/// host was writing it: try again.
+#[inline]
+pub fn read_glance(mem: &impl Memory, offset: u32) -> Option<Glance> {
+    const ELAPSED: u32 = core::mem::offset_of!(uapi::stopwatch_record, elapsed_ns) as u32;
+    const STARTED: u32 = core::mem::offset_of!(uapi::stopwatch_record, started_ns) as u32;
+    let state = field!(stopwatch_record.state);
+    let seq = field!(stopwatch_record.seq);
+    // As in `Record::read()`, with the words that are needed.
+    let first = [mem.load_acquire(offset)];
+    let elapsed_ns = mem.load_acquire(offset + ELAPSED);
+    let started_ns = mem.load_acquire(offset + STARTED);
+    let clock = mem.load_acquire(offset + CLOCK);
+    let before = seq.get32(&first);
+    if before % 2 != 0 || seq.get32(&[mem.load(offset)]) != before {
+        return None;
+    }
+    let flags = (clock >> 32) as u32;
+    Some(Glance {
+        exists: flags & uapi::STOPWATCH_RECORD_EXISTS != 0,
+        running: state.get32(&first) == uapi::STOPWATCH_RUNNING,
+        elapsed_ns,
+        started_ns,
+        clock: clock as u32,
+        skip_paused: flags & uapi::STOPWATCH_RECORD_SKIP_PAUSED != 0,
+    })
+}
+
 const OWNER: u32 = core::mem::offset_of!(uapi::stopwatch_record, uid) as u32;
 const CLOCK: u32 = core::mem::offset_of!(uapi::stopwatch_record, clock) as u32;
 const GENERATION: u32 = core::mem::offset_of!(uapi::stopwatch_record, generation) as u32;
