@@ -77,6 +77,7 @@ use crate::{
 /// The features that this driver knows.
 const FEATURES: u64 = (uapi::STOPWATCH_F_TIMEOUT
     | uapi::STOPWATCH_F_HOST_TIME
+    | uapi::STOPWATCH_F_POSTED
     | uapi::STOPWATCH_F_PORT_DOORBELLS) as u64;
 
 /// Those stopwatches that are everybody's.
@@ -317,7 +318,7 @@ impl StopwatchDevice {
 
                 Some(Request {
                     flags: uapi::STOPWATCH_REQUEST_POSTED,
-                    arg: estimate.time(counter::now())?,
+                    stamp_ns: estimate.time(counter::now())?,
                     ..request
                 })
             },

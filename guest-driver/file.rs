@@ -125,6 +125,7 @@ impl StopwatchFile {
             flags: flags & !uapi::STOPWATCH_REQUEST_POSTED,
             arg,
             interval,
+            ..Default::default()
         };
         if flags & uapi::STOPWATCH_REQUEST_POSTED != 0 && self.device.post(request)? {
             return Ok(0);

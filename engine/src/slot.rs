@@ -258,6 +258,7 @@ pub(super) fn judge(
         flags,
         arg: field!(stopwatch_request.arg).get(words),
         interval: field!(stopwatch_request.interval).get(words),
+        stamp_ns: 0,
     };
     Ok((watch, request.judge(rule, terms)?))
 }
@@ -291,6 +292,8 @@ pub struct Request {
     pub arg: u64,
     /// ns, for `STOPWATCH_OP_TIMEOUT`, else zero.
     pub interval: u64,
+    /// VM time, with `STOPWATCH_REQUEST_POSTED`, else zero.
+    pub stamp_ns: u64,
 }
 
 impl From<Request> for Message {
@@ -301,6 +304,7 @@ impl From<Request> for Message {
         field!(stopwatch_request.flags).set(&mut words, request.flags);
         field!(stopwatch_request.arg).set(&mut words, request.arg);
         field!(stopwatch_request.interval).set(&mut words, request.interval);
+        field!(stopwatch_request.stamp_ns).set(&mut words, request.stamp_ns);
         Self(words)
     }
 }

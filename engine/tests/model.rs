@@ -259,6 +259,7 @@ impl Model {
             flags,
             arg,
             interval,
+            ..
         } = request;
         let op = u32::from(op);
         let is_timeout = op == uapi::STOPWATCH_OP_TIMEOUT;
@@ -506,6 +507,7 @@ fn requests() -> impl Strategy<Value = Request> {
             flags,
             arg,
             interval,
+            ..Request::default()
         }
     })
 }
