@@ -194,6 +194,12 @@ pub(crate) fn watch_table(watches: &[Shown]) -> impl Display {
     table
 }
 
+/// `1 lap`, `2 laps`.
+pub(crate) fn count(number: impl Into<u64>, noun: &str) -> String {
+    let number = number.into();
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
 /// The laps of a stopwatch.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct ShownLaps {

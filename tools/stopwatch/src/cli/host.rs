@@ -215,7 +215,7 @@ pub(crate) struct Qemu {
     #[arg(long, value_name = "PATH")]
     pub(crate) qmp: PathBuf,
 
-    /// The device's id in QEMU: a letter, then letters, digits, `-`, `.` and `_`
+    /// The device's id in QEMU
     #[arg(long, default_value = "stopwatch0")]
     pub(crate) id: String,
 }

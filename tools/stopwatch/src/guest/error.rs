@@ -92,7 +92,7 @@ pub enum Error {
         /// What the stopwatch was told.
         operation: Operation,
     },
-    /// A numbered stopwatch cannot be deleted or shared (`ENOENT`).
+    /// A numbered stopwatch cannot be deleted or shared (`EINVAL`, `ENOENT`).
     #[error(
         "stopwatch {watch} is a numbered one: it is everybody's and stays; only those that were \
          created can be deleted or shared"

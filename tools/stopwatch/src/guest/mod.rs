@@ -528,7 +528,7 @@ fn explain(watch: u32, operation: Operation, errno: Errno, reading: Reading) -> 
             operation,
             reading,
         },
-        (Errno::NOENT, Operation::Delete | Operation::SetMode(..))
+        (Errno::NOENT | Errno::INVAL, Operation::Delete | Operation::SetMode(..))
             if watch < uapi::STOPWATCH_NUMBERED =>
         {
             Error::Numbered { watch }

@@ -63,7 +63,7 @@ impl List {
             0 => "read without an exit".into(),
             _ => format!("{by_call} read by a call"),
         };
-        let title = format!(" {} stopwatches, {how} ", self.watches.len());
+        let title = format!(" stopwatches: {}, {how} ", self.watches.len());
         let top = self.top.min(self.watches.len().saturating_sub(1));
         let rows: Vec<_> = self.watches.iter().skip(top).map(watch_row).collect();
         frame.render_widget(table(title, WATCH_HEADINGS, &rows, None), frame.area());
@@ -104,7 +104,7 @@ mod tests {
             top: 0,
         };
         let text = screen(&list, 130, 6);
-        assert!(text.contains("2 stopwatches, 2 read by a call"), "{text}");
+        assert!(text.contains("stopwatches: 2, 2 read by a call"), "{text}");
         assert!(text.contains("70  boot  1000"), "{text}");
         list.key(Key::Down);
         list.key(Key::Down);

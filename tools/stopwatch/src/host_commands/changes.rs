@@ -14,7 +14,7 @@ use serde::Serialize;
 use stopwatch::host::{Control, VmInfo, VmmStatus};
 use stopwatch::{Description, Name, Nanoseconds, State};
 
-use crate::output::{Output, Title};
+use crate::output::{count, Output, Title};
 
 /// One look at a VM.
 struct Look {
@@ -250,15 +250,19 @@ impl Display for Text<'_> {
             Change::Gone => f.write_str("has ended"),
             Change::Paused => f.write_str("paused by its VMM"),
             Change::Resumed => f.write_str("resumed by its VMM"),
-            Change::DeviceReset { resets } => write!(f, "device reset, {resets} times"),
-            Change::EventsLost { events } => write!(f, "{events} events lost, the ring was full"),
+            Change::DeviceReset { resets } => write!(f, "device reset, {}", count(*resets, "time")),
+            Change::EventsLost { events } => {
+                write!(f, "{} lost, the ring was full", count(*events, "event"))
+            }
             Change::WatchCreated => f.write_str("created"),
             Change::WatchDeleted => f.write_str("deleted"),
             Change::WatchStarted => f.write_str("runs"),
             Change::WatchStopped => f.write_str("stopped"),
-            Change::WatchLaps { laps, total } => write!(f, "{laps} laps, {total} in all"),
+            Change::WatchLaps { laps, total } => {
+                write!(f, "{}, {total} in all", count(*laps, "lap"))
+            }
             Change::WatchTimeouts { timeouts, total } => {
-                write!(f, "{timeouts} timeouts expired, {total} in all")
+                write!(f, "{} expired, {total} in all", count(*timeouts, "timeout"))
             }
             Change::WatchReset => f.write_str("reset"),
             Change::WatchArmed => f.write_str("timeout armed"),

@@ -10,7 +10,7 @@ use stopwatch::host::{Control, VmInfo};
 
 use super::{vm_row, watches, VM_HEADINGS};
 use crate::live::{table, Key, View};
-use crate::output::{watch_row, Shown, WATCH_HEADINGS};
+use crate::output::{count, watch_row, Shown, WATCH_HEADINGS};
 
 pub(super) struct Live<'a> {
     control: &'a Control,
@@ -83,7 +83,10 @@ impl Screen {
         let first = (self.selected + 1).saturating_sub(usize::from(height.saturating_sub(3)));
         frame.render_widget(
             table(
-                format!(" {} VMs, rates since the last look ", rows.len()),
+                format!(
+                    " {}, rates since the last look ",
+                    count(rows.len() as u64, "VM")
+                ),
                 VM_HEADINGS,
                 &rows[first.min(rows.len())..],
                 Some(self.selected - first.min(self.selected)),
@@ -92,7 +95,7 @@ impl Screen {
         );
         let rows: Vec<_> = self.watches.iter().map(watch_row).collect();
         let title = match self.vms.get(self.selected) {
-            Some(vm) => format!(" {} stopwatches of VM {} in use ", rows.len(), vm.vm),
+            Some(vm) => format!(" stopwatches of VM {} in use: {} ", vm.vm, rows.len()),
             None => " no VM has stopwatches, as far as you may see ".into(),
         };
         frame.render_widget(table(title, WATCH_HEADINGS, &rows, None), bottom);
@@ -143,9 +146,9 @@ mod tests {
         live.watches = vec![named()];
         let text = screen(&live, 130, 12);
         for part in [
-            "1 VMs",
+            "1 VM, rates",
             "3  build",
-            "1 stopwatches of VM 3 in use",
+            "stopwatches of VM 3 in use: 1",
             "70  boot",
         ] {
             assert!(text.contains(part), "{part}: {text}");
