@@ -16,5 +16,6 @@
 pub mod counter;
 pub mod guest;
 pub mod host;
+pub mod marks;
 pub mod report;
 pub mod results;

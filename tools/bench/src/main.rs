@@ -122,7 +122,16 @@ fn run(command: Command) -> Result<()> {
                 let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
                 serde_json::from_str(&text).with_context(|| path.display().to_string())
             };
-            let results = report::results(read("wall.json")?, read("instructions.json").ok());
+            // Where level 1 is not emulated, nobody counts instructions.
+            let instructions = match fs::read_to_string(directory.join("instructions.log")) {
+                Ok(log) => {
+                    let mut part = read("instructions.json")?;
+                    report::count_instructions(&mut part, &log);
+                    Some(part)
+                }
+                Err(_) => None,
+            };
+            let results = report::results(read("wall.json")?, instructions);
             report::write(&results, &directory, document.as_deref())
         }
     }

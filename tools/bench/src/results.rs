@@ -168,6 +168,8 @@ pub struct Part {
     pub lateness: Option<Lateness>,
     /// Of the host.
     pub scale: Vec<Scale>,
+    /// Instructions of one operation by row, where they were counted.
+    pub instructions: BTreeMap<String, u64>,
 }
 
 /// A row of `results.json`.

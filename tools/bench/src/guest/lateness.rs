@@ -14,7 +14,7 @@ use std::io::Read;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use anyhow::{ensure, Context, Result};
-use stopwatch::guest::{Device, Operation, DEVICE};
+use stopwatch::guest::{Device, Operation, Timeout, DEVICE};
 
 use super::system::clock_ns;
 use crate::results::{self, Side, Timing};
@@ -46,7 +46,11 @@ pub fn lateness(count: u32) -> Result<results::Lateness> {
         timer.wait_until(deadline)?;
         own.push((clock_ns(libc::CLOCK_MONOTONIC)? - deadline) as f64);
 
-        let armed = device.command(0, Operation::Timeout(after))?;
+        let timeout = Operation::Timeout(Timeout {
+            ns: after,
+            ..Timeout::default()
+        });
+        let armed = device.command(0, timeout)?;
         let event = device.next_event(None)?.context("no event")?;
         let seen = clock_ns(libc::CLOCK_MONOTONIC)? as i64;
         ensure!(
@@ -119,7 +123,7 @@ impl Timer {
     }
 
     fn wait_until(&mut self, deadline: u64) -> Result<()> {
-        let mut setting = libc::itimerspec {
+        let setting = libc::itimerspec {
             it_interval: libc::timespec { tv_sec: 0, tv_nsec: 0 },
             it_value: libc::timespec {
                 tv_sec: (deadline / 1_000_000_000) as libc::time_t,
@@ -131,7 +135,7 @@ impl Timer {
             libc::timerfd_settime(
                 self.0.as_raw_fd(),
                 libc::TFD_TIMER_ABSTIME,
-                &mut setting,
+                &setting,
                 std::ptr::null_mut(),
             )
         };

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::counter;
+use crate::marks::Span;
 use crate::results::{BurstPart, GuestPart, Missing, Side, Timing};
 
 pub use lateness::{lateness, TIER4, TIMERFD};
@@ -66,6 +67,34 @@ impl Operation {
     }
 }
 
+/// A row that takes part, by its index in the table.
+struct Running {
+    index: usize,
+    operation: Operation,
+    samples: Vec<f64>,
+}
+
+impl Running {
+    fn measure(&mut self) -> Result<()> {
+        let Operation { side, batch, clock_source, ref mut run } = self.operation;
+        system::set_clock_source(clock_source)?;
+        if side == Side::GuestKernel {
+            // What it takes to have the kernel do it, so that it can be taken off.
+            let one = Span::one(self.index);
+            one.begin();
+            run(1)?;
+            one.end();
+        }
+        let span = Span::row(self.index);
+        let more = u32::from(side == Side::GuestKernel);
+        span.begin();
+        let ticks = run(batch + more)?;
+        span.end();
+        self.samples.push(ticks as f64 * f64::from(batch) / f64::from(batch + more));
+        Ok(())
+    }
+}
+
 /// Measures every row for about so long, in at least `rounds` rounds.
 ///
 /// # Errors
@@ -74,10 +103,11 @@ impl Operation {
 pub fn measure(limit: Duration, rounds: u32) -> Result<GuestPart> {
     let mut part = GuestPart {
         ticks_per_ns: counter::ticks_per_ns(),
+        port_doorbell: device::has_port_doorbell(),
         ..GuestPart::default()
     };
-    let mut running: Vec<(&str, Operation, Vec<f64>)> = Vec::new();
-    for row in rows::NAMES {
+    let mut running: Vec<Running> = Vec::new();
+    for (index, row) in rows::NAMES.into_iter().enumerate() {
         // The first one may load, allocate or fault in what later ones find.
         let prepared = rows::prepare(row).and_then(|mut operation| {
             system::set_clock_source(operation.clock_source)?;
@@ -85,7 +115,11 @@ pub fn measure(limit: Duration, rounds: u32) -> Result<GuestPart> {
             Ok(operation)
         });
         match prepared {
-            Ok(operation) => running.push((row, operation, Vec::new())),
+            Ok(operation) => running.push(Running {
+                index,
+                operation,
+                samples: Vec::new(),
+            }),
             Err(error) => part.missing.push(Missing {
                 row: row.to_owned(),
                 reason: format!("{error:#}"),
@@ -98,12 +132,13 @@ pub fn measure(limit: Duration, rounds: u32) -> Result<GuestPart> {
     let mut round = 0;
     while round < rounds || begin.elapsed() < limit {
         round += 1;
+        Span::EMPTY.begin();
         let from = counter::now();
-        empty.push((counter::now() - from) as f64);
-        for (row, operation, samples) in &mut running {
-            system::set_clock_source(operation.clock_source)?;
-            let ticks = (operation.run)(operation.batch).with_context(|| format!("{row}, round {round}"))?;
-            samples.push(ticks as f64);
+        let ticks = counter::now() - from;
+        Span::EMPTY.end();
+        empty.push(ticks as f64);
+        for row in &mut running {
+            row.measure().with_context(|| format!("{}, round {round}", rows::NAMES[row.index]))?;
         }
     }
     system::set_clock_source(CLOCK_SOURCE)?;
@@ -112,11 +147,13 @@ pub fn measure(limit: Duration, rounds: u32) -> Result<GuestPart> {
     part.empty_ns = empty / part.ticks_per_ns;
     part.timings = running
         .into_iter()
-        .map(|(row, operation, samples)| {
-            let own = if operation.side == Side::GuestUser { empty } else { 0.0 };
-            let ns = |ticks: f64| (ticks - own).max(0.0) / part.ticks_per_ns / f64::from(operation.batch);
-            let samples = samples.into_iter().map(ns).collect();
-            Timing::of(row, operation.side, operation.batch, samples)
+        .map(|row| {
+            let Operation { side, batch, .. } = row.operation;
+            // The kernel's own measurement is of its loop alone.
+            let own = if side == Side::GuestUser { empty } else { 0.0 };
+            let ns = |ticks: f64| (ticks - own).max(0.0) / part.ticks_per_ns / f64::from(batch);
+            let samples = row.samples.into_iter().map(ns).collect();
+            Timing::of(rows::NAMES[row.index], side, batch, samples)
         })
         .collect();
     Ok(part)

@@ -17,17 +17,14 @@ use stopwatch_engine::{guest::RequestRing, InfoWords, Layout, Memory, Request, S
 use stopwatch_uapi as uapi;
 
 use crate::counter;
+use crate::marks::Span;
 use crate::results::{Scale, Side, Timing};
 
 /// One command through one kick.
-pub const KICK: &str = "kick";
+const KICK: &str = "kick";
 
 /// Opens VMs, up to each of `counts` in turn, and measures at each.
-///
-/// # Errors
-///
-/// The host module is not loaded, or has no room for so many.
-pub fn scale(counts: &[u32], kicks: u32, idle: Duration) -> Result<Vec<Scale>> {
+pub(super) fn scale(counts: &[u32], kicks: u32, idle: Duration) -> Result<Vec<Scale>> {
     // Ten descriptors a VM, and those of the process.
     let most = counts.iter().max().copied().unwrap_or(0);
     raise_file_limit(u64::from(most) * 10 + 100)?;
@@ -45,12 +42,18 @@ pub fn scale(counts: &[u32], kicks: u32, idle: Duration) -> Result<Vec<Scale>> {
         // Every page of a region is there once it is pinned.
         let own = used - (u64::from(count) * region) as f64;
 
+        // Some of them, spread over all, each for a while: what counts is that
+        // the others are there. All in turn would measure the CPU's caches.
+        let span = Span::kick(count);
         let mut samples = Vec::new();
-        for _ in 0..kicks.div_ceil(count) {
-            for guest in &mut guests {
+        for guest in guests.iter_mut().step_by(count.div_ceil(5) as usize) {
+            for _ in 0..kicks / 5.min(count) {
+                span.begin();
                 let begin = counter::now();
                 guest.command()?;
-                samples.push((counter::now() - begin) as f64 / ticks_per_ns);
+                let ticks = counter::now() - begin;
+                span.end();
+                samples.push(ticks as f64 / ticks_per_ns);
             }
         }
         let row = format!("{KICK}, {count} VMs open");
@@ -154,7 +157,7 @@ impl Guest {
         let request = Request {
             op: uapi::STOPWATCH_OP_READ as u16,
             watch: 0,
-            arg: 0,
+            ..Request::default()
         };
         let token = self.ring.post(&self.region, request).context("the ring is full")?;
         rustix::io::write(&self.vm.kicks()[0], &1u64.to_ne_bytes()).context("kick")?;

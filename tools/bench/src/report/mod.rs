@@ -12,10 +12,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::results::{Detail, Part, Results, Row, Timing};
-
-/// With `-icount shift=1` an instruction takes 2 ns of level 1's clock.
-const NS_PER_INSTRUCTION: f64 = 2.0;
+use crate::guest::rows;
+use crate::marks::{self, Span};
+use crate::results::{Detail, Part, Results, Row, Side, Timing};
 
 /// Rows and targets out of the two parts of a run.
 pub fn results(wall: Part, instructions: Option<Part>) -> Results {
@@ -25,8 +24,7 @@ pub fn results(wall: Part, instructions: Option<Part>) -> Results {
             side: timing.side,
             insns: instructions
                 .as_ref()
-                .and_then(|part| all_timings(part).find(|other| other.row == timing.row))
-                .map(|timing| (timing.p50 / NS_PER_INSTRUCTION).round() as u64),
+                .and_then(|part| part.instructions.get(&timing.row).copied()),
             wall_ns_p50: timing.p50,
             wall_ns_p99: timing.p99,
             exits_per_op: wall.exits.get(&timing.row).map(|exits| exits.per_operation),
@@ -48,6 +46,30 @@ fn all_timings(part: &Part) -> impl Iterator<Item = &Timing> {
     let lateness = part.lateness.iter().flat_map(|lateness| &lateness.timings);
     let kicks = part.scale.iter().map(|scale| &scale.kick);
     part.guest.timings.iter().chain(lateness).chain(kicks)
+}
+
+/// The instructions of each row of a part, out of the log of its marks.
+pub fn count_instructions(part: &mut Part, log: &str) {
+    let spans = marks::read(log);
+    let empty = spans.get(&Span::EMPTY).copied().unwrap_or(0.0);
+    for timing in &part.guest.timings {
+        let Some(index) = rows::NAMES.iter().position(|&row| row == timing.row) else {
+            continue;
+        };
+        let base = match timing.side {
+            Side::GuestKernel => spans.get(&Span::one(index)).copied(),
+            _ => Some(empty),
+        };
+        if let (Some(base), Some(all)) = (base, spans.get(&Span::row(index))) {
+            let one = (all - base).max(0.0) / f64::from(timing.batch);
+            part.instructions.insert(timing.row.clone(), one.round() as u64);
+        }
+    }
+    for scale in &part.scale {
+        if let Some(all) = spans.get(&Span::kick(scale.vms)) {
+            part.instructions.insert(scale.kick.row.clone(), (all - empty).max(0.0).round() as u64);
+        }
+    }
 }
 
 /// Writes everything into `directory`; in `document`, what is between its two
