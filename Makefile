@@ -4,6 +4,7 @@
 help:
 	@echo 'make demo     see a guest use a stopwatch that the host kernel keeps'
 	@echo 'make test     every test'
+	@echo 'make bench    what each way between guest and host costs, into build/bench'
 	@echo 'make modules  the kernel modules, into build/modules, for the stock kernel of the lab;'
 	@echo '              with KDIR=... for any kernel tree that has Rust enabled'
 	@echo 'make tools    the programs, into build/bin'
@@ -33,4 +34,4 @@ lab:
 clean:
 	rm -rf build
 
-.PHONY: help demo test modules tools lab clean
+.PHONY: help demo test bench modules tools lab clean

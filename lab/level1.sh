@@ -47,8 +47,14 @@ level1_boot() {
 	case $accel in
 	kvm) accel="-accel kvm -cpu host" ;;
 	tcg) accel="-accel tcg,thread=multi -cpu EPYC,+svm" ;;
+	# For the bench. One CPU, so that only what an operation sets off is counted.
+	counting)
+		accel="-accel tcg,thread=multi -cpu EPYC,+svm"
+		accel+=" -plugin /stopwatch/build/bench/instructions.so,file=/stopwatch/build/bench/instructions.log"
+		;;
 	esac
 	cpus=$(nproc)
+	[[ $accel != *-plugin* ]] || cpus=1
 	memory=$(awk '/^MemTotal/ { print int($2 / 2048) }' /proc/meminfo)
 
 	cat "$run/out" & out=$!

@@ -1,0 +1,24 @@
+# shellcheck shell=bash
+# The bench: two boots of level 1, one by the clock, as fast as the machine can,
+# one that counts instructions; then the report.
+
+bench() {
+	local out=$BUILD/bench
+	mkdir -p "$out"
+	build_modules
+	build_tools
+	need_qemu
+	build_level1_initramfs
+	build_guest_initramfs
+	level1_accel
+	in_tree "$ROOTFS" bash -c 'gcc -shared -fPIC -O2 -Wall -I"$1/include" $(pkg-config --cflags glib-2.0) \
+		-o build/bench/instructions.so tools/bench/instructions.c' - "/cache/$QEMU"
+
+	STOPWATCH_MACHINE="$(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1), $(nproc) CPUs"
+	say "bench: by the clock, about 5 min"
+	level1_boot "$ACCEL" "$LEVEL1_TIMEOUT" stopwatch-bench host build/bench/wall.json
+	say "bench: by counting instructions, about 5 min"
+	level1_boot counting "$LEVEL1_TIMEOUT" stopwatch-bench host --instructions build/bench/instructions.json
+	in_tree "$ROOTFS" build/bin/stopwatch-bench report build/bench --document docs/experiment.md
+	say "bench: build/bench/results.{json,md,svg,html}, and docs/experiment.md"
+}
