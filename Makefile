@@ -17,6 +17,9 @@ demo:
 test:
 	tests/run
 
+bench:
+	lab/lab bench
+
 ifdef KDIR
 modules:
 	$(MAKE) -C $(KDIR) M=$(CURDIR) MO=$(CURDIR)/build/modules modules

@@ -18,11 +18,13 @@ build_tools() {
 		in_tree "$ROOTFS" /stopwatch/lab/inside/tools
 }
 
-# Level 2 has no other files than those of its initramfs. The stock kernel's
+# Level 2 has no other files than those of its initramfs: the guest driver, and
+# the programs that are for guests by their names. The stock kernel's
 # modules in it are for the other ways across that the bench measures.
 build_guest_initramfs() {
 	alone in_tree "$ROOTFS" bash -c 'shopt -s nullglob
-		lab/inside/initramfs build/guest.initramfs lab/guest/init build/modules/stopwatch.ko build/bin/* \
+		lab/inside/initramfs build/guest.initramfs lab/guest/init build/modules/stopwatch.ko \
+			build/bin/stopwatch* build/bin/guest-* \
 			$(modinfo --set-version "$(cat /etc/stopwatch-lab/release)" --field filename \
 				vsock vmw_vsock_virtio_transport_common vmw_vsock_virtio_transport \
 				virtio-rng ptp_kvm ptp_vmclock)'
