@@ -52,6 +52,8 @@ pub(crate) trait DebugFile: Send + Sync + Sized + 'static {
 /// `dentry` is an entry that nobody else removes, or an error, which all functions take as well.
 struct Entry {
     dentry: *mut bindings::dentry,
+    // Not removed before, since with it would go this.
+    _parent: Option<DebugDir>,
 }
 
 // SAFETY: Entries may be removed by any task.
@@ -74,12 +76,16 @@ pub(crate) struct DebugDir(Arc<Entry>);
 impl DebugDir {
     /// Makes it, at the top of debugfs or in `parent`. May sleep.
     pub(crate) fn new(name: &CStr, parent: Option<&DebugDir>) -> Result<Self> {
-        let parent = parent.map_or(core::ptr::null_mut(), |parent| parent.0.dentry);
+        let top = parent.map_or(core::ptr::null_mut(), |parent| parent.0.dentry);
 
-        // SAFETY: `parent` is null, or what `debugfs_create_dir()` returned, and not removed.
-        let dentry = unsafe { bindings::debugfs_create_dir(name.as_char_ptr(), parent) };
+        // SAFETY: `top` is null, or what `debugfs_create_dir()` returned, and not removed.
+        let dentry = unsafe { bindings::debugfs_create_dir(name.as_char_ptr(), top) };
         // INVARIANT: It is new, or an error.
-        Ok(Self(Arc::new(Entry { dentry }, GFP_KERNEL)?))
+        let entry = Entry {
+            dentry,
+            _parent: parent.cloned(),
+        };
+        Ok(Self(Arc::new(entry, GFP_KERNEL)?))
     }
 }
 
@@ -92,7 +98,6 @@ pub(crate) struct DebugEntry<T: DebugFile> {
     // Removed before what it refers to is dropped.
     _entry: Entry,
     _file: KBox<T>,
-    _dir: DebugDir,
 }
 
 impl<T: DebugFile> DebugEntry<T> {
@@ -128,9 +133,11 @@ impl<T: DebugFile> DebugEntry<T> {
         };
         // INVARIANT: As said just now.
         Ok(Self {
-            _entry: Entry { dentry },
+            _entry: Entry {
+                dentry,
+                _parent: Some(dir.clone()),
+            },
             _file: file,
-            _dir: dir.clone(),
         })
     }
 

@@ -17,6 +17,7 @@
 //! Lock order: [`Scripts::directories`], then the locks of debugfs, then what the device has. A
 //! file of a stopwatch does not take the first one: its removal, under that lock, waits for it.
 
+use core::ops::Range;
 use kernel::{
     alloc::KVVec,
     new_mutex,
@@ -219,14 +220,21 @@ struct Directory {
     _files: KVec<DebugEntry<StopwatchScript>>,
 }
 
+/// What there is in debugfs. Files of the device may outlast the binding; this does not.
+#[derive(Default)]
+struct Directories {
+    top: Option<DebugDir>,
+    /// By the stopwatches' numbers.
+    stopwatches: KVVec<Option<Directory>>,
+}
+
 /// The directories of all stopwatches.
 #[pin_data]
 pub(crate) struct Scripts {
     device: Arc<StopwatchDevice>,
-    top: DebugDir,
-    /// By the stopwatches' numbers. Empty once the driver is unbound.
+    /// Empty once the driver is unbound.
     #[pin]
-    directories: Mutex<KVVec<Option<Directory>>>,
+    directories: Mutex<Directories>,
 }
 
 impl Scripts {
@@ -235,15 +243,16 @@ impl Scripts {
 
     /// Directories for the stopwatches that there are. May sleep.
     pub(crate) fn new(device: Arc<StopwatchDevice>) -> Result<Arc<Self>> {
-        let mut directories = KVVec::new();
+        let mut directories = Directories {
+            top: Some(DebugDir::new(c"stopwatch", None)?),
+            ..Default::default()
+        };
         for _ in 0..device.stopwatches() {
-            directories.push(None, GFP_KERNEL)?;
+            directories.stopwatches.push(None, GFP_KERNEL)?;
         }
-        let top = DebugDir::new(c"stopwatch", None)?;
         let scripts = Arc::pin_init(
             pin_init!(Self {
                 device,
-                top,
                 directories <- new_mutex!(directories, "stopwatch::Scripts::directories"),
             }),
             GFP_KERNEL,
@@ -252,14 +261,14 @@ impl Scripts {
         Ok(scripts)
     }
 
-    fn directory(&self, watch: u32, record: &Record) -> Result<Directory> {
+    fn directory(&self, top: &DebugDir, watch: u32, record: &Record) -> Result<Directory> {
         let name = record.name.as_str();
         let name = if name.is_empty() || Self::TAKEN.contains(&name) {
             CString::try_from_fmt(fmt!("{watch}"))?
         } else {
             CString::try_from_fmt(fmt!("{name}"))?
         };
-        let dir = DebugDir::new(&name, Some(&self.top))?;
+        let dir = DebugDir::new(&name, Some(top))?;
         let mut files = KVec::new();
 
         for (kind, name, mode) in Kind::ALL {
@@ -276,43 +285,53 @@ impl Scripts {
         })
     }
 
-    fn refresh_entry(&self, watch: u32, entry: &mut Option<Directory>, record: Option<&Record>) {
+    /// Takes away what there is of a stopwatch that is not there any more, and says what to make.
+    fn tidy(&self, watch: u32, entry: &mut Option<Directory>) -> Option<Record> {
+        let record = self.device.record(watch).ok();
         let is = entry.as_ref().map(|directory| directory.generation);
 
-        if is != record.map(|record| record.generation) {
-            // The old one first: they may have the same name.
-            *entry = None;
-            // Scripts can do without one for which there was no memory.
-            *entry = record.and_then(|record| self.directory(watch, record).ok());
+        if is == record.as_ref().map(|record| record.generation) {
+            return None;
+        }
+        *entry = None;
+        record
+    }
+
+    /// Brings the directories of some stopwatches up to date. May sleep; not for files of
+    /// stopwatches.
+    fn refresh_some(&self, watches: Range<u32>) {
+        let mut directories = self.directories.lock();
+        let Directories { top, stopwatches } = &mut *directories;
+        let Some(top) = top else {
+            return;
+        };
+        let watches = watches.start as usize..watches.end as usize;
+        let Some(entries) = stopwatches.get_mut(watches.clone()) else {
+            return;
+        };
+
+        // First all that are gone, whose names others may have now.
+        for (watch, entry) in watches.clone().zip(entries.iter_mut()) {
+            self.tidy(watch as u32, entry);
+        }
+        for (watch, entry) in watches.zip(entries.iter_mut()) {
+            if let Some(record) = self.tidy(watch as u32, entry) {
+                // Scripts can do without one for which there was no memory.
+                *entry = self.directory(top, watch as u32, &record).ok();
+            }
         }
     }
 
     /// A stopwatch was made or deleted. May sleep; not for files of stopwatches.
     pub(crate) fn refresh(&self, watch: u32) {
-        let mut directories = self.directories.lock();
-        let record = self.device.record(watch).ok();
-
-        if let Some(entry) = directories.get_mut(watch as usize) {
-            self.refresh_entry(watch, entry, record.as_ref());
+        if watch < self.device.stopwatches() {
+            self.refresh_some(watch..watch + 1);
         }
     }
 
     /// Some stopwatches may have been made or deleted. May sleep; not for files of stopwatches.
     fn refresh_all(&self) {
-        let mut directories = self.directories.lock();
-        let record = |watch| self.device.record(watch).ok();
-
-        // First those that are gone, whose names others may have now.
-        for (watch, entry) in (0..).zip(directories.iter_mut()) {
-            let record = record(watch);
-            let is = entry.as_ref().map(|directory| directory.generation);
-            if is != record.map(|record| record.generation) {
-                *entry = None;
-            }
-        }
-        for (watch, entry) in (0..).zip(directories.iter_mut()) {
-            self.refresh_entry(watch, entry, record(watch).as_ref());
-        }
+        self.refresh_some(0..self.device.stopwatches());
     }
 
     /// The driver is being unbound: takes everything away, and waits for those who use it.
@@ -324,12 +343,13 @@ impl Scripts {
 
     /// The files at the top. May sleep.
     pub(crate) fn top_files(self: &Arc<Self>) -> Result<TopFiles> {
+        let top = self.directories.lock().top.clone().ok_or(ENODEV)?;
         let file = |name, mode, kind| {
             let file = TopScript {
                 scripts: self.clone(),
                 kind,
             };
-            DebugEntry::new(name, mode, &self.top, file)
+            DebugEntry::new(name, mode, &top, file)
         };
 
         Ok(TopFiles {
@@ -340,7 +360,7 @@ impl Scripts {
             ],
             _bench: {
                 let bench = Bench::new(self.device.clone())?;
-                DebugEntry::new(c"bench", READ_WRITE, &self.top, bench)?
+                DebugEntry::new(c"bench", READ_WRITE, &top, bench)?
             },
         })
     }
