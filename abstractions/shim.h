@@ -35,5 +35,6 @@ int shim_map_pfn(struct vm_area_struct *vma, unsigned long addr, unsigned long p
 
 /* Ordinary functions of headers that the kernel crate does not bind. */
 void vunmap(const void *addr);
+void orderly_poweroff(_Bool force);
 
 #endif /* STOPWATCH_SHIM_H */

@@ -45,6 +45,7 @@ use crate::{
         Request,
         Status, //
     },
+    functions,
     registry::Registry,
     server::{
         self,
@@ -58,8 +59,15 @@ use crate::{
     }, //
 };
 
-/// What needs the policy's leave to be offered.
-const BY_POLICY: u64 = uapi::STOPWATCH_F_HOST_TIME as u64;
+/// The features that this module can offer now.
+fn all_features() -> u64 {
+    engine::FEATURES | functions::features()
+}
+
+/// Those of them that need the policy's leave.
+fn by_policy() -> u64 {
+    u64::from(uapi::STOPWATCH_F_HOST_TIME) | functions::features()
+}
 
 /// How far the set-up of a file has come.
 struct Setup {
@@ -120,7 +128,7 @@ impl MiscFile for ControlFile {
             pid: current!().tgid_nr_ns(None),
         };
         let setup = Setup {
-            features: engine::FEATURES,
+            features: all_features(),
             name: VmName::default(),
             policy: Policy {
                 min_interval_ns: u64::from(uapi::VHOST_STOPWATCH_MIN_INTERVAL_NS),
@@ -200,13 +208,13 @@ fn zero(field: u32) -> Result {
 impl ControlFile {
     fn get_features(&self, it: &mut uapi::vhost_stopwatch_features) -> Result {
         zero(it.flags)?;
-        it.features = engine::FEATURES;
+        it.features = all_features();
         Ok(())
     }
 
     fn set_features(&self, it: &uapi::vhost_stopwatch_features) -> Result {
         zero(it.flags)?;
-        if it.features & !engine::FEATURES != 0 {
+        if it.features & !all_features() != 0 {
             return Err(EINVAL);
         }
         let mut setup = self.setup.lock();
@@ -254,7 +262,7 @@ impl ControlFile {
         }
         let policy = Policy {
             // The policy has the features that it allows; the others need no leave.
-            features: setup.features & (setup.policy.features | !BY_POLICY),
+            features: setup.features & (setup.policy.features | !by_policy()),
             ..setup.policy
         };
         let server = server::serve_region(layout, policy, region)?;
@@ -340,19 +348,20 @@ impl ControlFile {
     }
 
     fn set_policy(&self, it: &uapi::vhost_stopwatch_policy) -> Result {
-        zero(it.flags & !uapi::VHOST_STOPWATCH_ALLOW_HOST_TIME)?;
+        zero(it.flags & !(uapi::VHOST_STOPWATCH_ALLOW_HOST_TIME | functions::policy_flags()))?;
         if it.min_interval_ns < u64::from(uapi::VHOST_STOPWATCH_MIN_INTERVAL_NS) {
             return Err(EINVAL);
         }
+        let host_time = if it.flags & uapi::VHOST_STOPWATCH_ALLOW_HOST_TIME != 0 {
+            u64::from(uapi::STOPWATCH_F_HOST_TIME)
+        } else {
+            0
+        };
         let mut setup = self.setup.lock();
 
         setup.before_region()?;
         setup.policy = Policy {
-            features: if it.flags & uapi::VHOST_STOPWATCH_ALLOW_HOST_TIME != 0 {
-                u64::from(uapi::STOPWATCH_F_HOST_TIME)
-            } else {
-                0
-            },
+            features: host_time | functions::allowed_by(it.flags),
             min_interval_ns: it.min_interval_ns,
             ..Policy::default()
         };

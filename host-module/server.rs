@@ -40,6 +40,7 @@ use crate::{
         },
         irq_lock::{
             new_irq_lock,
+            IrqGuard,
             IrqLock, //
         },
         memfd::PinnedMemfd, //
@@ -59,12 +60,17 @@ use crate::{
         Stats,
         Storage, //
     },
+    functions::Table,
     uapi, //
 };
 
 /// How many requests a kick may have answered, or timeouts noted, with interrupts off: a ring of
 /// the usual size.
 const BUDGET: u32 = 64;
+
+/// How soon a timer comes back that found more posted than the budget: often enough for the guest,
+/// and seldom enough for the CPU if a guest posts without end.
+const AGAIN_NS: u64 = 100_000;
 
 /// One kick in so many is timed: the two readings of the clock that this takes are then not a
 /// noticeable part of the time itself.
@@ -145,6 +151,8 @@ pub(crate) struct Core {
     state: IrqLock<State>,
     region: PinnedMemfd,
     clock: VmClock,
+    /// After so many budgets all is carried out that was posted before the first.
+    drains: u32,
 }
 
 /// A VM with its timer and its work item. Dropping it waits for both.
@@ -175,6 +183,7 @@ pub(crate) fn serve_region(
     policy: Policy,
     region: PinnedMemfd,
 ) -> Result<Arc<Server>> {
+    let geometry = layout.geometry();
     let memory = region.memory();
     for offset in (0..layout.region_size()).step_by(size_of::<u64>()) {
         memory.store(offset, 0);
@@ -201,6 +210,7 @@ pub(crate) fn serve_region(
         state <- new_irq_lock!(state, "vhost_stopwatch::Core::state"),
         region,
         clock,
+        drains: geometry.rings * geometry.ring_slots / BUDGET + 1,
     });
 
     Arc::pin_init(Deferred::new(DeadlineTimer::new(core)), GFP_KERNEL)
@@ -228,28 +238,6 @@ impl Core {
     /// Whether every call has its eventfd.
     pub(crate) fn has_calls(&self) -> bool {
         self.state.lock().calls.iter().all(Option::is_some)
-    }
-
-    /// The number of the stopwatch of that name.
-    pub(crate) fn find(&self, name: Name) -> Option<u32> {
-        self.state.lock().engine.find(&name)
-    }
-
-    /// The smallest number, not below `watch`, of a stopwatch that exists.
-    pub(crate) fn next_existing(&self, watch: u32) -> Option<u32> {
-        self.state.lock().engine.next_existing(watch)
-    }
-
-    /// What a stopwatch is, or `None` if there is none of that number.
-    pub(crate) fn describe(&self, watch: u32) -> Option<Record> {
-        self.state.lock().engine.describe(watch)
-    }
-
-    /// Laps of a stopwatch, from number `first` on, or `None` if there is none of that number.
-    pub(crate) fn laps(&self, watch: u32, first: u32, into: &mut [u64]) -> Option<Laps> {
-        let state = self.state.lock();
-
-        state.engine.laps(&self.region.memory(), watch, first, into)
     }
 
     /// How the VM does.
@@ -307,9 +295,58 @@ impl DeadlineTimer<Core> {
         Ok(())
     }
 
+    /// Takes the lock when all that the guest had posted by now is carried out, so that what is
+    /// shown or done next comes after it. Task context.
+    fn drained(&self) -> IrqGuard<'_, State> {
+        for _ in 0..self.drains {
+            let mut state = self.state.lock();
+
+            if !state.started || !self.drain(&mut state) {
+                return state;
+            }
+        }
+        // A guest that goes on posting has its turn later.
+        self.state.lock()
+    }
+
+    /// Carries out what the guest has posted, within the budget. Any context.
+    ///
+    /// Returns whether there is more.
+    fn drain(&self, state: &mut State) -> bool {
+        let memory = self.region.memory();
+        let drained = state.engine.drain(&memory, &self.clock, &Table, BUDGET);
+
+        if drained.deadline_changed {
+            self.program(state);
+        }
+        drained.more
+    }
+
+    /// The number of the stopwatch of that name.
+    pub(crate) fn find(&self, name: Name) -> Option<u32> {
+        self.drained().engine.find(&name)
+    }
+
+    /// The smallest number, not below `watch`, of a stopwatch that exists.
+    pub(crate) fn next_existing(&self, watch: u32) -> Option<u32> {
+        self.drained().engine.next_existing(watch)
+    }
+
+    /// What a stopwatch is, or `None` if there is none of that number.
+    pub(crate) fn describe(&self, watch: u32) -> Option<Record> {
+        self.drained().engine.describe(watch)
+    }
+
+    /// Laps of a stopwatch, from number `first` on, or `None` if there is none of that number.
+    pub(crate) fn laps(&self, watch: u32, first: u32, into: &mut [u64]) -> Option<Laps> {
+        let state = self.drained();
+
+        state.engine.laps(&self.region.memory(), watch, first, into)
+    }
+
     /// Carries out an operation of the host's. Task context.
     pub(crate) fn command(&self, message: impl Into<Message>) -> Reply {
-        let mut state = self.state.lock();
+        let mut state = self.drained();
         let Commanded {
             reply,
             deadline_changed,
@@ -339,8 +376,10 @@ impl DeadlineTimer<Core> {
             return false;
         }
         let memory = self.region.memory();
-        let vmm = state.engine.vmm(&memory, &self.clock);
-        let served = state.engine.serve(&memory, &self.clock, ring, BUDGET);
+        let vmm = state.engine.vmm(&memory, &self.clock, &Table, BUDGET);
+        let served = state
+            .engine
+            .serve(&memory, &self.clock, &Table, ring, BUDGET);
 
         if vmm.reset || vmm.status || served.deadline_changed {
             self.program(state);
@@ -355,6 +394,11 @@ impl DeadlineTimer<Core> {
             let mut state = self.state.lock();
 
             if !state.started {
+                return;
+            }
+            if self.drain(&mut state) {
+                // What the guest has posted comes before what expires: come back for the rest.
+                self.set(clock::monotonic_ns().saturating_add(AGAIN_NS));
                 return;
             }
             let expired = state

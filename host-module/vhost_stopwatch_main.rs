@@ -6,7 +6,8 @@
 //! - [`control`]: `/dev/vhost-stopwatch`, an open file and its ioctls;
 //! - [`registry`]: all VMs, and who may see them;
 //! - [`vm`]: one VM, from the setting of its region to the closing of its file;
-//! - [`server`]: what runs in doorbells, timers and the workqueue; everything fast is there.
+//! - [`server`]: what runs in doorbells, timers and the workqueue; everything fast is there;
+//! - [`functions`]: what else than stopwatches a guest may ask for.
 //!
 //! What a stopwatch does and how a ring is read is in `engine/`, which knows no kernel. What
 //! needs `unsafe` is in `abstractions/`, which knows no stopwatch.
@@ -22,6 +23,7 @@ mod control;
 #[allow(unreachable_pub, reason = "it is a crate of its own for programs")]
 #[path = "../engine/src/engine.rs"]
 mod engine;
+mod functions;
 mod registry;
 mod server;
 #[path = "../abstractions/uapi.rs"]
@@ -36,6 +38,12 @@ module! {
     authors: ["The Stopwatch authors"],
     description: "Host side of the paravirtual stopwatch",
     license: "GPL",
+    params: {
+        host_power: u8 {
+            default: 0,
+            description: "1: VMs whose policy allows it may power the host off (samples/host-power)",
+        },
+    },
 }
 
 #[pin_data]
