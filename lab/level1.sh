@@ -50,7 +50,7 @@ level1_boot() {
 	# For the bench. One CPU, so that only what an operation sets off is counted.
 	counting)
 		accel="-accel tcg,thread=multi -cpu EPYC,+svm"
-		accel+=" -plugin /stopwatch/build/bench/instructions.so,file=/stopwatch/build/bench/instructions.log"
+		accel+=" -plugin /stopwatch/build/bench/instructions.so,out=/stopwatch/build/bench/instructions.log"
 		;;
 	esac
 	cpus=$(nproc)

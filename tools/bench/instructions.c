@@ -7,7 +7,7 @@
  *
  *	nopl 0x504f5453(%rax)
  *
- * Each becomes a line of the file that the argument file= names: the number,
+ * Each becomes a line of the file that the argument out= names: the number,
  * then the count.
  *
  * Not by -icount, which would count as well: with it, a nested guest of an
@@ -73,10 +73,10 @@ QEMU_PLUGIN_EXPORT int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_
 					   int argc, char **argv)
 {
 	for (int i = 0; i < argc; i++)
-		if (g_str_has_prefix(argv[i], "file="))
-			file = fopen(argv[i] + strlen("file="), "w");
+		if (g_str_has_prefix(argv[i], "out="))
+			file = fopen(argv[i] + strlen("out="), "w");
 	if (!file) {
-		fprintf(stderr, "instructions: expected file=, of a file that can be written\n");
+		fprintf(stderr, "instructions: expected out=, of a file that can be written\n");
 		return -1;
 	}
 	executed = qemu_plugin_scoreboard_u64(qemu_plugin_scoreboard_new(sizeof(uint64_t)));
