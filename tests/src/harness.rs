@@ -14,8 +14,10 @@ use rustix::io::Errno;
 use rustix::mm::{mmap, munmap, MapFlags, ProtFlags};
 use stopwatch::host::{event_fd, sealed_memfd, Control, Geometry, VmInfo, DEVICE};
 use stopwatch::raw;
-use stopwatch_engine::guest::{read_record, EventRing, Record, RequestRing, State, Token};
-use stopwatch_engine::{Event, InfoWords, Layout, Memory, Reading, Reply, Request, Status};
+use stopwatch_engine::guest::{read_laps, read_record, EventRing, RequestRing, State, Token};
+use stopwatch_engine::{
+    Event, InfoWords, Laps, Layout, Memory, Message, Reading, Record, Reply, Request, Status,
+};
 use stopwatch_uapi as uapi;
 
 /// The words of a slot.
@@ -194,7 +196,18 @@ impl Guest {
     /// Posts a request; `None` if the ring is full.
     pub fn post(&mut self, ring: u32, op: u32, watch: u32, arg: u64) -> Option<Token> {
         let op = op.try_into().expect("an operation has 16 bits");
-        self.rings[ring as usize].post(&self.region, Request { op, watch, arg })
+        let request = Request {
+            op,
+            watch,
+            arg,
+            ..Request::default()
+        };
+        self.post_any(ring, request)
+    }
+
+    /// Posts what `post()` has no words for.
+    pub fn post_any(&mut self, ring: u32, request: impl Into<Message>) -> Option<Token> {
+        self.rings[ring as usize].post(&self.region, request)
     }
 
     /// Takes a reply, if it is there.
@@ -213,6 +226,15 @@ impl Guest {
         loop {
             if let Some(record) = read_record(&self.region, offset) {
                 return record;
+            }
+        }
+    }
+
+    /// The published laps from `first` on, as many as `into` has room for.
+    pub fn laps(&self, watch: u32, first: u32, into: &mut [u64]) -> Laps {
+        loop {
+            if let Some(laps) = read_laps(&self.region, &self.layout, watch, first, into) {
+                return laps;
             }
         }
     }
@@ -336,6 +358,19 @@ impl Vm {
             .guest
             .post(ring, op, watch, arg)
             .expect("the ring is not full");
+        self.answer(ring, token)
+    }
+
+    /// A request of any kind on ring 0, and its reply.
+    pub fn ask(&mut self, request: impl Into<Message>) -> Reply {
+        let token = self
+            .guest
+            .post_any(0, request)
+            .expect("the ring is not full");
+        self.answer(0, token)
+    }
+
+    fn answer(&mut self, ring: u32, token: Token) -> Reply {
         self.kick(ring);
         self.guest
             .poll(ring, token)

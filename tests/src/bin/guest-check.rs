@@ -118,6 +118,7 @@ fn reading(argument: &Argument) -> stopwatch_reading {
         laps: u32_at(bytes, offset_of!(stopwatch_reading, laps)),
         timeouts: u32_at(bytes, offset_of!(stopwatch_reading, timeouts)),
         reserved: u32_at(bytes, offset_of!(stopwatch_reading, reserved)),
+        error_ns: u64_at(bytes, offset_of!(stopwatch_reading, error_ns)),
     }
 }
 
@@ -162,7 +163,9 @@ fn event(bytes: &[u8]) -> stopwatch_event_record {
         deadline_ns: u64_at(bytes, offset_of!(stopwatch_event_record, deadline_ns)),
         time_ns: u64_at(bytes, offset_of!(stopwatch_event_record, time_ns)),
         timeouts: u32_at(bytes, offset_of!(stopwatch_event_record, timeouts)),
+        count: u32_at(bytes, offset_of!(stopwatch_event_record, count)),
         dropped: u32_at(bytes, offset_of!(stopwatch_event_record, dropped)),
+        reserved: u32_at(bytes, offset_of!(stopwatch_event_record, reserved)),
     }
 }
 

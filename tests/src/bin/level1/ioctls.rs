@@ -91,9 +91,23 @@ fn cases() -> Vec<Case> {
         flags: VHOST_STOPWATCH_VM_SELF,
         ..Default::default()
     };
-    let read_control = vm();
-    let read = vhost_stopwatch_read {
-        vm: read_control.this_vm().unwrap().unwrap().vm,
+    let of = |control: &Control| control.this_vm().unwrap().unwrap().vm;
+    let (commanded, described, lapped) = (vm(), vm(), vm());
+    let command = vhost_stopwatch_command {
+        vm: of(&commanded),
+        op: STOPWATCH_OP_READ,
+        ..Default::default()
+    };
+    let description = vhost_stopwatch_description {
+        vm: of(&described),
+        ..Default::default()
+    };
+    let laps = vhost_stopwatch_laps {
+        vm: of(&lapped),
+        ..Default::default()
+    };
+    let policy = vhost_stopwatch_policy {
+        min_interval_ns: VHOST_STOPWATCH_MIN_INTERVAL_NS.into(),
         ..Default::default()
     };
     let features = vhost_stopwatch_features::default();
@@ -137,7 +151,15 @@ fn cases() -> Vec<Case> {
         case("SET_NAME", VHOST_STOPWATCH_SET_NAME, name, control()),
         case("GET_VM", VHOST_STOPWATCH_GET_VM, get_vm, looked_at),
         case("GET_VM of itself", VHOST_STOPWATCH_GET_VM, self_vm, vm()),
-        case("READ", VHOST_STOPWATCH_READ, read, read_control),
+        case("SET_POLICY", VHOST_STOPWATCH_SET_POLICY, policy, control()),
+        case("COMMAND", VHOST_STOPWATCH_COMMAND, command, commanded),
+        case(
+            "DESCRIBE",
+            VHOST_STOPWATCH_DESCRIBE,
+            description,
+            described,
+        ),
+        case("LAPS", VHOST_STOPWATCH_LAPS, laps, lapped),
     ]
 }
 
@@ -219,7 +241,8 @@ fn flags_that_nobody_knows() {
             let flagged = case.argument.clone().with_u32(4, flags);
             case.refuses(flagged, Errno::INVAL, &format!("flags {flags:#x}"));
         }
-        if case.number != VHOST_STOPWATCH_GET_VM {
+        // Of these, two flags are known.
+        if ![VHOST_STOPWATCH_GET_VM, VHOST_STOPWATCH_SET_POLICY].contains(&case.number) {
             for flags in [1, 2] {
                 let flagged = case.argument.clone().with_u32(4, flags);
                 case.refuses(flagged, Errno::INVAL, &format!("flags {flags:#x}"));
@@ -233,7 +256,8 @@ fn reserved_fields() {
     for mut case in cases() {
         let offset = match case.number {
             VHOST_STOPWATCH_SET_GEOMETRY => offset_of!(vhost_stopwatch_geometry, reserved),
-            VHOST_STOPWATCH_READ => offset_of!(vhost_stopwatch_read, reserved),
+            VHOST_STOPWATCH_DESCRIBE => offset_of!(vhost_stopwatch_description, reserved),
+            VHOST_STOPWATCH_LAPS => offset_of!(vhost_stopwatch_laps, reserved),
             _ => continue,
         };
         for value in [1, u32::MAX] {
@@ -326,7 +350,9 @@ fn an_answer_that_cannot_be_written() {
             VHOST_STOPWATCH_GET_FEATURES
                 | VHOST_STOPWATCH_SET_GEOMETRY
                 | VHOST_STOPWATCH_GET_VM
-                | VHOST_STOPWATCH_READ
+                | VHOST_STOPWATCH_COMMAND
+                | VHOST_STOPWATCH_DESCRIBE
+                | VHOST_STOPWATCH_LAPS
         );
         if !answers {
             continue;
@@ -357,7 +383,7 @@ fn an_answer_that_cannot_be_written() {
 fn numbers_that_nobody_knows() {
     let vm = Vm::new(SMALL);
     let first = VHOST_STOPWATCH_GET_FEATURES;
-    let last = VHOST_STOPWATCH_READ;
+    let last = VHOST_STOPWATCH_LAPS;
     for number in [first - 1, last + 1, last + 2, first & !0xff, 0, u32::MAX] {
         assert_eq!(
             ioctl(&vm.control, number, 0),

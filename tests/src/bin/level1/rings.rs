@@ -164,7 +164,7 @@ fn rings_at_once() {
                     let request = stopwatch_engine::Request {
                         op: op as u16,
                         watch,
-                        arg: 0,
+                        ..Default::default()
                     };
                     let token = end.post(region, request).unwrap();
                     kick(&kicks[ring as usize]);

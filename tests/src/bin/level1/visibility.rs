@@ -12,7 +12,8 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
 use rustix::io::{fcntl_setfd, Errno, FdFlags};
-use stopwatch::host::{Control, VmInfo, DEVICE};
+use stopwatch::host::{Control, Operation, VmInfo, DEVICE};
+use stopwatch::Which;
 use stopwatch_tests::harness::{control, Argument, Vm, SMALL};
 use stopwatch_tests::tests;
 use stopwatch_uapi::*;
@@ -108,6 +109,12 @@ fn no_such_vm() {
     }
 }
 
+fn read_by_host(vm: u64, watch: u32) -> Result<stopwatch::Reading, stopwatch::host::Error> {
+    control()
+        .command(vm, &Which::Number(watch), Operation::Read)
+        .map(|(_, reading)| reading)
+}
+
 fn read_of_a_vm() {
     let mut vm = Vm::with_timeouts(SMALL);
     let number = vm.info().vm;
@@ -115,7 +122,7 @@ fn read_of_a_vm() {
     vm.ok(STOPWATCH_OP_LAP, 3, 0);
     vm.ok(STOPWATCH_OP_TIMEOUT, 3, 60_000_000_000);
     let before = vm.ok(STOPWATCH_OP_READ, 3, 0);
-    let read = control().read(number, 3).unwrap().unwrap();
+    let read = read_by_host(number, 3).unwrap();
     let after = vm.ok(STOPWATCH_OP_READ, 3, 0);
     assert!(before.elapsed_ns < read.elapsed_ns && read.elapsed_ns < after.elapsed_ns);
     assert!(before.time_ns < read.time_ns && read.time_ns < after.time_ns);
@@ -123,7 +130,7 @@ fn read_of_a_vm() {
     assert_eq!((read.laps, read.lap_ns), (1, Some(before.lap_ns)));
     // Also while it is stopped.
     vm.control.stop().unwrap();
-    assert!(control().read(number, 3).unwrap().unwrap().elapsed_ns > after.elapsed_ns);
+    assert!(read_by_host(number, 3).unwrap().elapsed_ns > after.elapsed_ns);
 }
 
 fn read_of_no_stopwatch() {
@@ -137,8 +144,8 @@ fn read_of_no_stopwatch() {
         (u64::MAX, 0),
     ] {
         assert_eq!(
-            control().read(vm, watch).unwrap(),
-            None,
+            read_by_host(vm, watch).err().and_then(|error| error.errno()),
+            Some(Errno::NOENT),
             "VM {vm}, stopwatch {watch}"
         );
     }
@@ -173,7 +180,7 @@ fn users_see_their_own() {
             assert_eq!(
                 looker.say(&format!("read {vm}")),
                 expected,
-                "READ of {vm} by {own}"
+                "COMMAND of {vm} by {own}"
             );
         }
     }
@@ -252,11 +259,12 @@ fn get_vm(fd: &OwnedFd, flags: u32, vm: u64) -> Result<u64, Errno> {
 }
 
 fn read(fd: &OwnedFd, vm: u64) -> Result<(), Errno> {
-    let argument = vhost_stopwatch_read {
+    let argument = vhost_stopwatch_command {
         vm,
+        op: STOPWATCH_OP_READ,
         ..Default::default()
     };
-    Argument::new(&argument).call(fd, VHOST_STOPWATCH_READ)
+    Argument::new(&argument).call(fd, VHOST_STOPWATCH_COMMAND)
 }
 
 fn list(fd: &OwnedFd) -> Vec<u64> {

@@ -9,7 +9,8 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use serde_json::Value;
-use stopwatch::host::{Control, VmmStatus, DEVICE};
+use stopwatch::host::{Control, Operation, VmmStatus, DEVICE};
+use stopwatch::Which;
 use stopwatch_tests::suite::eventually;
 use stopwatch_tests::{scenario, tests};
 
@@ -90,7 +91,11 @@ fn two_guests_cannot_see_each_other() {
     let (first, second) = (one.vm(), two.vm());
     assert_ne!(first.vm, second.vm);
     let host = Control::open(DEVICE).unwrap();
-    let read = |vm, watch| host.read(vm, watch).unwrap().unwrap();
+    let read = |vm, watch| {
+        host.command(vm, &Which::Number(watch), Operation::Read)
+            .unwrap()
+            .1
+    };
     assert_eq!(read(first.vm, 3).laps, 1);
     assert!(read(first.vm, 5).is_idle() && read(second.vm, 3).is_idle());
     assert!(!read(second.vm, 5).is_idle());
