@@ -46,8 +46,9 @@
 /*
  * STOPWATCH_IOC_COMMAND: one operation on one stopwatch, answered by the host
  * before the ioctl returns. op is one of STOPWATCH_OP_START, _PAUSE, _LAP,
- * _RESET, _READ, _READ_RESET, _TIMEOUT, _DELETE and _SET_MODE, which are
- * described in <linux/stopwatch_device.h>, as are their arg, interval and flags.
+ * _RESET, _READ, _READ_RESET, _TIMEOUT, _DELETE, _SET_MODE and _POWER_OFF, which
+ * are described in <linux/stopwatch_device.h>, as are their arg, interval and
+ * flags.
  *
  * With STOPWATCH_REQUEST_POSTED in flags the command is only noted, with the time
  * of now, and the ioctl returns without an exit and without a reading; what comes
@@ -64,7 +65,8 @@
  *   EOPNOTSUPP unknown operation, or the host does not offer it
  *   ENOENT     there is no stopwatch of that number that the caller may see
  *   EACCES     the caller may see it, but not do that with it
- *   EPERM      the VM's creator does not allow it
+ *   EPERM      the VM's creator does not allow it, or POWER_OFF by a caller
+ *              without CAP_SYS_BOOT
  *   EINVAL     arg or interval is out of range, or not zero with an operation
  *              that takes none; a numbered stopwatch was to be deleted or to be
  *              given a mode; there is no such uid
