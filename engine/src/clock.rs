@@ -107,9 +107,17 @@ impl Pace {
 /// Callers on several CPUs may have read the clock in another order than that
 /// in which they get here; to a device, a clock stands still until it catches
 /// up.
+///
+/// What is posted is carried out as of a time that is past. On a clock other
+/// than VM time's that is as long ago as it is in VM time.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Times {
     latest: PerClock<u64>,
+    /// VM time as of which something is carried out: `latest`, or before it.
+    at: u64,
+    /// What the clocks showed when something was carried out last. Nothing is
+    /// carried out as of a time before that.
+    floor: PerClock<u64>,
     /// How long the VM was paused, up to the last resume.
     paused: PerClock<u64>,
     /// When it was paused, while it is.
@@ -119,8 +127,14 @@ pub(super) struct Times {
 }
 
 impl Times {
-    /// VM time, as it was at the last [`Self::advance`].
+    /// VM time as of which something is carried out: that of the last
+    /// [`Self::advance`], or of [`Self::act_at`] since.
     pub(super) fn vm_time(&self) -> u64 {
+        self.at
+    }
+
+    /// VM time, as it was at the last [`Self::advance`].
+    pub(super) fn now(&self) -> u64 {
         self.latest.monotonic
     }
 
@@ -128,6 +142,24 @@ impl Times {
     pub(super) fn advance(&mut self, clock: &impl Clock) {
         let now = clock.now(ClockId::Monotonic);
         self.latest.monotonic = self.latest.monotonic.max(now);
+        self.at = self.latest.monotonic;
+    }
+
+    /// From now on nothing is carried out as of a time before now.
+    pub(super) fn settle(&mut self) {
+        self.at = self.latest.monotonic;
+        self.floor.monotonic = self.at;
+    }
+
+    /// The VM time nearest to `stamp` as of which something can be carried out.
+    pub(super) fn nearest(&self, stamp: u64) -> u64 {
+        stamp.min(self.latest.monotonic).max(self.floor.monotonic)
+    }
+
+    /// What comes next is carried out as of `at`, of [`Self::nearest`].
+    pub(super) fn act_at(&mut self, at: u64) {
+        self.at = at;
+        self.floor.monotonic = at;
     }
 
     /// The time on a clock, without a note of it.
@@ -135,16 +167,31 @@ impl Times {
         clock.now(id).max(*self.latest.of(id))
     }
 
-    /// The own time that goes at `pace`. That of VM time's clock is the one of
-    /// the last [`Self::advance`], so that it costs no look at the clock.
+    /// The own time that goes at `pace`, as of [`Self::vm_time`]. On VM time's
+    /// clock it costs no look at the clock.
     pub(super) fn own(&mut self, clock: &impl Clock, pace: Pace) -> u64 {
         if pace == Pace::default() {
-            return self.latest.monotonic;
+            return self.at;
         }
-        if pace.clock != ClockId::Monotonic {
-            *self.latest.of_mut(pace.clock) = self.look(clock, pace.clock);
+        let time = match pace.clock {
+            ClockId::Monotonic => self.at,
+            id => self.past(clock, id),
+        };
+        self.own_at(pace, time)
+    }
+
+    /// The time on a clock that is not VM time's, as of [`Self::vm_time`].
+    fn past(&mut self, clock: &impl Clock, id: ClockId) -> u64 {
+        let mut time = self.look(clock, id);
+        *self.latest.of_mut(id) = time;
+        if self.at != self.latest.monotonic {
+            // Both clocks now: how long it takes to get here is not to count.
+            let ago = self.look(clock, ClockId::Monotonic) - self.at;
+            // The clock may be slower than VM time.
+            time = time.saturating_sub(ago).max(*self.floor.of(id));
         }
-        self.own_at(pace, *self.latest.of(pace.clock))
+        *self.floor.of_mut(id) = time;
+        time
     }
 
     /// The own time that goes at `pace` when its clock shows `time`.
@@ -153,7 +200,7 @@ impl Times {
             return time;
         }
         let standing = match &self.paused_since {
-            Some(since) => *since.of(pace.clock),
+            Some(since) => time.min(*since.of(pace.clock)),
             None => time,
         };
         standing.saturating_sub(*self.paused.of(pace.clock))
@@ -193,6 +240,10 @@ impl Times {
             *self.latest.of_mut(id) = now;
             *self.paused.of_mut(id) += now - *since.of(id);
         }
+        // As if nothing had been posted before: an own time that stood still would
+        // go back.
+        self.at = self.latest.monotonic;
+        self.floor = self.latest;
     }
 
     /// Of VM time in which the VM was paused, up to the last resume.

@@ -18,9 +18,11 @@ use super::numbers::Numbers;
 use super::record::Laps;
 use super::record::Record;
 use super::ring;
-use super::ring::Completer;
+use super::ring::Posted;
 use super::ring::Poster;
 use super::ring::SlotWords;
+use super::rings::Rings;
+use super::rings::Turn;
 use super::slot;
 use super::slot::Asker;
 use super::slot::Creation;
@@ -40,7 +42,10 @@ use super::words::words_of;
 use crate::uapi;
 
 /// All features that this engine knows.
-pub const FEATURES: u64 = uapi::STOPWATCH_F_TIMEOUT as u64 | uapi::STOPWATCH_F_HOST_TIME as u64;
+pub const FEATURES: u64 = uapi::STOPWATCH_F_TIMEOUT as u64
+    | uapi::STOPWATCH_F_HOST_TIME as u64
+    | uapi::STOPWATCH_F_POSTED as u64
+    | uapi::STOPWATCH_F_PORT_DOORBELLS as u64;
 
 /// Where a device keeps its state: arrays that are allocated when it is made
 /// and never grow.
@@ -54,10 +59,34 @@ pub trait Storage {
     fn filled<T: Copy>(value: T, len: usize) -> Result<Self::Slice<T>, Self::Error>;
 }
 
+/// What a host does for its guests beside stopwatches: the operations from
+/// `STOPWATCH_OP_FUNCTIONS` on.
+pub trait Functions {
+    /// The feature that the guest must have turned on for an operation. `None` if
+    /// there is no such operation.
+    fn feature(&self, op: u16) -> Option<u64>;
+
+    /// Does it. This runs in [`Device::serve`] and its like, so what takes long or
+    /// sleeps is to be done later, by somebody else.
+    fn call(&self, op: u16, arg: u64) -> Status;
+}
+
+/// None.
+impl Functions for () {
+    fn feature(&self, _: u16) -> Option<u64> {
+        None
+    }
+
+    fn call(&self, _: u16, _: u64) -> Status {
+        Status::BadOp
+    }
+}
+
 /// What the VM's creator grants the guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
-    /// The features that are offered. Those not in [`FEATURES`] are left out.
+    /// The features that are offered: of [`FEATURES`], and those that the host's
+    /// [`Functions`] need.
     pub features: u64,
     /// The shortest interval of a periodic timeout, in ns.
     pub min_interval_ns: u64,
@@ -81,7 +110,7 @@ pub struct Stats {
     pub events_lost: u64,
 }
 
-/// What [`Device::serve`] did.
+/// What [`Device::serve`] or [`Device::drain`] did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[must_use = "there may be more to serve, and the timer to program"]
 pub struct Served {
@@ -89,7 +118,7 @@ pub struct Served {
     pub answered: u32,
     /// Of these, answered with `STOPWATCH_S_BAD_*`.
     pub bad: u32,
-    /// The budget is spent and the ring has more.
+    /// The budget is spent and there is more.
     pub more: bool,
     /// [`Device::next_deadline`] may be another one than before.
     pub deadline_changed: bool,
@@ -138,7 +167,7 @@ pub struct Device<S: Storage> {
     existing: Numbers<S>,
     names: Names<S>,
     deadlines: Deadlines<S>,
-    rings: S::Slice<Completer>,
+    rings: Rings<S>,
     events: Poster,
     vmm_status: u32,
     reset_generation: u32,
@@ -152,26 +181,17 @@ impl<S: Storage> Device<S> {
         let geometry = layout.geometry();
         let stopwatches = geometry.stopwatches as usize;
         let events = layout.events();
-        let mut rings = S::filled(Completer::new(events), geometry.rings as usize)?;
-        for (number, ring) in (0u32..).zip(rings.iter_mut()) {
-            if let Some(slots) = layout.ring(number) {
-                *ring = Completer::new(slots);
-            }
-        }
         let numbered = geometry.stopwatches.min(uapi::STOPWATCH_NUMBERED);
         Ok(Self {
             layout,
-            policy: Policy {
-                features: policy.features & FEATURES,
-                ..policy
-            },
+            policy,
             features: 0,
             times: Times::default(),
             stopwatches: S::filled(Stopwatch::default(), stopwatches)?,
             existing: Numbers::new(geometry.stopwatches, numbered)?,
             names: Names::new(stopwatches)?,
             deadlines: Deadlines::new(stopwatches)?,
-            rings,
+            rings: Rings::new(&layout)?,
             events: Poster::new(events),
             vmm_status: uapi::STOPWATCH_VMM_RUNNING,
             reset_generation: 0,
@@ -189,41 +209,116 @@ impl<S: Storage> Device<S> {
         }
     }
 
-    /// Answers the requests in a ring, `budget` of them at most.
+    /// Answers the requests in a ring, `budget` of them at most. While
+    /// `STOPWATCH_F_POSTED` is on, these are the ones in all rings.
     pub fn serve(
         &mut self,
         mem: &impl Memory,
         clock: &impl Clock,
+        functions: &impl Functions,
         ring: u32,
         budget: u32,
     ) -> Served {
         let mut served = Served::default();
-        let Some(mut end) = self.rings.get(ring as usize).copied() else {
+        let Some(mut end) = self.rings.end(ring) else {
             return served;
         };
         self.times.advance(clock);
-
         while served.answered < budget {
-            let Some(posted) = end.next(mem) else {
+            let next = end.next(mem);
+            if self.has(uapi::STOPWATCH_F_POSTED) {
+                // Mostly nothing waits but in this ring, and no order has to be made.
+                // The others are looked at after a request was found in this one, as
+                // in `Rings`, or if there is none.
+                if (next.is_some() || served.answered == 0) && self.rings.others_wait(mem, ring) {
+                    self.rings.set_end(ring, end);
+                    return self.serve_all(mem, clock, functions, ring, budget, served);
+                }
+                let Some(posted) = &next else {
+                    self.times.settle();
+                    break;
+                };
+                let stamp = slot::stamp(&posted.words);
+                if stamp > self.times.now() && stamp != slot::NOT_POSTED {
+                    self.times.advance(clock);
+                }
+                self.times.act_at(self.times.nearest(stamp));
+            }
+            let Some(posted) = next else {
                 break;
             };
-            let reply = if posted.bad_owner {
-                Reply::refusal(&posted.words, Status::BadOwner)
-            } else {
-                self.answer(mem, clock, &posted.words, Asker::Guest)
-            };
+            let reply = self.respond(mem, clock, functions, &posted);
             end.complete(mem, reply.encode(&posted.words));
-            served.answered += 1;
-            served.bad += u32::from(reply.is_bad());
+            served.count(&reply);
         }
-
+        self.rings.set_end(ring, end);
         served.more = served.answered == budget && end.waiting(mem);
+        self.note(served)
+    }
+
+    /// Carries out what is posted in any ring, `budget` requests at most. Does
+    /// nothing while `STOPWATCH_F_POSTED` is off.
+    ///
+    /// To be called before [`Self::command`], [`Self::expire`] and whatever shows
+    /// something of the device, without letting go of it between the two: after
+    /// the latter nothing is carried out as of a time before it. A guest may post
+    /// faster than this goes. Who has called this often enough to take all slots
+    /// of all rings has taken what was there at first, and may go on without the
+    /// rest.
+    pub fn drain(
+        &mut self,
+        mem: &impl Memory,
+        clock: &impl Clock,
+        functions: &impl Functions,
+        budget: u32,
+    ) -> Served {
+        if !self.has(uapi::STOPWATCH_F_POSTED) {
+            return Served::default();
+        }
+        self.times.advance(clock);
+        self.serve_all(mem, clock, functions, 0, budget, Served::default())
+    }
+
+    /// Answers the requests in all rings, in the order of their stamps, after what
+    /// was served before.
+    fn serve_all(
+        &mut self,
+        mem: &impl Memory,
+        clock: &impl Clock,
+        functions: &impl Functions,
+        first: u32,
+        budget: u32,
+        mut served: Served,
+    ) -> Served {
+        self.rings.begin(mem, first);
+        while served.answered < budget {
+            match self.rings.turn(&self.times) {
+                Turn::Take(ring, at) => {
+                    self.times.act_at(at);
+                    let posted = self.rings.head(ring);
+                    let reply = self.respond(mem, clock, functions, &posted);
+                    self.rings.complete(mem, ring, reply.encode(&posted.words));
+                    served.count(&reply);
+                }
+                Turn::LookAgain => {
+                    self.times.advance(clock);
+                    self.rings.look(mem);
+                }
+                Turn::Empty => {
+                    self.times.settle();
+                    break;
+                }
+            }
+        }
+        served.more = self.rings.any_waits();
+        self.note(served)
+    }
+
+    /// Notes what was done in the device's own counts.
+    fn note(&mut self, mut served: Served) -> Served {
         served.deadline_changed = self.deadlines.take_changed();
         self.stats.requests = self.stats.requests.wrapping_add(served.answered.into());
         self.stats.bad_requests = self.stats.bad_requests.wrapping_add(served.bad.into());
-        if let Some(ring) = self.rings.get_mut(ring as usize) {
-            *ring = end;
-        }
         served
     }
 
@@ -236,6 +331,7 @@ impl<S: Storage> Device<S> {
         request: impl Into<Message>,
     ) -> Commanded {
         self.times.advance(clock);
+        self.times.settle();
         Commanded {
             reply: self.answer(mem, clock, request.into().words(), Asker::Host),
             deadline_changed: self.deadlines.take_changed(),
@@ -282,6 +378,7 @@ impl<S: Storage> Device<S> {
             }
         }
         if expired.put != 0 || expired.lost != 0 {
+            self.times.settle();
             self.publish_state(mem);
         }
         // The caller is told the next deadline here.
@@ -290,15 +387,29 @@ impl<S: Storage> Device<S> {
         expired
     }
 
-    /// Looks at what the VMM has written, and does it. Call this before
-    /// serving a kick of ring 0. A status that the header does not know is
-    /// taken as the one before.
-    pub fn vmm(&mut self, mem: &impl Memory, clock: &impl Clock) -> VmmChange {
+    /// Looks at what the VMM has written, and does it, after [`Self::drain`]. Call
+    /// this before serving a kick of ring 0. A status that the header does not know
+    /// is taken as the one before.
+    ///
+    /// What was posted and is over the budget is forgotten by a reset, and counts
+    /// as posted at the end of a pause.
+    pub fn vmm(
+        &mut self,
+        mem: &impl Memory,
+        clock: &impl Clock,
+        functions: &impl Functions,
+        budget: u32,
+    ) -> VmmChange {
         let mut change = VmmChange::default();
         let words = [mem.load_acquire(self.layout.vmm())];
         let status = field!(stopwatch_vmm.status).get32(&words);
         let reset_generation = field!(stopwatch_vmm.reset_generation).get32(&words);
+        if status == self.vmm_status && reset_generation == self.reset_generation {
+            return change;
+        }
 
+        // Of what this did the caller learns by the change.
+        let _ = self.drain(mem, clock, functions, budget);
         if status != self.vmm_status {
             change.status = true;
             match status {
@@ -333,10 +444,7 @@ impl<S: Storage> Device<S> {
             }
             from = watch + 1;
         }
-        for ring in self.rings.iter_mut() {
-            *ring = Completer::new(ring.slots());
-            ring::clear(mem, ring.slots());
-        }
+        self.rings.clear(mem);
         self.events = Poster::new(self.events.slots());
         ring::clear(mem, self.events.slots());
         self.stats.resets = self.stats.resets.wrapping_add(1);
@@ -411,6 +519,46 @@ impl<S: Storage> Device<S> {
     /// What was counted.
     pub fn stats(&self) -> Stats {
         self.stats
+    }
+
+    fn has(&self, feature: u32) -> bool {
+        self.features & u64::from(feature) != 0
+    }
+
+    /// Answers what is in a slot.
+    #[inline]
+    fn respond(
+        &mut self,
+        mem: &impl Memory,
+        clock: &impl Clock,
+        functions: &impl Functions,
+        posted: &Posted,
+    ) -> Reply {
+        if posted.bad_owner {
+            return Reply::refusal(&posted.words, Status::BadOwner);
+        }
+        match slot::function(&posted.words) {
+            Some(op) => self.call(functions, op, &posted.words),
+            None => self.answer(mem, clock, &posted.words, Asker::Guest),
+        }
+    }
+
+    /// Has the host do what is no stopwatch's work.
+    fn call(&self, functions: &impl Functions, op: u16, words: &SlotWords) -> Reply {
+        let on = |feature| feature & !self.features == 0;
+        let status = if functions.feature(op).is_some_and(on) {
+            match slot::judge_function(words) {
+                Ok(arg) => functions.call(op, arg),
+                Err(status) => status,
+            }
+        } else {
+            Status::BadOp
+        };
+        let mut reply = Reply::refusal(words, status);
+        if !status.is_refused() {
+            reply.reading.time_ns = self.times.vm_time();
+        }
+        reply
     }
 
     /// Judges a request, and does what it asks for. VM time is that of the last
@@ -617,6 +765,8 @@ impl<S: Storage> Device<S> {
     /// Sets which features are on. Timeouts do not outlast theirs.
     fn set_features(&mut self, mem: &impl Memory, features: u64) {
         self.features = features;
+        // What is posted from now on is not from before.
+        self.times.settle();
         if features & u64::from(uapi::STOPWATCH_F_TIMEOUT) == 0 {
             while let Some(watch) = self.deadlines.disarm_any() {
                 self.disarm(mem, watch);
@@ -669,6 +819,13 @@ impl<S: Storage> Device<S> {
             field!(stopwatch_state.epoch_ns).set(&mut words, self.policy.epoch_ns);
         }
         store_from(mem, self.layout.state(), &words, 0);
+    }
+}
+
+impl Served {
+    fn count(&mut self, reply: &Reply) {
+        self.answered += 1;
+        self.bad += u32::from(reply.is_bad());
     }
 }
 

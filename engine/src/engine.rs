@@ -11,6 +11,7 @@
 //! - [`Layout`]: where everything lies, for both.
 //! - [`Memory`], [`Clock`], [`Storage`]: the region, the host's clocks and
 //!   arrays, as whoever includes this has them.
+//! - [`Functions`]: what the host does for a guest that is no stopwatch's work.
 //!
 //! Nothing here allocates, sleeps, panics or takes a lock: all of it may run
 //! with interrupts off, under a lock of the caller's. The crate around this
@@ -30,6 +31,7 @@ mod names;
 mod numbers;
 mod record;
 mod ring;
+mod rings;
 mod slot;
 mod stopwatch;
 mod timers;
@@ -39,11 +41,13 @@ pub mod guest;
 pub mod guest_clock;
 
 pub use clock::{Clock, ClockId};
-pub use device::{Commanded, Device, Expired, Policy, Served, Stats, Storage, VmmChange, FEATURES};
+pub use device::{
+    Commanded, Device, Expired, Functions, Policy, Served, Stats, Storage, VmmChange, FEATURES,
+};
 pub use geometry::{Geometry, GeometryError, InfoError, InfoWords, Layout};
 pub use memory::Memory;
 pub use name::Name;
 pub use record::{Laps, Record};
 pub use ring::Slots;
-pub use slot::{Creation, Event, Message, Reply, Request, Status};
+pub use slot::{Creation, Event, Message, Reply, Request, Stamped, Status};
 pub use stopwatch::Reading;

@@ -65,7 +65,8 @@ impl RequestRing {
         Some(Token(place))
     }
 
-    /// Posts a request whose reply nobody will take. Whether there was room.
+    /// Posts a request whose reply nobody will take: one that is
+    /// [`Stamped`](super::Stamped), mostly. Whether there was room.
     #[inline]
     pub fn post_abandoned(&mut self, mem: &impl Memory, request: impl Into<Message>) -> bool {
         let token = self.post(mem, request);
@@ -73,6 +74,13 @@ impl RequestRing {
             self.abandon(token);
         }
         token.is_some()
+    }
+
+    /// Whether the host has carried out all that was posted. If not, what is in
+    /// the state pages may be of before.
+    #[inline]
+    pub fn is_idle(&self, mem: &impl Memory) -> bool {
+        self.poster.is_idle(mem)
     }
 
     /// Gives up a request whose reply was not taken. The host may still carry it

@@ -76,6 +76,10 @@ impl Place {
         Self(self.0.wrapping_add(1))
     }
 
+    fn previous(self) -> Self {
+        Self(self.0.wrapping_sub(1))
+    }
+
     /// The offset of the slot here.
     fn offset(self, slots: Slots) -> u32 {
         slots.slot(self.0)
@@ -204,6 +208,15 @@ impl Poster {
         Some(place)
     }
 
+    /// Whether the completer has completed all that was posted.
+    pub(super) fn is_idle(&self, mem: &impl Memory) -> bool {
+        let last = self.place.previous();
+        // Acquire, for what the completer did before. A slot that was never used
+        // is one that was completed in the round before the first.
+        let owner = mem.load_acquire(last.offset(self.slots));
+        last.owner(self.slots, owner) == Owner::Completed
+    }
+
     /// What the completer left at `place`, once it has.
     pub(super) fn completed(&self, mem: &impl Memory, place: Place) -> Option<SlotWords> {
         place
@@ -213,6 +226,7 @@ impl Poster {
 }
 
 /// A slot that waits for the completer.
+#[derive(Clone, Copy, Default)]
 pub(super) struct Posted {
     /// What it says.
     pub(super) words: SlotWords,

@@ -154,6 +154,9 @@ struct Rule {
     host: bool,
 }
 
+/// The features that an operation with the flag needs.
+const POSTED: u64 = uapi::STOPWATCH_F_POSTED as u64;
+
 const MODES: u32 = uapi::STOPWATCH_MODE_READ | uapi::STOPWATCH_MODE_CONTROL;
 
 impl Rule {
@@ -167,6 +170,11 @@ impl Rule {
         host: true,
     };
 
+    /// Of one that may be posted.
+    const ACT: Self = Self {
+        flags: uapi::STOPWATCH_REQUEST_POSTED,
+        ..Self::PLAIN
+    };
     const TIMEOUT: Self = Self {
         needs: uapi::STOPWATCH_F_TIMEOUT as u64,
         flags: uapi::STOPWATCH_TIMEOUT_ELAPSED,
@@ -203,9 +211,8 @@ impl Rule {
             uapi::STOPWATCH_OP_START
             | uapi::STOPWATCH_OP_PAUSE
             | uapi::STOPWATCH_OP_LAP
-            | uapi::STOPWATCH_OP_RESET
-            | uapi::STOPWATCH_OP_READ
-            | uapi::STOPWATCH_OP_READ_RESET => &Self::PLAIN,
+            | uapi::STOPWATCH_OP_RESET => &Self::ACT,
+            uapi::STOPWATCH_OP_READ | uapi::STOPWATCH_OP_READ_RESET => &Self::PLAIN,
             uapi::STOPWATCH_OP_TIMEOUT => &Self::TIMEOUT,
             uapi::STOPWATCH_OP_SET_FEATURES => &Self::SET_FEATURES,
             uapi::STOPWATCH_OP_CREATE => &Self::CREATE,
@@ -248,8 +255,12 @@ pub(super) fn judge(
     if u32::from(op) == uapi::STOPWATCH_OP_CREATE {
         return Ok((watch, Operation::Create));
     }
-    let reserved = words.iter().skip(RESERVED);
-    if reserved.fold(0, |all, word| all | word) != 0 {
+    // Only what may be posted gets here with the flag.
+    let posted = flags & uapi::STOPWATCH_REQUEST_POSTED != 0;
+    if posted && (terms.features & POSTED == 0 || terms.asker == Asker::Host) {
+        return Err(Status::BadFlags);
+    }
+    if !posted && field!(stopwatch_request.stamp_ns).get(words) != 0 || reserved(words) != 0 {
         return Err(Status::BadFlags);
     }
     let request = Request {
@@ -258,18 +269,56 @@ pub(super) fn judge(
         flags,
         arg: field!(stopwatch_request.arg).get(words),
         interval: field!(stopwatch_request.interval).get(words),
-        stamp_ns: 0,
     };
     Ok((watch, request.judge(rule, terms)?))
 }
 
-/// The word from which on all are zero in a request that is not for a new
-/// stopwatch. The first of them is a stamp, which goes with a feature that is
-/// not offered.
-const RESERVED: usize = core::mem::offset_of!(uapi::stopwatch_request, stamp_ns) / 8;
+/// Zero, if all are that have to be in a request that is not for a new stopwatch.
+fn reserved(words: &SlotWords) -> u64 {
+    const FIRST: usize = core::mem::offset_of!(uapi::stopwatch_request, reserved) / 8;
+    words.iter().skip(FIRST).fold(0, |all, word| all | word)
+}
 
-/// The words of a request, without owner. Made from a [`Request`] or a
-/// [`Creation`].
+/// The operation that a slot asks for, if it is not a stopwatch's.
+#[inline]
+pub(super) fn function(words: &SlotWords) -> Option<u16> {
+    let op = field!(stopwatch_request.op).get(words) as u16;
+    (u32::from(op) >= uapi::STOPWATCH_OP_FUNCTIONS).then_some(op)
+}
+
+/// The argument of an operation that is not a stopwatch's and is there, or what
+/// is wrong with the request.
+pub(super) fn judge_function(words: &SlotWords) -> Result<u64, Status> {
+    if field!(stopwatch_request.watch).get32(words) != 0 {
+        return Err(Status::BadWatch);
+    }
+    let zero = u64::from(field!(stopwatch_request.flags).get32(words))
+        | field!(stopwatch_request.status).get(words)
+        | field!(stopwatch_request.stamp_ns).get(words)
+        | reserved(words);
+    if zero != 0 {
+        return Err(Status::BadFlags);
+    }
+    if field!(stopwatch_request.interval).get(words) != 0 {
+        return Err(Status::BadArg);
+    }
+    Ok(field!(stopwatch_request.arg).get(words))
+}
+
+/// The stamp of what was not posted: later than any time at which it is served.
+pub(super) const NOT_POSTED: u64 = u64::MAX;
+
+/// The VM time that a slot gives itself.
+#[inline]
+pub(super) fn stamp(words: &SlotWords) -> u64 {
+    if field!(stopwatch_request.flags).get32(words) & uapi::STOPWATCH_REQUEST_POSTED == 0 {
+        return NOT_POSTED;
+    }
+    field!(stopwatch_request.stamp_ns).get(words)
+}
+
+/// The words of a request, without owner. Made from a [`Request`], a [`Stamped`]
+/// or a [`Creation`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Message(SlotWords);
 
@@ -292,8 +341,6 @@ pub struct Request {
     pub arg: u64,
     /// ns, for `STOPWATCH_OP_TIMEOUT`, else zero.
     pub interval: u64,
-    /// VM time, with `STOPWATCH_REQUEST_POSTED`, else zero.
-    pub stamp_ns: u64,
 }
 
 impl From<Request> for Message {
@@ -304,7 +351,30 @@ impl From<Request> for Message {
         field!(stopwatch_request.flags).set(&mut words, request.flags);
         field!(stopwatch_request.arg).set(&mut words, request.arg);
         field!(stopwatch_request.interval).set(&mut words, request.interval);
-        field!(stopwatch_request.stamp_ns).set(&mut words, request.stamp_ns);
+        Self(words)
+    }
+}
+
+/// A request that is posted: carried out as of its stamp, without a doorbell of
+/// its own. Needs `STOPWATCH_F_POSTED`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamped {
+    /// `STOPWATCH_OP_START`, `_PAUSE`, `_LAP` or `_RESET`.
+    pub op: u16,
+    /// Number of the stopwatch.
+    pub watch: u32,
+    /// VM time of the act.
+    pub stamp_ns: u64,
+}
+
+impl From<Stamped> for Message {
+    #[inline]
+    fn from(stamped: Stamped) -> Self {
+        let mut words = SlotWords::default();
+        field!(stopwatch_request.op).set(&mut words, stamped.op);
+        field!(stopwatch_request.watch).set(&mut words, stamped.watch);
+        field!(stopwatch_request.flags).set(&mut words, uapi::STOPWATCH_REQUEST_POSTED);
+        field!(stopwatch_request.stamp_ns).set(&mut words, stamped.stamp_ns);
         Self(words)
     }
 }

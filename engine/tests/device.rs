@@ -128,7 +128,7 @@ fn a_new_timeout_replaces_the_old_one_and_zero_disarms() {
         let token = ring
             .post(&mem, request(uapi::STOPWATCH_OP_TIMEOUT, 2, arg))
             .unwrap();
-        let served = device.serve(&mem, &at(60), 0, 1);
+        let served = device.serve(&mem, &at(60), &(), 0, 1);
         assert_eq!(served.deadline_changed, before != deadline);
         let reply = ring.poll(&mem, token).unwrap();
         assert_eq!(reply.reading.deadline_ns, deadline.unwrap_or(0));
@@ -148,13 +148,13 @@ fn what_is_over_budget_waits() {
         .collect();
     assert_eq!(ring.post(&mem, reading(0)), None);
 
-    let served = device.serve(&mem, &at(1), 0, 3);
+    let served = device.serve(&mem, &at(1), &(), 0, 3);
     assert_eq!((served.answered, served.more), (3, true));
     for (n, &token) in tokens.iter().enumerate() {
         assert_eq!(ring.poll(&mem, token).is_some(), n < 3);
     }
     assert_eq!(ring.poll(&mem, tokens[0]), None, "it was taken");
-    let served = device.serve(&mem, &at(1), 0, 5);
+    let served = device.serve(&mem, &at(1), &(), 0, 5);
     assert_eq!((served.answered, served.more), (5, false));
     // Taken in any order, but a slot that was not taken is not used again.
     for &token in tokens[4..].iter().rev() {
@@ -172,8 +172,8 @@ fn what_is_over_budget_waits() {
 fn a_ring_that_is_not_there_is_nothing() {
     let (mut device, mem) = device(GEOMETRY);
     let before = mem.words();
-    let _ = device.serve(&mem, &at(1), 2, 10);
-    let _ = device.serve(&mem, &at(1), u32::MAX, 10);
+    let _ = device.serve(&mem, &at(1), &(), 2, 10);
+    let _ = device.serve(&mem, &at(1), &(), u32::MAX, 10);
     assert_eq!(mem.words(), before);
 }
 
@@ -232,15 +232,15 @@ fn a_reset_clears_the_transport_and_spares_the_stopwatches() {
 
     let vmm = device.layout().vmm();
     assert_eq!(
-        device.vmm(&mem, &at(0)),
+        device.vmm(&mem, &at(0), &(), u32::MAX),
         Default::default(),
         "nothing was written"
     );
     mem.store(vmm, 1 << 32);
-    let change = device.vmm(&mem, &at(0));
+    let change = device.vmm(&mem, &at(0), &(), u32::MAX);
     assert!(change.reset && !change.status);
     assert_eq!(
-        device.vmm(&mem, &at(0)),
+        device.vmm(&mem, &at(0), &(), u32::MAX),
         Default::default(),
         "that was one reset"
     );
@@ -250,7 +250,7 @@ fn a_reset_clears_the_transport_and_spares_the_stopwatches() {
     let mut guest = Guest::new(device.layout());
     assert_eq!(guest.events.next(&mem), None);
     for ring in 0..2 {
-        assert_eq!(device.serve(&mem, &at(30), ring, 10).answered, 0);
+        assert_eq!(device.serve(&mem, &at(30), &(), ring, 10).answered, 0);
     }
     let record = read_record(&mem, device.layout().record(1).unwrap());
     let expected = Record {
@@ -271,11 +271,11 @@ fn the_vmm_is_believed_only_what_it_may_say() {
     let (mut device, mem) = device(GEOMETRY);
     let vmm = device.layout().vmm();
     mem.store(vmm, uapi::STOPWATCH_VMM_PAUSED.into());
-    let change = device.vmm(&mem, &at(0));
+    let change = device.vmm(&mem, &at(0), &(), u32::MAX);
     assert!(change.status && !change.reset);
     assert_eq!(device.vmm_status(), uapi::STOPWATCH_VMM_PAUSED);
     mem.store(vmm, 77);
-    assert_eq!(device.vmm(&mem, &at(0)), Default::default());
+    assert_eq!(device.vmm(&mem, &at(0), &(), u32::MAX), Default::default());
     assert_eq!(device.vmm_status(), uapi::STOPWATCH_VMM_PAUSED);
 }
 
@@ -407,7 +407,7 @@ fn bad_names_are_told_as_such() {
     let slot = device.layout().ring(0).unwrap().slot(0);
     let token = ring.post(&mem, named("a")).unwrap();
     mem.store(slot + 16, u64::from_le_bytes(*b"a/b\0\0\0\0\0"));
-    let served = device.serve(&mem, &at(0), 0, 1);
+    let served = device.serve(&mem, &at(0), &(), 0, 1);
     assert_eq!((served.answered, served.bad), (1, 1));
     let reply = ring.poll(&mem, token).unwrap();
     assert_eq!(reply.status, Ok(Status::BadName));
@@ -451,7 +451,7 @@ fn the_time_of_a_pause_is_skipped_by_who_wants_it() {
     let vmm = device.layout().vmm();
     let set = |device: &mut Device<_>, status: u32, now| {
         mem.store(vmm, status.into());
-        assert!(device.vmm(&mem, &at(now)).status);
+        assert!(device.vmm(&mem, &at(now), &(), u32::MAX).status);
     };
     let creation = Creation {
         flags: uapi::STOPWATCH_CREATE_SKIP_PAUSED,

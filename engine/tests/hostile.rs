@@ -12,7 +12,7 @@ use proptest::prelude::*;
 
 use common::{at, device, read, request, Guest, Region};
 use stopwatch_engine::guest::read_record;
-use stopwatch_engine::{uapi, Geometry, Layout, Memory, Record, Status};
+use stopwatch_engine::{uapi, Geometry, Layout, Memory, Record, Status, FEATURES};
 
 const GEOMETRY: Geometry = Geometry {
     stopwatches: uapi::STOPWATCH_NUMBERED + 2,
@@ -20,6 +20,8 @@ const GEOMETRY: Geometry = Geometry {
     ring_slots: 8,
     event_slots: 8,
 };
+
+const POSTED: u64 = uapi::STOPWATCH_F_POSTED as u64;
 
 /// The ring whose guest CPU follows the rules.
 const HONEST: u32 = 1;
@@ -68,8 +70,9 @@ impl<'a> Changing<'a> {
     /// mostly, and an owner that may be right.
     fn word(&self) -> u64 {
         let x = self.random();
-        match self.random() % 6 {
+        match self.random() % 7 {
             0 => x,
+            6 => uapi::STOPWATCH_REQUEST_POSTED.into(),
             1 | 2 => 0,
             3 => x % 300,
             _ => (x & 3) | (((x >> 8) % 13) << 16) | (WATCHES[(x >> 16) as usize % 6] << 32),
@@ -113,6 +116,7 @@ proptest! {
     #[test]
     fn nothing_a_guest_writes_reaches_beyond_its_ring(
         seed in any::<u64>(),
+        features in prop::sample::select(vec![FEATURES, FEATURES & !POSTED]),
         steps in prop::collection::vec((0..8u32, 0..12u32, 0..1000u64), 1..80),
     ) {
         let (mut device, region) = device(GEOMETRY);
@@ -123,13 +127,14 @@ proptest! {
         let mem = Changing::new(&region, hostile.clone(), seed);
         let state = layout.state()..layout.state() + layout.state_size();
         let mut honest = Guest::new(&layout);
-        honest.negotiate(&mut device, &region);
+        honest.turn_on(&mut device, &region, features);
         let mut now = 0;
         for (kind, amount, wait) in steps {
             now += wait;
             mem.written.borrow_mut().clear();
             mem.loads.borrow_mut().clear();
             let mut writable = vec![state.clone()];
+            let posted = device.features() & POSTED != 0;
             match kind {
                 // The guest scribbles.
                 0 | 1 => {
@@ -144,18 +149,38 @@ proptest! {
                 // Somebody kicks a bad ring.
                 2..=4 => {
                     let number = if kind == 2 { 2 } else { 0 };
-                    let served = device.serve(&mem, &at(now), number, amount);
+                    let served = device.serve(&mem, &at(now), &(), number, amount);
                     prop_assert!(served.answered <= amount);
                     prop_assert!(served.bad <= served.answered);
                     prop_assert!(!served.more || served.answered == amount);
-                    // No word is read twice but the first, of the slot that is
-                    // looked at when the budget is spent.
                     let loads = mem.loads.borrow();
-                    prop_assert!(
-                        loads.len() as u32 <= served.answered * 8 + 1,
-                        "{} loads for {} slots", loads.len(), served.answered
-                    );
-                    writable.push(ring(&layout, number));
+                    if posted {
+                        let owners = loads.iter().filter(|&word| word % 64 == 0).count() as u32;
+                        let looks = (served.answered + GEOMETRY.rings + 1) * GEOMETRY.rings;
+                        prop_assert!(owners <= looks, "{owners} for {}", served.answered);
+                        writable.extend(hostile.clone());
+                    } else {
+                        // No word is read twice but the first, of the slot that is
+                        // looked at when the budget is spent.
+                        prop_assert!(
+                            loads.len() as u32 <= served.answered * 8 + 1,
+                            "{} loads for {} slots", loads.len(), served.answered
+                        );
+                        writable.push(ring(&layout, number));
+                    }
+                }
+                // Nor can a flood of others keep it from being served.
+                5 if posted => {
+                    let op = uapi::STOPWATCH_OP_READ;
+                    let bad = request(op, GEOMETRY.stopwatches, 0);
+                    let end = &mut honest.rings[HONEST as usize];
+                    let token = end.post(&region, bad).unwrap();
+                    let reply = (0..10_000).find_map(|_| {
+                        let _ = device.serve(&mem, &at(now), &(), HONEST, 16);
+                        end.poll(&region, token)
+                    });
+                    prop_assert_eq!(reply.unwrap().status, Ok(Status::BadWatch));
+                    continue;
                 }
                 // The honest CPU does its work.
                 5 => {
@@ -184,10 +209,11 @@ proptest! {
                 _ => {
                     let generation = if amount == 0 { mem.random() << 32 } else { 0 };
                     region.store(layout.vmm(), generation | u64::from(amount % 3));
-                    if device.vmm(&mem, &at(now)).reset {
+                    let change = device.vmm(&mem, &at(now), &(), amount);
+                    writable.extend(hostile.clone());
+                    if change.reset {
                         honest = Guest::new(&layout);
                         prop_assert_eq!(device.features(), 0);
-                        writable.extend(hostile.clone());
                         writable.push(ring(&layout, HONEST));
                     }
                 }
@@ -238,7 +264,7 @@ fn every_owner_is_answered_or_left_alone() {
         let slot = device.layout().ring(0).unwrap().slot(0);
         let read = u64::from(uapi::STOPWATCH_OP_READ) << 16;
         mem.store(slot, read | owner);
-        let served = device.serve(&mem, &at(0), 0, 10);
+        let served = device.serve(&mem, &at(0), &(), 0, 10);
         let status = (mem.load(slot + 8) >> 32) as u32;
         match owner {
             // Not posted, or not the host's.

@@ -259,7 +259,6 @@ impl Model {
             flags,
             arg,
             interval,
-            ..
         } = request;
         let op = u32::from(op);
         let is_timeout = op == uapi::STOPWATCH_OP_TIMEOUT;
@@ -507,7 +506,6 @@ fn requests() -> impl Strategy<Value = Request> {
             flags,
             arg,
             interval,
-            ..Request::default()
         }
     })
 }
@@ -583,7 +581,7 @@ proptest! {
                     let before = device.next_deadline(&now);
                     let mut changed = false;
                     while left > 0 {
-                        let served = device.serve(&mem, &now, ring, budget);
+                        let served = device.serve(&mem, &now, &(), ring, budget);
                         prop_assert_eq!(served.answered, left.min(budget));
                         left -= served.answered;
                         prop_assert_eq!(served.more, left > 0);
@@ -630,7 +628,7 @@ proptest! {
                 Step::Vmm { paused } => {
                     use stopwatch_engine::Memory as _;
                     mem.store(layout.vmm(), paused.into());
-                    let change = device.vmm(&mem, &now);
+                    let change = device.vmm(&mem, &now, &(), u32::MAX);
                     prop_assert!(!change.reset);
                     prop_assert_eq!(change.status, paused != model.paused_at.is_some());
                     match model.paused_at {

@@ -87,7 +87,7 @@ fn a_ring_carries_requests_between_threads() {
         scope.spawn(|| {
             let mut answered = 0;
             while answered < REQUESTS {
-                let served = device.serve(&mem, &at(answered), 0, 5);
+                let served = device.serve(&mem, &at(answered), &(), 0, 5);
                 assert_eq!(served.bad, 0);
                 answered += u64::from(served.answered);
                 if served.answered == 0 {

@@ -143,14 +143,19 @@ impl Guest {
     ) -> Reply {
         let end = &mut self.rings[ring as usize];
         let token = end.post(mem, request).expect("the ring has room");
-        let served = device.serve(mem, &now.into(), ring, u32::MAX);
+        let served = device.serve(mem, &now.into(), &(), ring, u32::MAX);
         assert_eq!((served.answered, served.more), (1, false));
         end.poll(mem, token).expect("served in the doorbell")
     }
 
     /// Turns on all features.
     pub fn negotiate(&mut self, device: &mut Device<Heap>, mem: &impl Memory) {
-        let request = request(uapi::STOPWATCH_OP_SET_FEATURES, 0, FEATURES);
+        self.turn_on(device, mem, FEATURES);
+    }
+
+    /// Turns on these features.
+    pub fn turn_on(&mut self, device: &mut Device<Heap>, mem: &impl Memory, features: u64) {
+        let request = request(uapi::STOPWATCH_OP_SET_FEATURES, 0, features);
         let reply = self.call(device, mem, 0, request, 0);
         assert_eq!(reply.status, Ok(Status::Ok));
     }

@@ -76,6 +76,8 @@
 #define STOPWATCH_F_POSTED		(1ULL << 2)
 /* The doorbells of STOPWATCH_BAR_DOORBELLS, if the VMM has it, are the better ones. */
 #define STOPWATCH_F_PORT_DOORBELLS	(1ULL << 3)
+/* STOPWATCH_OP_POWER_OFF. Offered only where the VM's creator allows it. */
+#define STOPWATCH_F_HOST_POWER		(1ULL << 4)
 
 /* PCI identity. */
 #define STOPWATCH_PCI_VENDOR_ID		0x1234
@@ -297,12 +299,25 @@ struct stopwatch_record {
 #define STOPWATCH_OP_SET_MODE		11
 
 /*
+ * Operations from this one on are no stopwatch's: functions of the host, which
+ * share the rings with the stopwatches. Each needs a feature of its own, else
+ * STOPWATCH_S_BAD_OP. watch must be 0, arg is as the function says; the reading
+ * is zero but for time_ns.
+ *
+ * POWER_OFF  Powers the host off, in good order, soon after it is answered. arg
+ *            must be 0. Needs STOPWATCH_F_HOST_POWER.
+ */
+#define STOPWATCH_OP_FUNCTIONS		0x100
+#define STOPWATCH_OP_POWER_OFF		0x100
+
+/*
  * Flag of START, PAUSE, LAP and RESET: the request is posted. The guest puts it
  * into the ring with the VM time of the act in stamp_ns, and rings no doorbell;
  * the host carries it out as of that time, before it answers, shows, publishes or
  * does anything else about the VM: at any later doorbell, at any look from the
  * host, at any timeout. The guest sees to it that a doorbell comes within
- * STOPWATCH_POSTED_MS, and before a ring is full.
+ * STOPWATCH_POSTED_MS, and before a ring is full; a timeout that a posted START
+ * brings about is late if its deadline is before that doorbell.
  *
  * Needs STOPWATCH_F_POSTED, else STOPWATCH_S_BAD_FLAGS. Without the flag stamp_ns
  * is zero.
@@ -388,7 +403,9 @@ struct stopwatch_reply {
 	__le32 flags;
 	__le32 status;		/* STOPWATCH_S_* */
 	__le64 elapsed_ns;
-	__le64 time_ns;		/* VM time at which the host served the request */
+	__le64 time_ns;		/* VM time at which the host served the request, or as
+				 * of which, if it was posted
+				 */
 	__le64 lap_ns;		/* elapsed at the last lap; 0 if there was none */
 	__le64 deadline_ns;	/* as in the record */
 	__le32 state;		/* STOPWATCH_STOPPED or STOPWATCH_RUNNING */

@@ -37,7 +37,8 @@
  *   EINVAL     this kernel does not know one of them
  *   EBUSY      the region is set
  *
- * STOPWATCH_F_HOST_TIME is only offered if SET_POLICY allows it, too.
+ * STOPWATCH_F_HOST_TIME and STOPWATCH_F_HOST_POWER are only offered if SET_POLICY
+ * allows them, too.
  */
 #define VHOST_STOPWATCH_GET_FEATURES	_IO(STOPWATCH_IOC_TYPE, 0x40)
 #define VHOST_STOPWATCH_SET_FEATURES	_IO(STOPWATCH_IOC_TYPE, 0x41)
@@ -128,6 +129,8 @@ struct vhost_stopwatch_name {
 
 /* It may know the host's uptime: STOPWATCH_F_HOST_TIME is offered. */
 #define VHOST_STOPWATCH_ALLOW_HOST_TIME	(1 << 0)
+/* It may power the host off: STOPWATCH_F_HOST_POWER is offered. */
+#define VHOST_STOPWATCH_ALLOW_HOST_POWER	(1 << 1)
 
 struct vhost_stopwatch_policy {
 	__u32 size;

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
+
+//! All request rings of a device, taken together, in the order of their stamps.
+//! What is done for a request is not here.
+
+use super::clock::Times;
+use super::device::Storage;
+use super::geometry::Layout;
+use super::memory::Memory;
+use super::ring;
+use super::ring::Completer;
+use super::ring::Posted;
+use super::ring::SlotWords;
+use super::slot;
+use crate::uapi;
+
+// A bit for each ring fits in a word.
+const _: () = assert!(uapi::STOPWATCH_MAX_RINGS <= u64::BITS);
+
+/// The host's ends of the request rings.
+///
+/// A request may have been posted because of another one, in another ring, that
+/// a CPU of the guest had posted before. They are not to be taken the other way
+/// round, so all rings are looked at after a request was found and before it is
+/// taken. One with a stamp before the present look needs no further one: what
+/// was posted before its stamp was there by then.
+pub(super) struct Rings<S: Storage> {
+    ends: S::Slice<Completer>,
+    /// Copies of the next slots of the rings in `waiting`.
+    heads: S::Slice<Posted>,
+    /// A bit for each ring whose next slot is in `heads`.
+    waiting: u64,
+    /// Of these, those that were found since the last look at all began.
+    fresh: u64,
+}
+
+/// What to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// Take the next request of this ring, as of this time, or as near to it as
+    /// can be.
+    Take(u32, u64),
+    /// Look at the clock and at all rings again.
+    LookAgain,
+    /// Nothing waits.
+    Empty,
+}
+
+impl<S: Storage> Rings<S> {
+    /// The ends of empty rings.
+    pub(super) fn new(layout: &Layout) -> Result<Self, S::Error> {
+        let rings = layout.geometry().rings;
+        let mut ends = S::filled(Completer::new(layout.events()), rings as usize)?;
+        for (number, end) in (0u32..).zip(ends.iter_mut()) {
+            if let Some(slots) = layout.ring(number) {
+                *end = Completer::new(slots);
+            }
+        }
+        Ok(Self {
+            ends,
+            heads: S::filled(Posted::default(), rings as usize)?,
+            waiting: 0,
+            fresh: 0,
+        })
+    }
+
+    /// Makes all of them empty.
+    pub(super) fn clear(&mut self, mem: &impl Memory) {
+        for end in self.ends.iter_mut() {
+            *end = Completer::new(end.slots());
+            ring::clear(mem, end.slots());
+        }
+        self.waiting = 0;
+        self.fresh = 0;
+    }
+
+    /// The end of one, if there is one of that number, to be taken by itself.
+    pub(super) fn end(&self, ring: u32) -> Option<Completer> {
+        self.ends.get(ring as usize).copied()
+    }
+
+    /// Notes how far one has been taken by itself.
+    pub(super) fn set_end(&mut self, ring: u32, end: Completer) {
+        if let Some(own) = self.ends.get_mut(ring as usize) {
+            *own = end;
+        }
+    }
+
+    /// Whether any waits but `ring`.
+    #[inline]
+    pub(super) fn others_wait(&self, mem: &impl Memory, ring: u32) -> bool {
+        (0u32..)
+            .zip(self.ends.iter())
+            .any(|(other, end)| other != ring && end.waiting(mem))
+    }
+
+    /// Begins to take them together. What is found in `first` was found before
+    /// the look at the others.
+    pub(super) fn begin(&mut self, mem: &impl Memory, first: u32) {
+        self.waiting = 0;
+        self.look_at(mem, first);
+        self.look(mem);
+    }
+
+    /// Looks at all rings of which nothing waits.
+    pub(super) fn look(&mut self, mem: &impl Memory) {
+        self.fresh = 0;
+        for ring in 0..self.ends.len() as u32 {
+            if self.waiting & bit(ring) == 0 {
+                self.look_at(mem, ring);
+            }
+        }
+    }
+
+    #[inline]
+    fn look_at(&mut self, mem: &impl Memory, ring: u32) {
+        let (Some(end), Some(head)) = (
+            self.ends.get(ring as usize),
+            self.heads.get_mut(ring as usize),
+        ) else {
+            return;
+        };
+        if let Some(posted) = end.next(mem) {
+            *head = posted;
+            self.waiting |= bit(ring);
+            self.fresh |= bit(ring);
+        }
+    }
+
+    /// Whose turn it is: the earliest, and of equal ones the one in the ring with
+    /// the lowest number.
+    pub(super) fn turn(&self, times: &Times) -> Turn {
+        let mut left = self.waiting;
+        let mut earliest = None;
+        while left != 0 {
+            let ring = left.trailing_zeros();
+            left &= left - 1;
+            let stamp = match self.heads.get(ring as usize) {
+                Some(head) => slot::stamp(&head.words),
+                None => continue,
+            };
+            let at = times.nearest(stamp);
+            if earliest.is_none_or(|(earliest, _, _)| at < earliest) {
+                earliest = Some((at, ring, stamp));
+            }
+        }
+        match earliest {
+            Some((_, ring, stamp)) if stamp >= times.now() && self.fresh & bit(ring) != 0 => {
+                Turn::LookAgain
+            }
+            Some((at, ring, _)) => Turn::Take(ring, at),
+            None => Turn::Empty,
+        }
+    }
+
+    /// The next slot of a ring that waits.
+    pub(super) fn head(&self, ring: u32) -> Posted {
+        self.heads.get(ring as usize).copied().unwrap_or_default()
+    }
+
+    /// Completes the next slot of a ring that waits, and finds the one after it.
+    pub(super) fn complete(&mut self, mem: &impl Memory, ring: u32, words: SlotWords) {
+        if let Some(end) = self.ends.get_mut(ring as usize) {
+            end.complete(mem, words);
+        }
+        self.waiting &= !bit(ring);
+        self.look_at(mem, ring);
+    }
+
+    /// Whether any waits, of those that were found.
+    pub(super) fn any_waits(&self) -> bool {
+        self.waiting != 0
+    }
+}
+
+fn bit(ring: u32) -> u64 {
+    1u64.checked_shl(ring).unwrap_or(0)
+}
