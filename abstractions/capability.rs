@@ -17,3 +17,9 @@ pub(crate) fn dac_override() -> bool {
     // SAFETY: `capable()` may be called by any task.
     unsafe { bindings::capable(bindings::CAP_DAC_OVERRIDE as kernel::ffi::c_int) }
 }
+
+/// Whether the current task has `CAP_SYS_BOOT` in the initial user namespace. May be audited.
+pub(crate) fn sys_boot() -> bool {
+    // SAFETY: `capable()` may be called by any task.
+    unsafe { bindings::capable(bindings::CAP_SYS_BOOT as kernel::ffi::c_int) }
+}

@@ -113,14 +113,18 @@ impl Bench {
                 }
             }),
             "lap" => {
-                let request = Self::request(uapi::STOPWATCH_OP_LAP, watch);
+                // CAST: An operation.
+                let lap = uapi::STOPWATCH_OP_LAP as u16;
                 Self::measure(count, || {
-                    if device.post(request)? {
+                    if device.post(lap, watch)? {
                         return Ok(());
                     }
                     // As above, and if the host was late.
                     self.call(uapi::STOPWATCH_OP_READ, watch)?;
-                    device.post(request)?.then_some(()).ok_or_else(eopnotsupp)
+                    device
+                        .post(lap, watch)?
+                        .then_some(())
+                        .ok_or_else(eopnotsupp)
                 })
             }
             "call" => Self::measure(count, || self.call(uapi::STOPWATCH_OP_READ, watch)),

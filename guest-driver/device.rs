@@ -64,6 +64,7 @@ use crate::{
         Reading,
         Record,
         Request,
+        Stamped,
         Status, //
     },
     events::Events,
@@ -78,7 +79,8 @@ use crate::{
 const FEATURES: u64 = (uapi::STOPWATCH_F_TIMEOUT
     | uapi::STOPWATCH_F_HOST_TIME
     | uapi::STOPWATCH_F_POSTED
-    | uapi::STOPWATCH_F_PORT_DOORBELLS) as u64;
+    | uapi::STOPWATCH_F_PORT_DOORBELLS
+    | uapi::STOPWATCH_F_HOST_POWER) as u64;
 
 /// Those stopwatches that are everybody's.
 fn is_numbered(watch: u32) -> bool {
@@ -295,31 +297,31 @@ impl StopwatchDevice {
         })
     }
 
-    /// Notes a command of the current task for the host, with the time of now. Does not sleep.
+    /// Notes an operation of the current task for the host, with the time of now. Does not sleep.
     /// Whether that could be done.
     ///
     /// # Errors
     ///
     /// `ENODEV` if the device is gone, and as [`access::admit`].
     #[inline]
-    pub(crate) fn post(&self, request: Request) -> Result<bool> {
+    pub(crate) fn post(&self, op: u16, watch: u32) -> Result<bool> {
         if self.features & u64::from(uapi::STOPWATCH_F_POSTED) == 0 {
             return Ok(false);
         }
-        if request.watch >= self.stopwatches() {
+        if watch >= self.stopwatches() {
             return Err(ENOENT);
         }
         Transport::post(
             &self.transport,
-            |memory| self.admit(memory, Want::Control, request.watch),
+            |memory| self.admit(memory, Want::Control, watch),
             |memory| {
                 let (paused_ns, vmm_status) = guest::read_pause(memory, &self.layout);
                 let estimate = self.clock.estimate(paused_ns, vmm_status)?;
 
-                Some(Request {
-                    flags: uapi::STOPWATCH_REQUEST_POSTED,
+                Some(Stamped {
+                    op,
+                    watch,
                     stamp_ns: estimate.time(counter::now())?,
-                    ..request
                 })
             },
         )
@@ -358,7 +360,10 @@ impl StopwatchDevice {
                     time
                 };
                 let since = own.saturating_sub(record.started_ns);
-                (record.elapsed_ns + since, estimate.error(time))
+                (
+                    record.elapsed_ns.saturating_add(since),
+                    estimate.error(time),
+                )
             }))
         })?
     }

@@ -22,6 +22,7 @@ use kernel::{
 
 use crate::{
     abstractions::{
+        capability,
         errno::{
             enodata,
             eopnotsupp, //
@@ -80,10 +81,14 @@ const NONE: u32 = u32::MAX;
 
 /// What of a stopwatch is needed for an operation that a program may ask for, and the flags that it
 /// takes.
-fn operation(op: u32) -> Option<(Want, u32)> {
+///
+/// # Errors
+///
+/// `EOPNOTSUPP` if there is no such operation, `EPERM` if it is not for the current task.
+fn operation(op: u32) -> Result<(Want, u32)> {
     const POSTED: u32 = uapi::STOPWATCH_REQUEST_POSTED;
 
-    Some(match op {
+    Ok(match op {
         uapi::STOPWATCH_OP_START
         | uapi::STOPWATCH_OP_PAUSE
         | uapi::STOPWATCH_OP_LAP
@@ -92,8 +97,11 @@ fn operation(op: u32) -> Option<(Want, u32)> {
         uapi::STOPWATCH_OP_READ => (Want::See, 0),
         uapi::STOPWATCH_OP_TIMEOUT => (Want::Control, uapi::STOPWATCH_TIMEOUT_ELAPSED),
         uapi::STOPWATCH_OP_DELETE | uapi::STOPWATCH_OP_SET_MODE => (Want::Own, 0),
+        // No stopwatch's: it comes with number 0, which is everybody's.
+        uapi::STOPWATCH_OP_POWER_OFF if !capability::sys_boot() => return Err(EPERM),
+        uapi::STOPWATCH_OP_POWER_OFF => (Want::Control, 0),
         // The driver's own operations are not the program's.
-        _ => return None,
+        _ => return Err(eopnotsupp()),
     })
 }
 
@@ -109,7 +117,7 @@ impl StopwatchFile {
             ..
         } = command.value;
 
-        let (want, allowed) = operation(op).ok_or_else(eopnotsupp)?;
+        let (want, allowed) = operation(op)?;
         let is_timeout = op == uapi::STOPWATCH_OP_TIMEOUT;
         let is_set_mode = op == uapi::STOPWATCH_OP_SET_MODE;
         if flags & !allowed != 0
@@ -125,9 +133,8 @@ impl StopwatchFile {
             flags: flags & !uapi::STOPWATCH_REQUEST_POSTED,
             arg,
             interval,
-            ..Default::default()
         };
-        if flags & uapi::STOPWATCH_REQUEST_POSTED != 0 && self.device.post(request)? {
+        if flags & uapi::STOPWATCH_REQUEST_POSTED != 0 && self.device.post(request.op, watch)? {
             return Ok(0);
         }
         if is_set_mode {

@@ -348,7 +348,9 @@ impl Transport {
         let mut last = None;
 
         for (index, ring) in self.rings.iter().enumerate() {
-            if ring.lock().note_doorbell() {
+            let mut ring = ring.lock();
+            // The doorbell of another ring may have been enough.
+            if ring.note_doorbell() && !ring.is_idle(&hardware.region.memory()) {
                 last = Some(index);
             }
         }

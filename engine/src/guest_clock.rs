@@ -176,14 +176,18 @@ impl Estimate {
         if ticks > self.valid_until.wrapping_sub(self.counter_base) {
             return None;
         }
-        Some(self.time_ns + (ticks.wrapping_mul(u64::from(self.mult)) >> self.shift))
+        let since = ticks
+            .wrapping_mul(u64::from(self.mult))
+            .checked_shr(self.shift)?;
+        Some(self.time_ns.wrapping_add(since))
     }
 
     /// How wrong [`Self::time`] can be when it says `time_ns`.
     pub fn error(&self, time_ns: u64) -> u64 {
         let since = time_ns.saturating_sub(self.time_ns);
         // As many 2^-30 are a little more, but not as much as the drift is rounded up.
-        self.error_ns + parts_of(since, u64::from(self.drift_ppb)) + 2
+        let drift = parts_of(since, u64::from(self.drift_ppb));
+        self.error_ns.saturating_add(drift).saturating_add(2)
     }
 }
 
@@ -354,7 +358,7 @@ impl Sample {
             counter: self.after,
             time: Interval {
                 low: self.time_ns.saturating_sub(tick),
-                high: self.time_ns.saturating_add(longest + tick),
+                high: self.time_ns.saturating_add(longest).saturating_add(tick),
             },
         })
     }
