@@ -16,7 +16,7 @@ use stopwatch::host::{event_fd, sealed_memfd, Control, Geometry, VmInfo, DEVICE}
 use stopwatch::raw;
 use stopwatch_engine::guest::{read_laps, read_record, EventRing, RequestRing, State, Token};
 use stopwatch_engine::{
-    Event, InfoWords, Laps, Layout, Memory, Message, Reading, Record, Reply, Request, Status,
+    Creation, Event, InfoWords, Laps, Layout, Memory, Message, Reading, Record, Reply, Request, Status,
 };
 use stopwatch_uapi as uapi;
 
@@ -386,6 +386,14 @@ impl Vm {
             "operation {op} of stopwatch {watch}"
         );
         reply.reading
+    }
+
+    /// Makes stopwatches without a name until there is one of every number.
+    pub fn create_all(&mut self) {
+        for watch in uapi::STOPWATCH_NUMBERED..self.guest.layout.geometry().stopwatches {
+            let made = self.ask(Creation::default());
+            assert_eq!((made.status, made.watch), (Ok(Status::Ok), watch));
+        }
     }
 
     /// A request on ring 0 that has to be answered with `status`.

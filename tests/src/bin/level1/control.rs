@@ -16,7 +16,7 @@ use stopwatch::Features;
 use stopwatch_engine::{Layout, Memory};
 use stopwatch_tests::harness::{control, ioctl, Argument, Vm, SMALL};
 use stopwatch_tests::tests;
-use stopwatch_uapi::{self as uapi, *};
+use stopwatch_uapi::*;
 
 tests![
     features_offered,
@@ -114,11 +114,18 @@ fn with_geometry() -> (Control, u64) {
     (control, size.into())
 }
 
+/// What is only offered to a VM if its policy allows it, too.
+const BY_POLICY: u64 = (STOPWATCH_F_HOST_TIME | STOPWATCH_F_HOST_POWER) as u64;
+
 fn features_offered() {
-    let all = uapi::STOPWATCH_F_TIMEOUT as u64;
-    assert_eq!(control().features().unwrap().0, all);
+    let all = control().features().unwrap().0;
+    assert_ne!(all & STOPWATCH_F_TIMEOUT as u64, 0);
     let vm = Vm::new(SMALL);
-    assert_eq!(vm.guest.offered, all, "all of them, if nobody says less");
+    assert_eq!(
+        vm.guest.offered,
+        all & !BY_POLICY,
+        "all of them, if nobody says less"
+    );
     assert_eq!(vm.info().features.0, 0, "none is on");
 }
 
@@ -141,14 +148,15 @@ fn features_withheld() {
 
 fn unknown_features() {
     let control = control();
-    for features in [2, 3, 1 << 63, u64::MAX] {
+    let all = control.features().unwrap().0;
+    for features in [1 << 40, 1 | 1 << 40, 1 << 63, u64::MAX] {
         let refused = control.set_features(Features(features));
         assert_eq!(errno(refused), Some(Errno::INVAL), "{features:#x}");
     }
     let vm = Vm::of(control, SMALL);
     assert_eq!(
         vm.guest.offered,
-        uapi::STOPWATCH_F_TIMEOUT as u64,
+        all & !BY_POLICY,
         "unchanged"
     );
 }
@@ -542,7 +550,8 @@ fn the_region_is_cleared_and_described() {
         event_slots: SMALL.event_slots,
     })
     .unwrap();
-    let info = layout.info(uapi::STOPWATCH_F_TIMEOUT as u64);
+    let info = layout.info(control.features().unwrap().0 & !BY_POLICY);
+    let flags = std::mem::offset_of!(stopwatch_record, flags) as u32;
     for offset in (0..size as u32).step_by(8) {
         let expected = info.get(offset as usize / 8).copied().unwrap_or(0);
         let word = region.load(offset);
@@ -553,6 +562,10 @@ fn the_region_is_cleared_and_described() {
                 0,
                 "a record whose count is even, at {offset:#x}"
             );
+        } else if (0..SMALL.stopwatches)
+            .any(|watch| layout.record(watch).is_some_and(|at| at + flags == offset + 4))
+        {
+            assert_eq!(word, u64::from(STOPWATCH_RECORD_EXISTS) << 32, "its flags");
         } else {
             assert_eq!(word, expected, "at {offset:#x}");
         }

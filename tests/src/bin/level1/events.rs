@@ -141,6 +141,7 @@ fn all_timeouts_at_one_moment() {
         ring_slots: 512,
         rings: 1,
     });
+    vm.create_all();
     let tokens: Vec<_> = (0..WATCHES)
         .map(|watch| vm.guest.post(0, TIMEOUT, watch, 100 * MS).unwrap())
         .collect();

@@ -263,7 +263,7 @@ fn a_number_out_of_range() {
 
 fn an_unknown_operation() {
     let mut vm = Vm::with_timeouts(SMALL);
-    let ops = [0, SET_FEATURES + 1, 64, 0x100 | START, 0x7fff, 0xffff];
+    let ops = [0, STOPWATCH_OP_SET_MODE + 1, 64, 0x100 | START, 0x7fff, 0xffff];
     for op in ops {
         // Whatever else is wrong with it.
         for (watch, arg) in [(0, 0), (u32::MAX, u64::MAX)] {
@@ -350,7 +350,8 @@ fn flags_and_reserved_fields() {
             ..good
         },
     ];
-    for index in 0..5 {
+    // The first of them is the interval, which is an argument.
+    for index in 1..5 {
         let mut request = good;
         request.reserved[index] = 1 << (13 * index);
         bad.push(request);
@@ -521,6 +522,7 @@ fn every_stopwatch_of_the_largest_vm() {
         stopwatches: STOPWATCH_MAX_STOPWATCHES,
         ..SMALL
     });
+    vm.create_all();
     for watch in (0..STOPWATCH_MAX_STOPWATCHES).step_by(5) {
         vm.ok(START, watch, 0);
     }

@@ -12,7 +12,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
 use rustix::io::{fcntl_setfd, Errno, FdFlags};
-use stopwatch::host::{Control, Operation, VmInfo, DEVICE};
+use stopwatch::host::{Control, Error, Operation, VmInfo, DEVICE};
 use stopwatch::Which;
 use stopwatch_tests::harness::{control, Argument, Vm, SMALL};
 use stopwatch_tests::tests;
@@ -144,8 +144,8 @@ fn read_of_no_stopwatch() {
         (u64::MAX, 0),
     ] {
         assert_eq!(
-            read_by_host(vm, watch).err().and_then(|error| error.errno()),
-            Some(Errno::NOENT),
+            read_by_host(vm, watch).map_err(|error| matches!(error, Error::NoSuchWatch { .. })),
+            Err(true),
             "VM {vm}, stopwatch {watch}"
         );
     }
