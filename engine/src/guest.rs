@@ -280,3 +280,76 @@ pub fn read_laps(
 ) -> Option<Laps> {
     Laps::read(mem, layout, watch, first, into)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::cell::Cell;
+
+    #[derive(Default)]
+    struct Page([Cell<u64>; 32]);
+
+    impl Memory for Page {
+        fn load(&self, offset: u32) -> u64 {
+            self.0[offset as usize / 8].get()
+        }
+
+        fn load_acquire(&self, offset: u32) -> u64 {
+            self.load(offset)
+        }
+
+        fn store(&self, offset: u32, value: u64) {
+            self.0[offset as usize / 8].set(value);
+        }
+
+        fn store_release(&self, offset: u32, value: u64) {
+            self.store(offset, value);
+        }
+
+        fn fence_release(&self) {}
+    }
+
+    #[test]
+    fn parts_of_a_record_say_what_all_of_it_says() {
+        let memory = Page::default();
+        let mut seq = 0;
+        for skip_paused in [false, true] {
+            for running in [false, true] {
+                let record = Record {
+                    exists: running,
+                    running,
+                    elapsed_ns: 1,
+                    started_ns: 2,
+                    uid: 1000,
+                    mode: 3,
+                    clock: 2,
+                    skip_paused,
+                    generation: 7,
+                    ..Record::default()
+                };
+                record.publish(&memory, 64, &mut seq);
+                assert_eq!(read_record(&memory, 64), Some(record));
+                let ownership = Ownership {
+                    exists: running,
+                    uid: 1000,
+                    mode: 3,
+                    generation: 7,
+                };
+                assert_eq!(read_ownership(&memory, 64), Some(ownership));
+                let glance = Glance {
+                    exists: running,
+                    running,
+                    elapsed_ns: 1,
+                    started_ns: 2,
+                    clock: 2,
+                    skip_paused,
+                };
+                assert_eq!(read_glance(&memory, 64), Some(glance));
+            }
+        }
+        // Being written.
+        memory.store(64, memory.load(64) + 1);
+        assert_eq!(read_ownership(&memory, 64), None);
+        assert_eq!(read_glance(&memory, 64), None);
+    }
+}
