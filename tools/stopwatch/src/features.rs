@@ -20,10 +20,17 @@ impl Features {
     pub const POSTED: Self = Self(uapi::STOPWATCH_F_POSTED as u64);
     /// Doorbells at I/O ports, `STOPWATCH_F_PORT_DOORBELLS`.
     pub const PORT_DOORBELLS: Self = Self(uapi::STOPWATCH_F_PORT_DOORBELLS as u64);
+    /// The guest may power the host off, `STOPWATCH_F_HOST_POWER`.
+    pub const HOST_POWER: Self = Self(uapi::STOPWATCH_F_HOST_POWER as u64);
 
     /// Whether every feature of `other` is in this set.
     pub fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
+    }
+
+    /// This set less what is in `other`.
+    pub fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
     }
 
     fn names(self) -> impl Iterator<Item = String> {
@@ -35,6 +42,7 @@ impl Features {
                 Self::HOST_TIME => "host-time".to_owned(),
                 Self::POSTED => "posted".to_owned(),
                 Self::PORT_DOORBELLS => "port-doorbells".to_owned(),
+                Self::HOST_POWER => "host-power".to_owned(),
                 _ => format!("bit {bit}"),
             })
     }

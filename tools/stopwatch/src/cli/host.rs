@@ -193,9 +193,26 @@ pub(crate) struct NewVm {
     #[arg(long)]
     pub(crate) allow_host_time: bool,
 
+    /// Let the guest power the host off, if its module was loaded with host_power=1
+    #[arg(long)]
+    pub(crate) allow_host_power: bool,
+
+    /// How the guest rings: by memory or by I/O port
+    #[arg(long, value_enum, default_value_t = Doorbells::Port)]
+    pub(crate) doorbells: Doorbells,
+
     /// The fastest periodic timeout that the guest may have; at least 100us
     #[arg(long, value_name = "DURATION", default_value = "100us", value_parser = values::interval)]
     pub(crate) min_interval: Nanoseconds,
+}
+
+/// The kind of doorbells that a guest is told to use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Doorbells {
+    /// A register in memory: as good as a port where the CPU helps KVM
+    Memory,
+    /// An I/O port: cheap on every CPU
+    Port,
 }
 
 #[derive(Debug, Args)]

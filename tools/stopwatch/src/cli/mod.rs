@@ -12,7 +12,7 @@ use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
 pub(crate) use guest::{BenchCommand, GuestCommand, NewWatch, Refresh, RunCommand, Timeout};
-pub(crate) use host::{Attach, HostCommand, NewVm, Qemu, Run, VmWatch};
+pub(crate) use host::{Attach, Doorbells, HostCommand, NewVm, Qemu, Run, VmWatch};
 
 const EXAMPLES: &str = "\
 Examples, in a guest:

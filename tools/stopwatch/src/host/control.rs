@@ -67,6 +67,8 @@ pub const MIN_INTERVAL_NS: u64 = uapi::VHOST_STOPWATCH_MIN_INTERVAL_NS as u64;
 pub struct Policy {
     /// Whether it may know the host's uptime.
     pub allow_host_time: bool,
+    /// Whether it may power the host off, if the host module was loaded so.
+    pub allow_host_power: bool,
     /// The fastest periodic timeout that it may have, in ns; at least
     /// [`MIN_INTERVAL_NS`].
     pub min_interval_ns: u64,
@@ -77,6 +79,7 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             allow_host_time: false,
+            allow_host_power: false,
             min_interval_ns: MIN_INTERVAL_NS,
         }
     }
@@ -501,11 +504,15 @@ impl Control {
     ///
     /// As the header says.
     pub fn set_policy(&self, policy: Policy) -> Result<(), Error> {
+        let flag = |on, flag| if on { flag } else { 0 };
         let mut raw = uapi::vhost_stopwatch_policy {
-            flags: match policy.allow_host_time {
-                true => uapi::VHOST_STOPWATCH_ALLOW_HOST_TIME,
-                false => 0,
-            },
+            flags: flag(
+                policy.allow_host_time,
+                uapi::VHOST_STOPWATCH_ALLOW_HOST_TIME,
+            ) | flag(
+                policy.allow_host_power,
+                uapi::VHOST_STOPWATCH_ALLOW_HOST_POWER,
+            ),
             min_interval_ns: policy.min_interval_ns,
             ..Default::default()
         };

@@ -16,10 +16,10 @@ use serde::Serialize;
 use stopwatch::host::{
     Control, Error, Geometry, Operation, Policy, Qmp, Status, Vm, VmInfo, VmmStatus, DEVICE,
 };
-use stopwatch::{Nanoseconds, Which};
+use stopwatch::{Features, Nanoseconds, Which};
 use stopwatch_uapi as uapi;
 
-use crate::cli::{Attach, HostCommand, NewVm, Qemu, Run, VmWatch};
+use crate::cli::{Attach, Doorbells, HostCommand, NewVm, Qemu, Run, VmWatch};
 use crate::live;
 use crate::output::{watch_table, Output, Shown, ShownLaps, Table, Title};
 
@@ -174,10 +174,14 @@ fn make_vm(control: Control, new: NewVm) -> anyhow::Result<(Vm, VmInfo)> {
     }
     let policy = Policy {
         allow_host_time: new.allow_host_time,
+        allow_host_power: new.allow_host_power,
         min_interval_ns: new.min_interval.0,
     };
     if policy != Policy::default() {
         control.set_policy(policy)?;
+    }
+    if new.doorbells == Doorbells::Memory {
+        control.set_features(control.features()?.without(Features::PORT_DOORBELLS))?;
     }
     let geometry = Geometry {
         stopwatches: new.stopwatches,
@@ -351,7 +355,6 @@ impl Display for Details {
 #[cfg(test)]
 mod examples {
     use super::*;
-    use stopwatch::Features;
 
     pub(super) fn vm() -> VmInfo {
         VmInfo {
