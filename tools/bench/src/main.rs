@@ -99,7 +99,7 @@ fn run(command: Command) -> Result<()> {
                 Plan {
                     vcpus: 1,
                     rows: Duration::ZERO,
-                    rounds: 30,
+                    rounds: 100,
                     rows_only: true,
                     patience: Duration::from_secs(600),
                 }

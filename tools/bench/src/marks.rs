@@ -55,7 +55,9 @@ fn mark(number: u64) {
     }
 }
 
-/// The instructions of each span, the median of its occurrences.
+/// The instructions of each span: the lower quartile of its occurrences, as a tick
+/// of one of the kernels in between only adds to them. What no tick disturbs is
+/// the same to the last instruction.
 pub fn read(log: &str) -> BTreeMap<Span, f64> {
     let mut begun = BTreeMap::new();
     let mut spans: BTreeMap<Span, Vec<u64>> = BTreeMap::new();
@@ -75,7 +77,7 @@ pub fn read(log: &str) -> BTreeMap<Span, f64> {
         .into_iter()
         .map(|(span, mut counts)| {
             counts.sort_unstable();
-            (span, counts[counts.len() / 2] as f64)
+            (span, counts[counts.len() / 4] as f64)
         })
         .collect()
 }
@@ -85,8 +87,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_span_is_the_median_of_its_occurrences() {
-        let log = "0 10\n1 13\n6 100\n7 150\n6 200\n7 260\n6 300\n7 900\n8 950\n";
+    fn a_span_is_what_it_takes_without_ticks() {
+        let log = "0 10\n1 13\n6 100\n7 160\n6 200\n7 260\n6 300\n7 900\n8 950\n";
         let spans = read(log);
         assert_eq!(spans.get(&Span::EMPTY), Some(&3.0));
         assert_eq!(spans.get(&Span::row(1)), Some(&60.0));

@@ -6,8 +6,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use anyhow::{anyhow, ensure, Context, Result};
-use stopwatch::guest::{Creation, Device, Operation as Command, DEVICE};
-use stopwatch::Features;
+use stopwatch::guest::{Device, Operation as Command, DEVICE};
+use stopwatch::{Creation, Features};
 
 use super::{Operation, CLOCK_SOURCE};
 use crate::results::Side;
