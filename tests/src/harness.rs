@@ -468,6 +468,13 @@ impl Argument {
         unsafe { raw::ioctl(fd, number, argument.expose_provenance()) }
     }
 
+    /// What the kernel left in a struct of integers.
+    pub fn value<T: Copy>(&self) -> T {
+        assert!(size_of::<T>() <= self.0.len());
+        // SAFETY: the structs of include/uapi are integers, and arrays of them.
+        unsafe { self.0.as_ptr().cast::<T>().read_unaligned() }
+    }
+
     /// The bytes, to look at what the kernel wrote.
     pub fn bytes(&self) -> &[u8] {
         &self.0

@@ -3,12 +3,16 @@
 //! Tests of the host module alone: this process plays VMM and guest. Needs
 //! root on a machine whose kernel the module is for.
 
+mod by_host;
 mod control;
 mod events;
 mod ioctls;
 mod lifecycle;
+mod names;
 mod operations;
+mod program;
 mod rings;
+mod time;
 mod visibility;
 
 use std::process::ExitCode;
@@ -36,6 +40,10 @@ fn main() -> ExitCode {
         rings::tests(),
         events::tests(),
         visibility::tests(),
+        names::tests(),
+        by_host::tests(),
+        time::tests(),
+        program::tests(),
     ];
     let mut trials = vec![Trial::test("the_kernel_log_is_watched", || {
         the_kernel_log_is_watched();
