@@ -219,7 +219,11 @@ fn flags_that_nobody_knows() {
             let flagged = case.argument.clone().with_u32(4, flags);
             case.refuses(flagged, Errno::INVAL, &format!("flags {flags:#x}"));
         }
-        if case.number != VHOST_STOPWATCH_GET_VM {
+        if case.number == VHOST_STOPWATCH_GET_VM {
+            let both = VHOST_STOPWATCH_VM_NEXT | VHOST_STOPWATCH_VM_SELF;
+            let flagged = case.argument.clone().with_u32(4, both);
+            case.refuses(flagged, Errno::INVAL, "both flags");
+        } else {
             for flags in [1, 2] {
                 let flagged = case.argument.clone().with_u32(4, flags);
                 case.refuses(flagged, Errno::INVAL, &format!("flags {flags:#x}"));
