@@ -39,6 +39,7 @@ level1_boot() {
 	local accel=$1 seconds=$2 run inside rc=0 cpus memory out err
 	shift 2
 	run=$(mktemp -d "$BUILD/level1.XXXXXX")
+	trap 'rm -rf "$run"' EXIT
 	inside=/stopwatch/build/${run##*/}
 	mkfifo "$run/out" "$run/err"
 	printf '%q ' "$@" >"$run/command"
@@ -94,6 +95,7 @@ level1_boot() {
 		} 2>/dev/null | sed 's/^/    /' >&2
 	fi
 	rm -rf "$run"
+	trap - EXIT
 	return "$rc"
 }
 

@@ -18,7 +18,7 @@ use serde_json::Value;
 use stopwatch::host::{Control, VmInfo, DEVICE};
 
 use crate::kmsg;
-use crate::suite::environment;
+use crate::suite::{environment, eventually};
 
 /// How long a boot may take: an emulated machine on a busy one is slow.
 const BOOT: Duration = Duration::from_secs(240);
@@ -286,6 +286,16 @@ impl Guest {
 }
 
 impl Guest {
+    /// Has the guest power off and QEMU end by that.
+    pub fn power_off(&mut self) {
+        self.send("poweroff -f");
+        let ended = eventually(COMMAND, || matches!(self.process.try_wait(), Ok(Some(_))));
+        if !ended {
+            self.fail("QEMU runs on after the guest powered off");
+        }
+        self.end();
+    }
+
     /// Ends QEMU, if it still runs.
     pub fn end(&mut self) {
         if let Ok(None) = self.process.try_wait() {

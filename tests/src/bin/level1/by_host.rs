@@ -335,9 +335,9 @@ fn describe_walks_through_all() {
         name: named("a"),
         ..Default::default()
     });
-    host.create("b");
+    host.create("b").0.unwrap();
     host.ok(DELETE, 64);
-    host.create("c");
+    host.create("c").0.unwrap();
     host.ok(DELETE, 65);
     vm.ok(STOPWATCH_OP_TIMEOUT, 64, 1 << 40);
     let describe = |flags, watch| {

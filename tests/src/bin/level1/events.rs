@@ -40,7 +40,7 @@ const MS: u64 = 1_000_000;
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Generous: an emulated machine that shares its CPUs may be late by much.
-const LATEST_NS: u64 = 500 * MS;
+const LATEST_NS: u64 = 2_000 * MS;
 
 fn next_event(vm: &mut Vm) -> Event {
     let mut event = None;
@@ -54,8 +54,8 @@ fn next_event(vm: &mut Vm) -> Event {
 fn a_timeout_is_an_event_and_a_call() {
     let mut vm = Vm::with_timeouts(SMALL);
     for (round, watch) in [(0, 3), (1, 3), (2, 5)] {
-        let armed = vm.ok(TIMEOUT, watch, 10 * MS);
-        assert_eq!(armed.deadline_ns, armed.time_ns + 10 * MS);
+        let armed = vm.ok(TIMEOUT, watch, 100 * MS);
+        assert_eq!(armed.deadline_ns, armed.time_ns + 100 * MS);
         assert_eq!(vm.guest.event(), None, "not before its time");
         assert_eq!(vm.called(5 * SECOND), Some(1), "one call");
 
@@ -94,8 +94,8 @@ fn a_timeout_of_a_nanosecond() {
 
 fn a_timeout_replaces_the_one_before() {
     let mut vm = Vm::with_timeouts(SMALL);
-    vm.ok(TIMEOUT, 0, 10 * MS);
-    let later = vm.ok(TIMEOUT, 0, 60 * MS);
+    vm.ok(TIMEOUT, 0, 200 * MS);
+    let later = vm.ok(TIMEOUT, 0, 300 * MS);
     let event = next_event(&mut vm);
     assert_eq!(event.deadline_ns, later.deadline_ns);
     vm.ok(TIMEOUT, 0, 60_000 * MS);
@@ -174,8 +174,8 @@ fn lateness_is_sane() {
     }
     late.sort_unstable();
     assert!(
-        late[late.len() / 2] < 50 * MS,
-        "half of them are later than 50 ms: {late:?}"
+        late[late.len() / 2] < 200 * MS,
+        "half of them are later than 200 ms: {late:?}"
     );
     assert!(late[late.len() - 1] < LATEST_NS, "{late:?}");
 }
@@ -251,10 +251,10 @@ fn a_kick_while_stopped_is_served_by_start() {
 
 fn a_timeout_while_stopped_is_noted_by_start() {
     let mut vm = Vm::with_timeouts(SMALL);
-    let armed = vm.ok(TIMEOUT, 0, 20 * MS);
-    let far = vm.ok(TIMEOUT, 1, 200 * MS);
+    let armed = vm.ok(TIMEOUT, 0, 200 * MS);
+    let far = vm.ok(TIMEOUT, 1, 1_000 * MS);
     vm.control.stop().unwrap();
-    assert_eq!(vm.called(Duration::from_millis(60)), None);
+    assert_eq!(vm.called(Duration::from_millis(300)), None);
     assert_eq!(vm.guest.record(0).timeouts, 0);
     vm.control.start().unwrap();
     let event = next_event(&mut vm);
@@ -315,12 +315,12 @@ fn a_reset_while_a_timeout_is_pending() {
     vm.ok(TIMEOUT, 0, 1);
     next_event(&mut vm);
     let _ = vm.called(SECOND);
-    vm.ok(TIMEOUT, 0, 30 * MS);
+    vm.ok(TIMEOUT, 0, 200 * MS);
     vm.guest.set_vmm(STOPWATCH_VMM_RUNNING, 1);
     vm.kick(0);
     vm.guest.forget();
     assert_eq!(vm.guest.record(0).deadline_ns, 0);
-    assert_eq!(vm.called(Duration::from_millis(80)), None);
+    assert_eq!(vm.called(Duration::from_millis(300)), None);
     vm.turn_on_timeouts();
     vm.ok(TIMEOUT, 0, MS);
     let event = next_event(&mut vm);

@@ -241,8 +241,12 @@ fn flags_that_nobody_knows() {
             let flagged = case.argument.clone().with_u32(4, flags);
             case.refuses(flagged, Errno::INVAL, &format!("flags {flags:#x}"));
         }
-        // Of these, two flags are known.
-        if ![VHOST_STOPWATCH_GET_VM, VHOST_STOPWATCH_SET_POLICY].contains(&case.number) {
+        if case.number == VHOST_STOPWATCH_GET_VM {
+            let both = VHOST_STOPWATCH_VM_NEXT | VHOST_STOPWATCH_VM_SELF;
+            let flagged = case.argument.clone().with_u32(4, both);
+            case.refuses(flagged, Errno::INVAL, "both flags");
+        } else if case.number != VHOST_STOPWATCH_SET_POLICY {
+            // Of the policy's, these two are known.
             for flags in [1, 2] {
                 let flagged = case.argument.clone().with_u32(4, flags);
                 case.refuses(flagged, Errno::INVAL, &format!("flags {flags:#x}"));

@@ -57,7 +57,11 @@ fn main() -> ExitCode {
 fn the_kernel_log_is_watched() {
     let mut log = Cursor::now();
     assert_eq!(log.check(), Ok(()));
-    fs::write("/dev/kmsg", "WARNING: CPU: 0 PID: 0 at a test of the tests\n").unwrap();
+    fs::write(
+        "/dev/kmsg",
+        "WARNING: CPU: 0 PID: 0 at a test of the tests\n",
+    )
+    .unwrap();
     assert!(log.check().is_err());
     assert_eq!(log.check(), Ok(()), "once is enough");
 }

@@ -46,6 +46,10 @@ const READ: u32 = STOPWATCH_OP_READ;
 const TIMEOUT: u32 = STOPWATCH_OP_TIMEOUT;
 const SET_FEATURES: u32 = STOPWATCH_OP_SET_FEATURES;
 
+/// A timeout that is far enough away to be disarmed in time on a slow machine.
+const SOON: u64 = 200_000_000;
+const AFTER_SOON: Duration = Duration::from_millis(300);
+
 /// A reading, less the moment at which it was taken.
 fn timeless(reading: Reading) -> Reading {
     Reading {
@@ -147,13 +151,9 @@ fn reset_of_a_running_one() {
     let mut vm = Vm::with_timeouts(SMALL);
     vm.ok(START, 2, 0);
     vm.ok(LAP, 2, 0);
-    vm.ok(TIMEOUT, 2, 20_000_000);
+    vm.ok(TIMEOUT, 2, SOON);
     assert!(is_new(vm.ok(RESET, 2, 0)));
-    assert_eq!(
-        vm.called(Duration::from_millis(60)),
-        None,
-        "the timeout is disarmed"
-    );
+    assert_eq!(vm.called(AFTER_SOON), None, "the timeout is disarmed");
     assert!(is_new(vm.ok(READ, 2, 0)));
 }
 
@@ -451,11 +451,11 @@ fn timeout_without_the_feature() {
     vm.refused(TIMEOUT, 0, 1_000_000, Status::BadOp);
     vm.turn_on_timeouts();
     assert_eq!(vm.info().features.0, uapi::STOPWATCH_F_TIMEOUT as u64);
-    vm.ok(TIMEOUT, 0, 30_000_000);
+    vm.ok(TIMEOUT, 0, SOON);
     // Turning it off disarms.
     assert_eq!(vm.ok(SET_FEATURES, 0, 0).deadline_ns, 0);
     vm.refused(TIMEOUT, 0, 1_000_000, Status::BadOp);
-    assert_eq!(vm.called(Duration::from_millis(80)), None);
+    assert_eq!(vm.called(AFTER_SOON), None);
 }
 
 fn a_timeout_too_long() {
@@ -475,9 +475,9 @@ fn a_timeout_too_long() {
 fn a_timeout_of_zero() {
     let mut vm = Vm::with_timeouts(SMALL);
     assert_eq!(vm.ok(TIMEOUT, 0, 0).deadline_ns, 0, "none was armed");
-    vm.ok(TIMEOUT, 0, 30_000_000);
+    vm.ok(TIMEOUT, 0, SOON);
     assert_eq!(vm.ok(TIMEOUT, 0, 0).deadline_ns, 0);
-    assert_eq!(vm.called(Duration::from_millis(80)), None);
+    assert_eq!(vm.called(AFTER_SOON), None);
     assert_eq!(vm.ok(READ, 0, 0).timeouts, 0);
 }
 

