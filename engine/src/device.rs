@@ -226,27 +226,24 @@ impl<S: Storage> Device<S> {
         self.times.advance(clock);
         while served.answered < budget {
             let next = end.next(mem);
-            if self.has(uapi::STOPWATCH_F_POSTED) {
-                // Mostly nothing waits but in this ring, and no order has to be made.
-                // The others are looked at after a request was found in this one, as
-                // in `Rings`, or if there is none.
-                if (next.is_some() || served.answered == 0) && self.rings.others_wait(mem, ring) {
-                    self.rings.set_end(ring, end);
-                    return self.serve_all(mem, clock, functions, ring, budget, served);
-                }
-                let Some(posted) = &next else {
-                    self.times.settle();
-                    break;
-                };
-                let stamp = slot::stamp(&posted.words);
-                if stamp > self.times.now() && stamp != slot::NOT_POSTED {
-                    self.times.advance(clock);
-                }
-                self.times.act_at(self.times.nearest(stamp));
+            // Mostly nothing waits but in this ring, and no order has to be made. The
+            // others are looked at after a request was found in this one, as in
+            // `Rings`, or if there is none.
+            if self.has(uapi::STOPWATCH_F_POSTED)
+                && (next.is_some() || served.answered == 0)
+                && self.rings.others_wait(mem, ring)
+            {
+                self.rings.set_end(ring, end);
+                return self.serve_all(mem, clock, functions, ring, budget, served);
             }
             let Some(posted) = next else {
                 break;
             };
+            let stamp = slot::stamp(&posted.words);
+            if stamp > self.times.now() && stamp != slot::NOT_POSTED {
+                self.times.advance(clock);
+            }
+            self.times.act_at(self.times.nearest(stamp));
             let reply = self.respond(mem, clock, functions, &posted);
             end.complete(mem, reply.encode(&posted.words));
             served.count(&reply);
@@ -304,10 +301,7 @@ impl<S: Storage> Device<S> {
                     self.times.advance(clock);
                     self.rings.look(mem);
                 }
-                Turn::Empty => {
-                    self.times.settle();
-                    break;
-                }
+                Turn::Empty => break,
             }
         }
         served.more = self.rings.any_waits();
@@ -316,6 +310,9 @@ impl<S: Storage> Device<S> {
 
     /// Notes what was done in the device's own counts.
     fn note(&mut self, mut served: Served) -> Served {
+        if !served.more {
+            self.times.settle();
+        }
         served.deadline_changed = self.deadlines.take_changed();
         self.stats.requests = self.stats.requests.wrapping_add(served.answered.into());
         self.stats.bad_requests = self.stats.bad_requests.wrapping_add(served.bad.into());

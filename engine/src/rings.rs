@@ -127,8 +127,8 @@ impl<S: Storage> Rings<S> {
         }
     }
 
-    /// Whose turn it is: the earliest, and of equal ones the one in the ring with
-    /// the lowest number.
+    /// Whose turn it is: the earliest. Of equal ones those that were posted come
+    /// first, as who asks may know of them, then the ring with the lowest number.
     pub(super) fn turn(&self, times: &Times) -> Turn {
         let mut left = self.waiting;
         let mut earliest = None;
@@ -139,7 +139,7 @@ impl<S: Storage> Rings<S> {
                 Some(head) => slot::stamp(&head.words),
                 None => continue,
             };
-            let at = times.nearest(stamp);
+            let at = (times.nearest(stamp), stamp == slot::NOT_POSTED);
             if earliest.is_none_or(|(earliest, _, _)| at < earliest) {
                 earliest = Some((at, ring, stamp));
             }
@@ -148,7 +148,7 @@ impl<S: Storage> Rings<S> {
             Some((_, ring, stamp)) if stamp >= times.now() && self.fresh & bit(ring) != 0 => {
                 Turn::LookAgain
             }
-            Some((at, ring, _)) => Turn::Take(ring, at),
+            Some(((at, _), ring, _)) => Turn::Take(ring, at),
             None => Turn::Empty,
         }
     }

@@ -308,13 +308,15 @@ pub(super) fn judge_function(words: &SlotWords) -> Result<u64, Status> {
 /// The stamp of what was not posted: later than any time at which it is served.
 pub(super) const NOT_POSTED: u64 = u64::MAX;
 
-/// The VM time that a slot gives itself.
+/// The VM time that a slot gives itself, below [`NOT_POSTED`] if it was posted.
 #[inline]
 pub(super) fn stamp(words: &SlotWords) -> u64 {
     if field!(stopwatch_request.flags).get32(words) & uapi::STOPWATCH_REQUEST_POSTED == 0 {
         return NOT_POSTED;
     }
-    field!(stopwatch_request.stamp_ns).get(words)
+    field!(stopwatch_request.stamp_ns)
+        .get(words)
+        .min(NOT_POSTED - 1)
 }
 
 /// The words of a request, without owner. Made from a [`Request`], a [`Stamped`]

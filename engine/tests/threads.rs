@@ -4,12 +4,13 @@
 
 mod common;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
+use std::time::Instant;
 
 use common::{at, device, request, Guest};
 use stopwatch_engine::guest::{read_laps, read_record};
-use stopwatch_engine::{uapi, Geometry, Status};
+use stopwatch_engine::{uapi, Clock, ClockId, Geometry, Stamped, Status};
 
 const GEOMETRY: Geometry = Geometry {
     stopwatches: 1,
@@ -117,6 +118,82 @@ fn a_ring_carries_requests_between_threads() {
                 }
                 None => thread::yield_now(),
             }
+        }
+    });
+}
+
+/// All clocks show the time since then.
+#[derive(Clone, Copy)]
+struct Since(Instant);
+
+impl Clock for Since {
+    fn now(&self, _: ClockId) -> u64 {
+        self.0.elapsed().as_nanos() as u64
+    }
+}
+
+#[test]
+fn what_was_posted_is_done_before_who_knows_of_it_is_answered() {
+    const ROUNDS: u64 = 30_000;
+
+    let (mut device, mem) = device(Geometry {
+        stopwatches: 1,
+        rings: 4,
+        ..GEOMETRY
+    });
+    let mut guest = Guest::new(device.layout());
+    guest.negotiate(&mut device, &mem);
+    let clock = Since(Instant::now());
+    let [mut first, mut asking, mut last] = {
+        let mut rings = guest.rings.drain(..3);
+        [(); 3].map(|()| rings.next().unwrap())
+    };
+    let (posted, answered) = (AtomicU64::new(0), AtomicU64::new(0));
+
+    thread::scope(|scope| {
+        // One CPU starts and pauses, by turns in a ring before and after that of the
+        // one which asks.
+        scope.spawn(|| {
+            for round in 0..ROUNDS {
+                let ring = if round % 4 < 2 { &mut first } else { &mut last };
+                let op = [uapi::STOPWATCH_OP_START, uapi::STOPWATCH_OP_PAUSE][round as usize % 2];
+                let act = Stamped {
+                    op: op as u16,
+                    watch: 0,
+                    stamp_ns: clock.now(ClockId::Monotonic),
+                };
+                assert!(ring.post_abandoned(&mem, act));
+                posted.store(round + 1, Ordering::Release);
+                while answered.load(Ordering::Acquire) <= round {
+                    std::hint::spin_loop();
+                }
+            }
+        });
+        scope.spawn(|| {
+            for round in 0..ROUNDS {
+                while posted.load(Ordering::Acquire) <= round {
+                    std::hint::spin_loop();
+                }
+                let read = request(uapi::STOPWATCH_OP_READ, 0, 0);
+                let token = asking.post(&mem, read).unwrap();
+                let reply = loop {
+                    if let Some(reply) = asking.poll(&mem, token) {
+                        break reply;
+                    }
+                    std::hint::spin_loop();
+                };
+                assert_eq!(reply.reading.running, round % 2 == 0, "in round {round}");
+                answered.store(round + 1, Ordering::Release);
+            }
+        });
+        let mut turn = 0u32;
+        while answered.load(Ordering::Acquire) < ROUNDS {
+            turn = turn.wrapping_add(1);
+            let served = match turn % 3 {
+                0 => device.drain(&mem, &clock, &(), 8),
+                ring => device.serve(&mem, &clock, &(), ring, 8),
+            };
+            assert_eq!(served.bad, 0);
         }
     });
 }

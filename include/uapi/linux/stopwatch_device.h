@@ -323,8 +323,9 @@ struct stopwatch_record {
  * is zero.
  *
  * The host takes what is in all rings together, in the order of the stamps; a
- * request that was not posted has the time at which it is served. Equal ones go by
- * ring number, and those of one ring in its order. A stamp that is before the last
+ * request that was not posted has the time at which it is served. Of equal ones
+ * those that were posted come first, then they go by ring number; those of one
+ * ring go in its order. A stamp that is before the last
  * time at which the host did that, or before that of a request ahead of it in its
  * ring, counts as that time; one in the future counts as now.
  */

@@ -1,0 +1,533 @@
+// SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
+
+//! Posted requests: their order against a model that sorts, and what the header
+//! promises of their times.
+
+mod common;
+
+use std::collections::VecDeque;
+
+use proptest::prelude::*;
+
+use common::{at, device, read, request, Clocks, Guest, Heap, Region};
+use stopwatch_engine::guest::{read_record, Token};
+use stopwatch_engine::{
+    uapi, Creation, Device, Functions, Geometry, Memory, Message, Reading, Reply, Request, Stamped,
+    Status, FEATURES,
+};
+
+const GEOMETRY: Geometry = Geometry {
+    stopwatches: uapi::STOPWATCH_NUMBERED + 3,
+    rings: 4,
+    ring_slots: 8,
+    event_slots: 8,
+};
+
+const START: u32 = uapi::STOPWATCH_OP_START;
+const PAUSE: u32 = uapi::STOPWATCH_OP_PAUSE;
+const LAP: u32 = uapi::STOPWATCH_OP_LAP;
+const RESET: u32 = uapi::STOPWATCH_OP_RESET;
+const READ: u32 = uapi::STOPWATCH_OP_READ;
+const TIMEOUT: u32 = uapi::STOPWATCH_OP_TIMEOUT;
+
+fn stamped(op: u32, watch: u32, stamp_ns: u64) -> Stamped {
+    Stamped {
+        op: op as u16,
+        watch,
+        stamp_ns,
+    }
+}
+
+/// A device with all features on, and its guest.
+fn negotiated() -> (Device<Heap>, Region, Guest) {
+    let (mut device, mem) = device(GEOMETRY);
+    let mut guest = Guest::new(device.layout());
+    guest.negotiate(&mut device, &mem);
+    (device, mem, guest)
+}
+
+/// What a guest has put into a ring: an operation on a stopwatch, and its stamp
+/// if it was posted.
+type Act = (u32, u32, Option<u64>);
+
+#[derive(Clone, Copy, Default)]
+struct Watch {
+    elapsed: u64,
+    started: Option<u64>,
+    lap: u64,
+    laps: u32,
+}
+
+#[derive(Default)]
+struct Model {
+    rings: [VecDeque<Act>; GEOMETRY.rings as usize],
+    watches: [Watch; 3],
+    /// The time of the last act, or of the last look at everything.
+    last: u64,
+}
+
+impl Model {
+    fn act(&mut self, now: u64, op: u32, watch: u32) -> (Status, Reading) {
+        let it = &mut self.watches[watch as usize];
+        let shows = it.elapsed + it.started.map_or(0, |started| now - started);
+        let mut status = Status::Ok;
+        match (op, it.started.is_some()) {
+            (START, false) => it.started = Some(now),
+            (PAUSE, true) => {
+                it.elapsed = shows;
+                it.started = None;
+            }
+            (LAP, true) => {
+                it.lap = shows;
+                it.laps += 1;
+            }
+            (LAP, false) => status = Status::Stopped,
+            (RESET, _) => *it = Watch::default(),
+            (READ, _) => {}
+            _ => status = Status::Already,
+        }
+        let it = &self.watches[watch as usize];
+        let reading = Reading {
+            elapsed_ns: it.elapsed + it.started.map_or(0, |started| now - started),
+            time_ns: now,
+            lap_ns: it.lap,
+            running: it.started.is_some(),
+            laps: it.laps,
+            ..Reading::default()
+        };
+        (status, reading)
+    }
+
+    /// Takes what is in all rings: the replies, with the ring of each.
+    fn take(&mut self, now: u64, budget: usize) -> Vec<(usize, (Status, Reading))> {
+        // The requests of each ring with their times, in its order.
+        let mut timed: Vec<VecDeque<_>> = Vec::new();
+        for ring in &self.rings {
+            let mut before = self.last;
+            let time = |&(_, _, stamp): &(u32, u32, Option<u64>)| {
+                before = stamp.unwrap_or(now).min(now).max(before);
+                (before, stamp.is_none())
+            };
+            timed.push(ring.iter().map(time).collect());
+        }
+        // Of those that are first in their rings the earliest, again and again.
+        let mut all = Vec::new();
+        while let Some((_, number)) = (timed.iter().enumerate())
+            .filter_map(|(number, ring)| ring.front().map(|first| (*first, number)))
+            .min()
+        {
+            let (time, _) = timed[number].pop_front().unwrap();
+            all.push((time, number));
+        }
+        if all.len() <= budget {
+            self.last = now;
+        } else if budget > 0 {
+            self.last = all[budget - 1].0;
+        }
+        let taken = all.into_iter().take(budget);
+        taken
+            .map(|(time, ring)| {
+                let (op, watch, _) = self.rings[ring].pop_front().unwrap();
+                (ring, self.act(time, op, watch))
+            })
+            .collect()
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Wait(u64),
+    /// Into a ring: an operation, a stopwatch, and a stamp.
+    Put(usize, u32, u32, Stamp),
+    Kick(u32, u32),
+    Drain(u32),
+    /// The host's own, with a drain before.
+    Host(u32, u32),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Stamp {
+    None,
+    /// Not long ago, or soon.
+    Near(i64),
+    Any(u64),
+}
+
+fn steps() -> impl Strategy<Value = Step> {
+    let stamp = prop_oneof![
+        2 => Just(Stamp::None),
+        12 => (-300..20i64).prop_map(Stamp::Near),
+        1 => prop_oneof![Just(0), Just(u64::MAX), any::<u64>()].prop_map(Stamp::Any),
+    ];
+    prop_oneof![
+        12 => (0..4usize, prop::sample::select(vec![START, PAUSE, LAP, RESET, READ]), 0..3u32, stamp)
+            .prop_map(|(ring, op, watch, stamp)| Step::Put(ring, op, watch, stamp)),
+        4 => (0..100u64).prop_map(Step::Wait),
+        1 => (0..4u32, 0..40u32).prop_map(|(ring, budget)| Step::Kick(ring, budget + 1)),
+        1 => (0..40u32).prop_map(Step::Drain),
+        1 => (prop::sample::select(vec![START, PAUSE, LAP, RESET, READ]), 0..3u32)
+            .prop_map(|(op, watch)| Step::Host(op, watch)),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn rings_and_host_are_in_the_order_of_their_times(
+        steps in prop::collection::vec(steps(), 1..300),
+    ) {
+        let (mut device, mem, mut guest) = negotiated();
+        let mut model = Model::default();
+        let mut tokens: [VecDeque<Token>; 4] = Default::default();
+        let mut now = 1000;
+        for step in steps {
+            let mut taken = Vec::new();
+            match step {
+                Step::Wait(ns) => now += ns,
+                Step::Put(ring, op, watch, stamp) => {
+                    let stamp = match stamp {
+                        _ if op == READ => None,
+                        Stamp::None => None,
+                        Stamp::Near(ns) => Some(now.saturating_add_signed(ns)),
+                        Stamp::Any(stamp) => Some(stamp),
+                    };
+                    let message = match stamp {
+                        Some(stamp) => stamped(op, watch, stamp).into(),
+                        None => Message::from(request(op, watch, 0)),
+                    };
+                    let end = &mut guest.rings[ring];
+                    match end.post(&mem, message) {
+                        Some(token) => {
+                            tokens[ring].push_back(token);
+                            model.rings[ring].push_back((op, watch, stamp));
+                        }
+                        None => prop_assert_eq!(tokens[ring].len(), 8),
+                    }
+                }
+                Step::Kick(ring, budget) => {
+                    let served = device.serve(&mem, &at(now), &(), ring, budget);
+                    taken = model.take(now, budget as usize);
+                    prop_assert_eq!(served.answered as usize, taken.len());
+                    prop_assert_eq!(served.bad, 0);
+                    prop_assert_eq!(served.more, model.rings.iter().any(|ring| !ring.is_empty()));
+                }
+                Step::Drain(budget) => {
+                    let served = device.drain(&mem, &at(now), &(), budget);
+                    taken = model.take(now, budget as usize);
+                    prop_assert_eq!(served.answered as usize, taken.len());
+                    prop_assert_eq!(served.more, model.rings.iter().any(|ring| !ring.is_empty()));
+                }
+                Step::Host(op, watch) => {
+                    let served = device.drain(&mem, &at(now), &(), 100);
+                    prop_assert!(!served.more);
+                    taken = model.take(now, 100);
+                    let reply = device.command(&mem, &at(now), request(op, watch, 0)).reply;
+                    let (status, reading) = model.act(now, op, watch);
+                    prop_assert_eq!(reply, Reply { status: Ok(status), watch, reading });
+                }
+            }
+            for (ring, (status, reading)) in taken {
+                let token = tokens[ring].pop_front().unwrap();
+                let reply = guest.rings[ring].poll(&mem, token).unwrap();
+                prop_assert_eq!((reply.status, reply.reading), (Ok(status), reading));
+            }
+            for (ring, tokens) in tokens.iter().enumerate() {
+                prop_assert_eq!(guest.rings[ring].is_idle(&mem), tokens.is_empty());
+            }
+            for (number, watch) in (0u32..).zip(&model.watches) {
+                let record = read_record(&mem, device.layout().record(number).unwrap()).unwrap();
+                prop_assert_eq!(record.elapsed_ns, watch.elapsed);
+                prop_assert_eq!(record.running.then_some(record.started_ns), watch.started);
+                prop_assert_eq!((record.laps, record.lap_ns), (watch.laps, watch.lap));
+            }
+        }
+    }
+}
+
+#[test]
+fn posting_needs_its_feature_and_an_operation_that_can_wait() {
+    let (mut device, mem) = device(GEOMETRY);
+    let mut guest = Guest::new(device.layout());
+    let status = |device: &mut _, guest: &mut Guest, message: Message| {
+        guest.call(device, &mem, 0, message, 50).status.unwrap()
+    };
+    let start = stamped(START, 0, 40);
+    assert_eq!(
+        status(&mut device, &mut guest, start.into()),
+        Status::BadFlags
+    );
+    assert_eq!(device.drain(&mem, &at(50), &(), 9).answered, 0);
+    guest.negotiate(&mut device, &mem);
+    for (op, expected) in [
+        (START, Status::Ok),
+        (LAP, Status::Ok),
+        (PAUSE, Status::Ok),
+        (RESET, Status::Ok),
+        (READ, Status::BadFlags),
+        (uapi::STOPWATCH_OP_READ_RESET, Status::BadFlags),
+        (TIMEOUT, Status::BadFlags),
+        (uapi::STOPWATCH_OP_SET_FEATURES, Status::BadFlags),
+        (uapi::STOPWATCH_OP_CREATE, Status::BadFlags),
+        (uapi::STOPWATCH_OP_FUNCTIONS, Status::BadOp),
+    ] {
+        let message = stamped(op, 0, 40).into();
+        assert_eq!(
+            status(&mut device, &mut guest, message),
+            expected,
+            "op {op}"
+        );
+    }
+    // A stamp without the flag; and the host does not post.
+    let slot = device.layout().ring(1).unwrap().slot(0);
+    mem.store(slot + 32, 1);
+    mem.store(slot, (u64::from(READ) << 16) | 1);
+    assert_eq!(device.serve(&mem, &at(50), &(), 1, 9).bad, 1);
+    let host = device.command(&mem, &at(60), stamped(START, 0, 55)).reply;
+    assert_eq!(host.status, Ok(Status::BadFlags));
+}
+
+#[test]
+fn a_timeout_goes_by_what_was_posted_before_it() {
+    let (mut device, mem, mut guest) = negotiated();
+    let elapsed = |watch, ns| Request {
+        flags: uapi::STOPWATCH_TIMEOUT_ELAPSED,
+        ..request(TIMEOUT, watch, ns)
+    };
+    for watch in 0..3 {
+        guest.call(&mut device, &mem, 0, request(START, watch, 0), 100);
+        guest.call(&mut device, &mem, 0, elapsed(watch, 50), 100);
+    }
+    assert_eq!(device.next_deadline(&at(100)), Some(150));
+    // Before, at and after the deadline, and taken after it.
+    for (watch, stamp) in [(0, 149), (1, 150), (2, 151)] {
+        assert!(guest.rings[watch].post_abandoned(&mem, stamped(PAUSE, watch as u32, stamp)));
+    }
+    let served = device.drain(&mem, &at(160), &(), 9);
+    assert_eq!((served.answered, served.deadline_changed), (3, true));
+    let expired = device.expire(&mem, &at(160), 9);
+    assert_eq!((expired.put, expired.next), (2, None));
+    for watch in [1, 2] {
+        let event = guest.events.next(&mem).unwrap();
+        assert_eq!((event.watch, event.deadline_ns), (watch, 150));
+    }
+    assert_eq!(read(&mut device, &mem, 0, 160).unwrap().elapsed_ns, 49);
+
+    // A start that should have brought one about already.
+    guest.rings[1].post_abandoned(&mem, stamped(RESET, 2, 161));
+    guest.rings[2].post_abandoned(&mem, stamped(START, 0, 162));
+    let served = device.drain(&mem, &at(170), &(), 9);
+    assert!(served.deadline_changed);
+    assert_eq!(device.next_deadline(&at(170)), Some(163));
+    let expired = device.expire(&mem, &at(170), 9);
+    assert_eq!(expired.put, 1);
+    let event = guest.events.next(&mem).unwrap();
+    assert_eq!((event.deadline_ns, event.time_ns), (163, 170));
+
+    // After one has fired, nothing comes before it.
+    guest.rings[0].post_abandoned(&mem, stamped(PAUSE, 0, 165));
+    let _ = device.drain(&mem, &at(180), &(), 9);
+    assert_eq!(read(&mut device, &mem, 0, 180).unwrap().elapsed_ns, 57);
+}
+
+#[test]
+fn a_reset_and_a_pause_come_after_what_was_posted() {
+    let (mut device, mem, mut guest) = negotiated();
+    let vmm = device.layout().vmm();
+    let creation = Creation {
+        flags: uapi::STOPWATCH_CREATE_SKIP_PAUSED,
+        ..Creation::default()
+    };
+    let created = guest.call(&mut device, &mem, 0, creation, 10);
+    assert_eq!(created.watch, 64);
+    for watch in [0, 64] {
+        guest.rings[0].post_abandoned(&mem, stamped(START, watch, 20));
+        guest.rings[1].post_abandoned(&mem, stamped(LAP, watch, 25));
+    }
+    mem.store(vmm, uapi::STOPWATCH_VMM_PAUSED.into());
+    // All but one, which is taken while the VM is paused.
+    assert!(device.vmm(&mem, &at(30), &(), 3).status);
+    assert_eq!(device.drain(&mem, &at(90), &(), 9).answered, 1);
+    for watch in [0, 64] {
+        let reading = read(&mut device, &mem, watch, 100).unwrap();
+        assert_eq!(reading.lap_ns, 5);
+        assert_eq!(reading.elapsed_ns, if watch == 0 { 80 } else { 10 });
+    }
+    // What is from before a pause that is over counts as from its end.
+    guest.rings[0].post_abandoned(&mem, stamped(PAUSE, 64, 28));
+    mem.store(vmm, uapi::STOPWATCH_VMM_RUNNING.into());
+    assert!(device.vmm(&mem, &at(130), &(), 0).status);
+    let _ = device.drain(&mem, &at(150), &(), 9);
+    assert_eq!(
+        read(&mut device, &mem, 64, 200).unwrap().elapsed_ns,
+        10,
+        "it stood still"
+    );
+
+    guest.rings[0].post_abandoned(&mem, stamped(PAUSE, 0, 210));
+    mem.store(vmm, 1 << 32);
+    assert!(device.vmm(&mem, &at(220), &(), 9).reset);
+    assert_eq!(read(&mut device, &mem, 0, 300).unwrap().elapsed_ns, 190);
+}
+
+#[test]
+fn what_is_over_the_budget_counts_as_from_what_the_host_did() {
+    let (mut device, mem, mut guest) = negotiated();
+    guest.rings[2].post_abandoned(&mem, stamped(START, 0, 10));
+    guest.rings[1].post_abandoned(&mem, stamped(START, 1, 20));
+    guest.rings[0].post_abandoned(&mem, stamped(PAUSE, 0, 30));
+    let served = device.drain(&mem, &at(50), &(), 1);
+    assert_eq!((served.answered, served.more), (1, true));
+    assert!(guest.rings[2].is_idle(&mem) && !guest.rings[1].is_idle(&mem));
+    // The order goes on where it was cut.
+    let served = device.drain(&mem, &at(60), &(), 1);
+    assert_eq!((served.answered, served.more), (1, true));
+    let reading = read(&mut device, &mem, 1, 70).unwrap();
+    assert_eq!((reading.running, reading.elapsed_ns), (true, 50));
+    // The host has seen that at 70 it was running.
+    assert_eq!(read(&mut device, &mem, 0, 70).unwrap().elapsed_ns, 60);
+    assert_eq!(device.drain(&mem, &at(80), &(), 9).answered, 1);
+    assert_eq!(read(&mut device, &mem, 0, 90).unwrap().elapsed_ns, 60);
+}
+
+/// Clocks of which RAW goes slower by half, and BOOTTIME is ahead.
+fn apart(now: u64) -> Clocks {
+    Clocks {
+        monotonic: now,
+        monotonic_raw: now / 2,
+        boottime: now + 1_000_000,
+    }
+}
+
+#[test]
+fn on_other_clocks_it_is_as_long_ago() {
+    let (mut device, mem, mut guest) = negotiated();
+    let raw = Creation {
+        clock: uapi::STOPWATCH_CLOCK_MONOTONIC_RAW,
+        ..Creation::default()
+    };
+    let boot = Creation {
+        clock: uapi::STOPWATCH_CLOCK_BOOTTIME,
+        ..Creation::default()
+    };
+    for creation in [raw, boot] {
+        guest.call(&mut device, &mem, 0, creation, apart(0));
+    }
+    for watch in [64, 65] {
+        guest.rings[watch as usize % 2].post_abandoned(&mem, stamped(START, watch, 800));
+    }
+    let _ = device.drain(&mem, &apart(1000), &(), 9);
+    let started = |watch| device.describe(watch).unwrap().started_ns;
+    assert_eq!((started(64), started(65)), (300, 1_000_800));
+
+    // As seen from here the slower one would have gone back.
+    let reading = read(&mut device, &mem, 64, apart(1000)).unwrap();
+    assert_eq!(reading.elapsed_ns, 200);
+    guest.rings[0].post_abandoned(&mem, stamped(PAUSE, 64, 1100));
+    guest.rings[0].post_abandoned(&mem, stamped(PAUSE, 65, 1100));
+    let _ = device.drain(&mem, &apart(1400), &(), 9);
+    let mut elapsed = |watch| {
+        read(&mut device, &mem, watch, apart(2000))
+            .unwrap()
+            .elapsed_ns
+    };
+    assert_eq!((elapsed(64), elapsed(65)), (200, 300));
+}
+
+#[test]
+fn a_ring_is_used_over_and_over_without_a_poll() {
+    let (mut device, mem, mut guest) = negotiated();
+    guest.rings[0].post_abandoned(&mem, stamped(START, 0, 0));
+    let mut laps = 0;
+    for now in 1..1000 {
+        while guest.rings[0].post_abandoned(&mem, stamped(LAP, 0, now)) {
+            laps += 1;
+        }
+        assert!(!guest.rings[0].is_idle(&mem));
+        let served = device.serve(&mem, &at(now), &(), 3, 100);
+        assert_eq!((served.answered, served.bad, served.more), (8, 0, false));
+        assert!(guest.rings[0].is_idle(&mem));
+    }
+    assert_eq!(read(&mut device, &mem, 0, 2000).unwrap().laps, laps);
+}
+
+/// A host with one function, which only takes 7.
+struct Power(std::cell::Cell<u32>);
+
+impl Functions for Power {
+    fn feature(&self, op: u16) -> Option<u64> {
+        (u32::from(op) == uapi::STOPWATCH_OP_POWER_OFF)
+            .then_some(uapi::STOPWATCH_F_HOST_POWER.into())
+    }
+
+    fn call(&self, op: u16, arg: u64) -> Status {
+        assert_eq!(u32::from(op), uapi::STOPWATCH_OP_POWER_OFF);
+        self.0.set(self.0.get() + 1);
+        if arg == 7 {
+            Status::Ok
+        } else {
+            Status::BadArg
+        }
+    }
+}
+
+#[test]
+fn functions_of_the_host_need_their_feature() {
+    const HOST_POWER: u64 = uapi::STOPWATCH_F_HOST_POWER as u64;
+    const OFF: u32 = uapi::STOPWATCH_OP_POWER_OFF;
+
+    let power = Power(Default::default());
+    let layout = *device(GEOMETRY).0.layout();
+    for offered in [FEATURES, FEATURES | HOST_POWER] {
+        let mem = Region::new(&layout);
+        let policy = stopwatch_engine::Policy {
+            features: offered,
+            ..common::POLICY
+        };
+        let Ok(mut device) = Device::<Heap>::new(layout, policy);
+        device.publish_all(&mem);
+        let mut guest = Guest::new(&layout);
+        let mut call = |request: Request| {
+            let token = guest.rings[0].post(&mem, request).unwrap();
+            assert_eq!(device.serve(&mem, &at(5), &power, 0, 9).answered, 1);
+            let reply = guest.rings[0].poll(&mem, token).unwrap();
+            let zero = Reading {
+                time_ns: reply.reading.time_ns,
+                ..Reading::default()
+            };
+            assert_eq!(reply.reading, zero);
+            (reply.status.unwrap(), zero.time_ns)
+        };
+        assert_eq!(call(request(OFF, 0, 7)), (Status::BadOp, 0));
+        let on = call_features(&mut call, HOST_POWER);
+        if offered & HOST_POWER == 0 {
+            assert_eq!(on, Status::BadArg);
+            assert_eq!(call(request(OFF, 0, 7)), (Status::BadOp, 0));
+            continue;
+        }
+        assert_eq!(call(request(OFF + 1, 1, 7)), (Status::BadOp, 0));
+        assert_eq!(call(request(OFF, 1, 7)), (Status::BadWatch, 0));
+        for flags in [1, uapi::STOPWATCH_REQUEST_POSTED] {
+            let bad = Request {
+                flags,
+                ..request(OFF, 0, 7)
+            };
+            assert_eq!(call(bad), (Status::BadFlags, 0));
+        }
+        let bad = Request {
+            interval: 1,
+            ..request(OFF, 0, 7)
+        };
+        assert_eq!(call(bad), (Status::BadArg, 0));
+        assert_eq!(power.0.get(), 0, "nothing was done");
+        assert_eq!(call(request(OFF, 0, 8)), (Status::BadArg, 0));
+        assert_eq!(call(request(OFF, 0, 7)), (Status::Ok, 5));
+        assert_eq!(power.0.get(), 2);
+        let host = device.command(&mem, &at(5), request(OFF, 0, 7)).reply;
+        assert_eq!(host.status, Ok(Status::BadOp));
+    }
+}
+
+/// Turns on features; the reading of that is of stopwatch 0, which is zero.
+fn call_features(call: &mut impl FnMut(Request) -> (Status, u64), features: u64) -> Status {
+    call(request(uapi::STOPWATCH_OP_SET_FEATURES, 0, features)).0
+}
