@@ -16,7 +16,8 @@ use stopwatch::host::{event_fd, sealed_memfd, Control, Geometry, VmInfo, DEVICE}
 use stopwatch::raw;
 use stopwatch_engine::guest::{read_laps, read_record, EventRing, RequestRing, State, Token};
 use stopwatch_engine::{
-    Creation, Event, InfoWords, Laps, Layout, Memory, Message, Reading, Record, Reply, Request, Status,
+    Creation, Event, InfoWords, Laps, Layout, Memory, Message, Reading, Record, Reply, Request,
+    Status,
 };
 use stopwatch_uapi as uapi;
 

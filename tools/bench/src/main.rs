@@ -116,7 +116,10 @@ fn run(command: Command) -> Result<()> {
             let text = serde_json::to_string_pretty(&part).context("write the measurements")?;
             fs::write(&file, text).with_context(|| file.display().to_string())
         }
-        Command::Report { directory, document } => {
+        Command::Report {
+            directory,
+            document,
+        } => {
             let read = |name: &str| -> Result<Part> {
                 let path = directory.join(name);
                 let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
@@ -144,14 +147,15 @@ fn run_guest(command: Guest) -> Result<()> {
         }
         Guest::Burst { row, count } => answer(&guest::burst(&row, count)?),
         Guest::Spin { milliseconds } => answer(&guest::spin(Duration::from_millis(milliseconds))),
-        Guest::Throughput { row } => {
-            answer(&guest::throughput(&row, Duration::from_secs(2))?)
-        }
+        Guest::Throughput { row } => answer(&guest::throughput(&row, Duration::from_secs(2))?),
         Guest::Lateness { count } => answer(&guest::lateness(count)?),
     }
 }
 
 fn answer(value: &impl Serialize) -> Result<()> {
-    println!("{}", serde_json::to_string(value).context("write the answer")?);
+    println!(
+        "{}",
+        serde_json::to_string(value).context("write the answer")?
+    );
     Ok(())
 }

@@ -55,7 +55,10 @@ impl Timing {
         samples.sort_by(f64::total_cmp);
         let percentile = |part: f64| {
             let index = (part * samples.len() as f64) as usize;
-            samples.get(index.min(samples.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)
+            samples
+                .get(index.min(samples.len().saturating_sub(1)))
+                .copied()
+                .unwrap_or(f64::NAN)
         };
         Self {
             row: row.to_owned(),

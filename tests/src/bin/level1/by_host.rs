@@ -72,7 +72,10 @@ impl Host {
         }
     }
 
-    fn give(&self, command: vhost_stopwatch_command) -> (Result<(), Errno>, vhost_stopwatch_command) {
+    fn give(
+        &self,
+        command: vhost_stopwatch_command,
+    ) -> (Result<(), Errno>, vhost_stopwatch_command) {
         let command = vhost_stopwatch_command {
             vm: self.vm,
             ..command
@@ -110,7 +113,12 @@ impl Host {
         })
     }
 
-    fn laps(&self, watch: u32, first: u32, into: &mut [u64]) -> (Result<(), Errno>, stopwatch_laps) {
+    fn laps(
+        &self,
+        watch: u32,
+        first: u32,
+        into: &mut [u64],
+    ) -> (Result<(), Errno>, stopwatch_laps) {
         let laps = vhost_stopwatch_laps {
             vm: self.vm,
             laps: stopwatch_laps {
@@ -139,13 +147,20 @@ fn every_operation() {
     let lap = host.ok(LAP, 3);
     assert_eq!((lap.laps, lap.lap_ns), (1, lap.time_ns - started.time_ns));
     let seen = vm.ok(READ, 3, 0);
-    assert_eq!((seen.laps, seen.lap_ns), (1, lap.lap_ns), "the guest sees it");
+    assert_eq!(
+        (seen.laps, seen.lap_ns),
+        (1, lap.lap_ns),
+        "the guest sees it"
+    );
     let paused = host.ok(PAUSE, 3);
     assert_eq!(paused.elapsed_ns, paused.time_ns - started.time_ns);
     for (op, errno) in [(PAUSE, Errno::ALREADY), (LAP, Errno::NODATA)] {
         let (result, reading) = host.command(op, 3);
         assert_eq!(result, Err(errno));
-        assert_eq!(reading.elapsed_ns, paused.elapsed_ns, "the reading is there");
+        assert_eq!(
+            reading.elapsed_ns, paused.elapsed_ns,
+            "the reading is there"
+        );
     }
     assert_eq!(host.ok(READ, 3).elapsed_ns, paused.elapsed_ns);
     let last = host.ok(READ_RESET, 3);
@@ -259,7 +274,10 @@ fn no_such_stopwatch() {
     };
     host.refused(numbered, Errno::INVAL);
     for vm in [0, host.vm + 1, u64::MAX] {
-        let other = Host { control: control(), vm };
+        let other = Host {
+            control: control(),
+            vm,
+        };
         assert_eq!(other.command(READ, 0).0, Err(Errno::NOENT), "VM {vm}");
         assert_eq!(other.laps(0, 0, &mut [0]).0, Err(Errno::NOENT), "VM {vm}");
     }
@@ -327,7 +345,7 @@ fn creating_and_deleting() {
 fn describe_walks_through_all() {
     let mut vm = Vm::with_timeouts(ROOM);
     let host = Host::of(&vm);
-    host.give(vhost_stopwatch_command {
+    let (made, _) = host.give(vhost_stopwatch_command {
         op: CREATE,
         flags: STOPWATCH_CREATE_SKIP_PAUSED,
         clock: STOPWATCH_CLOCK_MONOTONIC_RAW,
@@ -335,6 +353,7 @@ fn describe_walks_through_all() {
         name: named("a"),
         ..Default::default()
     });
+    made.unwrap();
     host.create("b").0.unwrap();
     host.ok(DELETE, 64);
     host.create("c").0.unwrap();
@@ -374,11 +393,17 @@ fn laps_of_a_stopwatch() {
     let host = Host::of(&vm);
     let mut kept = [0; 8];
     let (result, said) = host.laps(2, 0, &mut kept);
-    assert_eq!((result, said.count, said.total, said.oldest), (Ok(()), 0, 0, 0));
+    assert_eq!(
+        (result, said.count, said.total, said.oldest),
+        (Ok(()), 0, 0, 0)
+    );
     vm.ok(START, 2, 0);
     let laps: Vec<u64> = (0..5).map(|_| vm.ok(LAP, 2, 0).lap_ns).collect();
     let (result, said) = host.laps(2, 0, &mut kept);
-    assert_eq!((result, said.count, said.total, said.oldest), (Ok(()), 5, 5, 0));
+    assert_eq!(
+        (result, said.count, said.total, said.oldest),
+        (Ok(()), 5, 5, 0)
+    );
     assert_eq!(kept[..5], laps);
     // Room for fewer: as many as fit, and how many there are.
     let mut few = [0; 2];
@@ -414,7 +439,10 @@ fn more_laps_than_are_kept() {
     // The guest has the same in its pages.
     let mut published = [0; KEPT as usize];
     let seen = vm.guest.laps(7, LAPS - KEPT, &mut published);
-    assert_eq!((seen.total, seen.oldest, seen.count), (LAPS, LAPS - KEPT, KEPT));
+    assert_eq!(
+        (seen.total, seen.oldest, seen.count),
+        (LAPS, LAPS - KEPT, KEPT)
+    );
     assert_eq!(published[..], laps[(LAPS - KEPT) as usize..]);
 }
 
@@ -473,7 +501,9 @@ fn a_policy_that_makes_no_sense() {
 fn the_policy_comes_before_the_region() {
     let control = control();
     let size = control.set_geometry(SMALL).unwrap();
-    control.set_region(sealed_memfd(size.into()).unwrap()).unwrap();
+    control
+        .set_region(sealed_memfd(size.into()).unwrap())
+        .unwrap();
     let (result, _) = call(&control, VHOST_STOPWATCH_SET_POLICY, &policy(0, LEAST));
     assert_eq!(result, Err(Errno::BUSY));
 }
@@ -489,7 +519,9 @@ fn host_time_is_a_privilege() {
 
     let control = control();
     let allow = policy(VHOST_STOPWATCH_ALLOW_HOST_TIME, LEAST);
-    call(&control, VHOST_STOPWATCH_SET_POLICY, &allow).0.unwrap();
+    call(&control, VHOST_STOPWATCH_SET_POLICY, &allow)
+        .0
+        .unwrap();
     let before = uptime();
     let mut vm = Vm::of(control, SMALL);
     vm.control.start().unwrap();

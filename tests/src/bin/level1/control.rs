@@ -154,11 +154,7 @@ fn unknown_features() {
         assert_eq!(errno(refused), Some(Errno::INVAL), "{features:#x}");
     }
     let vm = Vm::of(control, SMALL);
-    assert_eq!(
-        vm.guest.offered,
-        all & !BY_POLICY,
-        "unchanged"
-    );
+    assert_eq!(vm.guest.offered, all & !BY_POLICY, "unchanged");
 }
 
 fn geometry_gives_the_size_of_the_region() {
@@ -562,9 +558,11 @@ fn the_region_is_cleared_and_described() {
                 0,
                 "a record whose count is even, at {offset:#x}"
             );
-        } else if (0..SMALL.stopwatches)
-            .any(|watch| layout.record(watch).is_some_and(|at| at + flags == offset + 4))
-        {
+        } else if (0..SMALL.stopwatches).any(|watch| {
+            layout
+                .record(watch)
+                .is_some_and(|at| at + flags == offset + 4)
+        }) {
             assert_eq!(word, u64::from(STOPWATCH_RECORD_EXISTS) << 32, "its flags");
         } else {
             assert_eq!(word, expected, "at {offset:#x}");

@@ -153,12 +153,7 @@ fn cases() -> Vec<Case> {
         case("GET_VM of itself", VHOST_STOPWATCH_GET_VM, self_vm, vm()),
         case("SET_POLICY", VHOST_STOPWATCH_SET_POLICY, policy, control()),
         case("COMMAND", VHOST_STOPWATCH_COMMAND, command, commanded),
-        case(
-            "DESCRIBE",
-            VHOST_STOPWATCH_DESCRIBE,
-            description,
-            described,
-        ),
+        case("DESCRIBE", VHOST_STOPWATCH_DESCRIBE, description, described),
         case("LAPS", VHOST_STOPWATCH_LAPS, laps, lapped),
     ]
 }

@@ -209,7 +209,10 @@ fn what_was_deleted() {
     assert_eq!(second, first, "the number is used again");
     let record = vm.guest.record(second);
     assert_eq!(record.generation, generation + 1);
-    assert_eq!((record.laps, record.elapsed_ns, record.running), (0, 0, false));
+    assert_eq!(
+        (record.laps, record.elapsed_ns, record.running),
+        (0, 0, false)
+    );
     assert_eq!(vm.called(std::time::Duration::from_millis(60)), None);
     assert_eq!(vm.guest.event(), None, "its timeout went with it");
 }
@@ -237,11 +240,7 @@ fn a_mode_is_kept() {
     let mut vm = Vm::new(room(1));
     let watch = made(&mut vm, "a");
     let both = STOPWATCH_MODE_READ | STOPWATCH_MODE_CONTROL;
-    vm.ok(
-        STOPWATCH_OP_SET_MODE,
-        watch,
-        7 | u64::from(both) << 32,
-    );
+    vm.ok(STOPWATCH_OP_SET_MODE, watch, 7 | u64::from(both) << 32);
     let record = vm.guest.record(watch);
     assert_eq!((record.uid, record.mode), (7, both));
     vm.refused(STOPWATCH_OP_SET_MODE, watch, 4 << 32, Status::BadArg);

@@ -2,8 +2,7 @@
 
 //! This device: its tiers, from a program and from the guest's kernel.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::fs;
 
 use anyhow::{anyhow, ensure, Context, Result};
 use stopwatch::guest::{Device, Operation as Command, DEVICE};
@@ -19,7 +18,9 @@ fn device() -> Result<&'static Device> {
 
 /// Whether its doorbells are I/O ports.
 pub(super) fn has_port_doorbell() -> bool {
-    let features = Device::open(DEVICE).and_then(|device| device.info()).map(|info| info.features);
+    let features = Device::open(DEVICE)
+        .and_then(|device| device.info())
+        .map(|info| info.features);
     features.is_ok_and(|features| features.contains(Features::PORT_DOORBELLS))
 }
 
@@ -37,7 +38,9 @@ pub(super) fn read() -> Result<Operation> {
     let watch = running(device)?;
     let reader = device.reader()?;
     reader.read(watch)?;
-    reader.read_exit_free(watch).map_err(|why| anyhow!("no reading without a call: {why}"))?;
+    reader
+        .read_exit_free(watch)
+        .map_err(|why| anyhow!("no reading without a call: {why}"))?;
     Ok(Operation::short(move || {
         reader.read(watch)?;
         Ok(())
@@ -72,19 +75,15 @@ pub(super) fn call() -> Result<Operation> {
 /// how often, and says how many ticks that took.
 pub(super) fn kernel(tier: &'static str, batch: u32) -> Result<Operation> {
     const BENCH: &str = "/sys/kernel/debug/stopwatch/bench";
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .open(BENCH)
-        .with_context(|| format!("{BENCH}, of the guest driver"))?;
     let run = move |count: u32| {
-        file.write_at(format!("{tier} {count}").as_bytes(), 0)
-            .with_context(|| format!("{BENCH}: {tier} {count}"))?;
-        let mut answer = [0; 64];
-        let length = file.read_at(&mut answer, 0).context(BENCH)?;
-        let answer = String::from_utf8_lossy(&answer[..length]);
+        let order = format!("{tier} {count}");
+        fs::write(BENCH, &order).with_context(|| format!("write \"{order}\" to {BENCH}"))?;
         // Nanoseconds, then ticks of the counter.
-        let ticks = answer.split_whitespace().nth(1).and_then(|word| word.parse().ok());
+        let answer = fs::read_to_string(BENCH).context(BENCH)?;
+        let ticks = answer
+            .split_whitespace()
+            .nth(1)
+            .and_then(|word| word.parse().ok());
         ticks.with_context(|| format!("{BENCH} says \"{}\", not ns and ticks", answer.trim_end()))
     };
     Ok(Operation {
@@ -94,4 +93,3 @@ pub(super) fn kernel(tier: &'static str, batch: u32) -> Result<Operation> {
         run: Box::new(run),
     })
 }
-

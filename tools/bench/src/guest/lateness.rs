@@ -117,14 +117,21 @@ impl Timer {
     fn new() -> Result<Self> {
         // SAFETY: touches no memory of ours.
         let fd = unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_CLOEXEC) };
-        ensure!(fd >= 0, "timerfd_create: {}", std::io::Error::last_os_error());
+        ensure!(
+            fd >= 0,
+            "timerfd_create: {}",
+            std::io::Error::last_os_error()
+        );
         // SAFETY: a new descriptor that nobody else has.
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }.into()))
     }
 
     fn wait_until(&mut self, deadline: u64) -> Result<()> {
         let setting = libc::itimerspec {
-            it_interval: libc::timespec { tv_sec: 0, tv_nsec: 0 },
+            it_interval: libc::timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            },
             it_value: libc::timespec {
                 tv_sec: (deadline / 1_000_000_000) as libc::time_t,
                 tv_nsec: (deadline % 1_000_000_000) as libc::c_long,
@@ -139,7 +146,11 @@ impl Timer {
                 std::ptr::null_mut(),
             )
         };
-        ensure!(status == 0, "timerfd_settime: {}", std::io::Error::last_os_error());
+        ensure!(
+            status == 0,
+            "timerfd_settime: {}",
+            std::io::Error::last_os_error()
+        );
         let mut count = [0; 8];
         self.0.read_exact(&mut count).context("read the timerfd")
     }

@@ -76,7 +76,12 @@ struct Running {
 
 impl Running {
     fn measure(&mut self) -> Result<()> {
-        let Operation { side, batch, clock_source, ref mut run } = self.operation;
+        let Operation {
+            side,
+            batch,
+            clock_source,
+            ref mut run,
+        } = self.operation;
         system::set_clock_source(clock_source)?;
         if side == Side::GuestKernel {
             // What it takes to have the kernel do it, so that it can be taken off.
@@ -90,7 +95,8 @@ impl Running {
         span.begin();
         let ticks = run(batch + more)?;
         span.end();
-        self.samples.push(ticks as f64 * f64::from(batch) / f64::from(batch + more));
+        self.samples
+            .push(ticks as f64 * f64::from(batch) / f64::from(batch + more));
         Ok(())
     }
 }
@@ -138,7 +144,8 @@ pub fn measure(limit: Duration, rounds: u32) -> Result<GuestPart> {
         Span::EMPTY.end();
         empty.push(ticks as f64);
         for row in &mut running {
-            row.measure().with_context(|| format!("{}, round {round}", rows::NAMES[row.index]))?;
+            row.measure()
+                .with_context(|| format!("{}, round {round}", rows::NAMES[row.index]))?;
         }
     }
     system::set_clock_source(CLOCK_SOURCE)?;

@@ -68,7 +68,9 @@ impl Function {
             }
             Test::Portio { eventfd } => {
                 let ports = self.ports(1)?;
-                ports.write_at(&[number(eventfd)], SELECT as u64).context("select a test")?;
+                ports
+                    .write_at(&[number(eventfd)], SELECT as u64)
+                    .context("select a test")?;
                 let mut offset = [0; 4];
                 for (byte, place) in (OFFSET as u64..).zip(offset.chunks_mut(1)) {
                     ports.read_at(place, byte).context("read where a test is")?;
@@ -103,7 +105,9 @@ impl Selected {
         match self {
             Self::Memory(memory, offset) => memory.write(*offset, 0u8),
             Self::Ports(ports, offset) => {
-                ports.write_at(&[0], *offset).context("write to an I/O port")?;
+                ports
+                    .write_at(&[0], *offset)
+                    .context("write to an I/O port")?;
             }
         }
         Ok(())
@@ -112,7 +116,9 @@ impl Selected {
     /// Makes the system call of an I/O port's write, with nothing to write.
     pub(super) fn write_nothing(&self) -> Result<()> {
         if let Self::Ports(ports, offset) = self {
-            ports.write_at(&[], *offset).context("write nothing to an I/O port")?;
+            ports
+                .write_at(&[], *offset)
+                .context("write nothing to an I/O port")?;
         }
         Ok(())
     }

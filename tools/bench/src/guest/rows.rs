@@ -97,7 +97,10 @@ pub(super) fn prepare(row: &str) -> Result<Operation> {
         TIER1_KERNEL => device::kernel("read", 200),
         TIER2_KERNEL => device::kernel("lap", 200),
         TIER3_KERNEL => device::kernel("call", 1),
-        _ => bail!("there is no row \"{row}\"; expected one of {}", NAMES.join(", ")),
+        _ => bail!(
+            "there is no row \"{row}\"; expected one of {}",
+            NAMES.join(", ")
+        ),
     }
 }
 
@@ -171,7 +174,8 @@ fn ptp() -> Result<Operation> {
         .with_context(|| class.to_owned())?
         .filter_map(Result::ok)
         .find(|entry| {
-            system::text(entry.path().join("clock_name")).is_ok_and(|name| name == "KVM virtual PTP")
+            system::text(entry.path().join("clock_name"))
+                .is_ok_and(|name| name == "KVM virtual PTP")
         })
         .context("no PTP clock of KVM: ptp_kvm.ko binds only if KVM offers the hypercall")?;
     let node = PathBuf::from("/dev").join(clock.file_name());
@@ -180,7 +184,9 @@ fn ptp() -> Result<Operation> {
     let id = !file.as_raw_fd() << 3 | 3;
     Ok(Operation::long(move || {
         let _ = &file;
-        system::clock_ns(id).map(drop).context("clock_gettime of ptp_kvm")
+        system::clock_ns(id)
+            .map(drop)
+            .context("clock_gettime of ptp_kvm")
     }))
 }
 
@@ -198,13 +204,11 @@ fn vmclock() -> Result<Operation> {
     const SEQUENCE: usize = 12;
     const DISRUPTION_MARKER: usize = 16;
     let mapping = Mapping::read_only("/dev/vmclock0", 4096)?;
-    Ok(Operation::short(move || {
-        loop {
-            let before = mapping.read::<u32>(SEQUENCE);
-            mapping.read::<u64>(DISRUPTION_MARKER);
-            if before % 2 == 0 && mapping.read::<u32>(SEQUENCE) == before {
-                return Ok(());
-            }
+    Ok(Operation::short(move || loop {
+        let before = mapping.read::<u32>(SEQUENCE);
+        mapping.read::<u64>(DISRUPTION_MARKER);
+        if before % 2 == 0 && mapping.read::<u32>(SEQUENCE) == before {
+            return Ok(());
         }
     }))
 }

@@ -33,15 +33,33 @@ impl Mapping {
 
     pub(super) fn read_write(path: impl AsRef<Path>, size: usize) -> Result<Self> {
         let file = File::options().read(true).write(true).open(&path);
-        Self::map(file, path.as_ref(), size, ProtFlags::READ | ProtFlags::WRITE)
+        Self::map(
+            file,
+            path.as_ref(),
+            size,
+            ProtFlags::READ | ProtFlags::WRITE,
+        )
     }
 
-    fn map(file: io::Result<File>, path: &Path, size: usize, protection: ProtFlags) -> Result<Self> {
+    fn map(
+        file: io::Result<File>,
+        path: &Path,
+        size: usize,
+        protection: ProtFlags,
+    ) -> Result<Self> {
         let name = || path.display().to_string();
         let file = file.with_context(name)?;
         // SAFETY: a new mapping, at an address that the kernel chooses.
-        let base =
-            unsafe { mmap(std::ptr::null_mut(), size, protection, MapFlags::SHARED, &file, 0) };
+        let base = unsafe {
+            mmap(
+                std::ptr::null_mut(),
+                size,
+                protection,
+                MapFlags::SHARED,
+                &file,
+                0,
+            )
+        };
         let base = base.with_context(|| format!("map {}", name()))?;
         Ok(Self {
             base: NonNull::new(base.cast()).context("mapped at address zero")?,

@@ -20,7 +20,9 @@ use crate::results::Throughput;
 ///
 /// The row cannot be measured here.
 pub fn throughput(row: &str, time: Duration) -> Result<Throughput> {
-    let available = thread::available_parallelism().context("the number of vCPUs")?.get() as u32;
+    let available = thread::available_parallelism()
+        .context("the number of vCPUs")?
+        .get() as u32;
     let mut by_vcpus = BTreeMap::new();
     for vcpus in [1, 2, 4].into_iter().filter(|&vcpus| vcpus <= available) {
         by_vcpus.insert(vcpus, together(row, vcpus, time)?);
@@ -70,6 +72,10 @@ fn pin(cpu: u32) -> Result<()> {
     unsafe { libc::CPU_SET(cpu as usize, &mut set) };
     // SAFETY: a set of that size.
     let status = unsafe { libc::sched_setaffinity(0, size_of_val(&set), &set) };
-    ensure!(status == 0, "sched_setaffinity: {}", std::io::Error::last_os_error());
+    ensure!(
+        status == 0,
+        "sched_setaffinity: {}",
+        std::io::Error::last_os_error()
+    );
     Ok(())
 }

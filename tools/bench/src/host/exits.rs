@@ -82,7 +82,10 @@ fn path(event: &str, file: &str) -> PathBuf {
 fn write(event: &str, file: &str, text: &str) -> Result<()> {
     let path = path(event, file);
     // Truncating the file would remove its triggers.
-    let written = File::options().append(true).open(&path).and_then(|mut file| file.write_all(text.as_bytes()));
+    let written = File::options()
+        .append(true)
+        .open(&path)
+        .and_then(|mut file| file.write_all(text.as_bytes()));
     written.with_context(|| format!("write \"{text}\" to {}", path.display()))
 }
 
@@ -111,7 +114,12 @@ fn counters() -> Result<BTreeMap<String, u64>> {
     for name in COUNTERS {
         let path = Path::new(directory).join(name);
         let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-        sums.insert(name.to_owned(), text.trim().parse().with_context(|| path.display().to_string())?);
+        sums.insert(
+            name.to_owned(),
+            text.trim()
+                .parse()
+                .with_context(|| path.display().to_string())?,
+        );
     }
     Ok(sums)
 }

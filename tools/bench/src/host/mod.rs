@@ -55,7 +55,10 @@ pub fn measure(plan: Plan, console: &Path) -> Result<Part> {
         let (seconds, rounds) = (plan.rows.as_secs(), plan.rounds);
         part.guest = vm.bench(&format!("rows --seconds {seconds} --rounds {rounds}"))?;
         for missing in &part.guest.missing {
-            say(&format!("not measured: {}: {}", missing.row, missing.reason));
+            say(&format!(
+                "not measured: {}: {}",
+                missing.row, missing.reason
+            ));
         }
         if !plan.rows_only {
             say("exits");
@@ -63,7 +66,8 @@ pub fn measure(plan: Plan, console: &Path) -> Result<Part> {
             say("throughput");
             for row in THROUGHPUT {
                 if measured(&part, row) {
-                    part.throughput.push(vm.bench(&format!("throughput '{row}'"))?);
+                    part.throughput
+                        .push(vm.bench(&format!("throughput '{row}'"))?);
                 }
             }
             say("timeouts");
@@ -81,12 +85,7 @@ pub fn measure(plan: Plan, console: &Path) -> Result<Part> {
 }
 
 /// Rows whose throughput is measured, beside each other.
-const THROUGHPUT: [&str; 4] = [
-    rows::VDSO_KVM,
-    rows::BARE_MMIO,
-    rows::TIER3,
-    rows::TIER2,
-];
+const THROUGHPUT: [&str; 4] = [rows::VDSO_KVM, rows::BARE_MMIO, rows::TIER3, rows::TIER2];
 
 fn measured(part: &Part, row: &str) -> bool {
     part.guest.timings.iter().any(|timing| timing.row == row)
@@ -105,7 +104,10 @@ fn load_modules() -> Result<()> {
     let ours = format!("{modules}/vhost_stopwatch.ko");
     for command in [["modprobe", "vhost_vsock"], ["insmod", &ours]] {
         let [program, module] = command;
-        let status = Command::new(program).arg(module).status().with_context(|| program.to_owned())?;
+        let status = Command::new(program)
+            .arg(module)
+            .status()
+            .with_context(|| program.to_owned())?;
         ensure!(status.success(), "{program} {module}: {status}");
     }
     Ok(())
@@ -132,7 +134,8 @@ fn exits(vm: &mut Vm, part: &Part) -> Result<BTreeMap<String, Exits>> {
         let (burst, during) =
             counter.count(|| vm.bench::<BurstPart>(&format!("burst '{row}' {operations}")))?;
         let milliseconds = burst.ns.div_ceil(1_000_000);
-        let (_, spinning) = counter.count(|| vm.bench::<BurstPart>(&format!("spin {milliseconds}")))?;
+        let (_, spinning) =
+            counter.count(|| vm.bench::<BurstPart>(&format!("spin {milliseconds}")))?;
         let (_, nothing) = counter.count(|| vm.bench::<BurstPart>("spin 0"))?;
 
         // Reason by reason: a guest that leaves often is interrupted less while
@@ -169,13 +172,21 @@ fn exits(vm: &mut Vm, part: &Part) -> Result<BTreeMap<String, Exits>> {
 fn machine(vcpus: u32) -> BTreeMap<String, String> {
     let first_line = |path: &Path, key: &str| {
         let text = fs::read_to_string(path).unwrap_or_default();
-        let value = text.lines().find_map(|line| line.strip_prefix(key)?.split_once(':'));
-        value.map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
+        let value = text
+            .lines()
+            .find_map(|line| line.strip_prefix(key)?.split_once(':'));
+        value
+            .map(|(_, value)| value.trim().to_owned())
+            .unwrap_or_default()
     };
     let output = |program: &str, argument: &str| {
         let output = Command::new(program).arg(argument).output();
         let text = output.map(|output| output.stdout).unwrap_or_default();
-        String::from_utf8_lossy(&text).lines().next().unwrap_or_default().to_owned()
+        String::from_utf8_lossy(&text)
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .to_owned()
     };
     let qemu = env::var("STOPWATCH_QEMU").unwrap_or_default();
     let cpus = std::thread::available_parallelism().map_or(0, usize::from);
@@ -186,7 +197,10 @@ fn machine(vcpus: u32) -> BTreeMap<String, String> {
     };
     [
         ("machine", env::var("STOPWATCH_MACHINE").unwrap_or_default()),
-        ("level 1 CPU", first_line(Path::new("/proc/cpuinfo"), "model name")),
+        (
+            "level 1 CPU",
+            first_line(Path::new("/proc/cpuinfo"), "model name"),
+        ),
         ("level 1 CPUs", cpus.to_string()),
         ("level 1", level1.to_owned()),
         ("level 2 vCPUs", vcpus.to_string()),

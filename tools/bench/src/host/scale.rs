@@ -35,10 +35,14 @@ pub(super) fn scale(counts: &[u32], kicks: u32, idle: Duration) -> Result<Vec<Sc
         // All anew, since what is counted is the difference to none.
         settle();
         let before = free_memory()?;
-        let mut guests = (0..count).map(|_| Guest::new()).collect::<Result<Vec<_>>>()?;
+        let mut guests = (0..count)
+            .map(|_| Guest::new())
+            .collect::<Result<Vec<_>>>()?;
         settle();
         let used = before - free_memory()?;
-        let region = guests.first().map_or(0, |guest| u64::from(guest.vm.region_size()));
+        let region = guests
+            .first()
+            .map_or(0, |guest| u64::from(guest.vm.region_size()));
         // Every page of a region is there once it is pinned.
         let own = used - (u64::from(count) * region) as f64;
 
@@ -80,7 +84,13 @@ fn free_memory() -> Result<f64> {
     let text = fs::read_to_string("/proc/meminfo").context("/proc/meminfo")?;
     let kilobytes = text
         .lines()
-        .find_map(|line| line.strip_prefix("MemFree:")?.trim().strip_suffix(" kB")?.parse::<f64>().ok())
+        .find_map(|line| {
+            line.strip_prefix("MemFree:")?
+                .trim()
+                .strip_suffix(" kB")?
+                .parse::<f64>()
+                .ok()
+        })
         .context("/proc/meminfo has no MemFree")?;
     Ok(kilobytes * 1024.0)
 }
@@ -88,11 +98,22 @@ fn free_memory() -> Result<f64> {
 /// Timers and work items of the host module that run in that time, a second.
 fn wakeups(time: Duration) -> Result<f64> {
     const TRACING: &str = "/sys/kernel/tracing";
-    const EVENTS: [&str; 2] = ["timer/hrtimer_expire_entry", "workqueue/workqueue_execute_start"];
+    const EVENTS: [&str; 2] = [
+        "timer/hrtimer_expire_entry",
+        "workqueue/workqueue_execute_start",
+    ];
+    if time.is_zero() {
+        return Ok(0.0);
+    }
     let histogram = "hist:keys=function.sym";
     if fs::metadata(format!("{TRACING}/events")).is_err() {
-        let status = Command::new("mount").args(["-t", "tracefs", "tracefs", TRACING]).status();
-        ensure!(status.is_ok_and(|status| status.success()), "cannot mount {TRACING}");
+        let status = Command::new("mount")
+            .args(["-t", "tracefs", "tracefs", TRACING])
+            .status();
+        ensure!(
+            status.is_ok_and(|status| status.success()),
+            "cannot mount {TRACING}"
+        );
     }
     let trigger = |event: &str, text: &str| {
         let path = format!("{TRACING}/events/{event}/trigger");
@@ -123,7 +144,11 @@ fn raise_file_limit(files: u64) -> Result<()> {
     };
     // SAFETY: a limit, which is only read.
     let status = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) };
-    ensure!(status == 0, "allow {files} open files: {}", std::io::Error::last_os_error());
+    ensure!(
+        status == 0,
+        "allow {files} open files: {}",
+        std::io::Error::last_os_error()
+    );
     Ok(())
 }
 
@@ -159,10 +184,20 @@ impl Guest {
             watch: 0,
             ..Request::default()
         };
-        let token = self.ring.post(&self.region, request).context("the ring is full")?;
+        let token = self
+            .ring
+            .post(&self.region, request)
+            .context("the ring is full")?;
         rustix::io::write(&self.vm.kicks()[0], &1u64.to_ne_bytes()).context("kick")?;
-        let reply = self.ring.poll(&self.region, token).context("no answer in the kick")?;
-        ensure!(reply.status == Ok(Status::Ok), "answered {:?}", reply.status);
+        let reply = self
+            .ring
+            .poll(&self.region, token)
+            .context("no answer in the kick")?;
+        ensure!(
+            reply.status == Ok(Status::Ok),
+            "answered {:?}",
+            reply.status
+        );
         Ok(())
     }
 }
@@ -178,8 +213,16 @@ impl Region {
         let size = vm.region_size() as usize;
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new mapping, at an address that the kernel chooses.
-        let base =
-            unsafe { mmap(std::ptr::null_mut(), size, protection, MapFlags::SHARED, vm.region(), 0) };
+        let base = unsafe {
+            mmap(
+                std::ptr::null_mut(),
+                size,
+                protection,
+                MapFlags::SHARED,
+                vm.region(),
+                0,
+            )
+        };
         let base = NonNull::new(base.context("map the region")?.cast());
         Ok(Self {
             base: base.context("mapped at address zero")?,
@@ -189,7 +232,10 @@ impl Region {
 
     fn word(&self, offset: u32) -> &AtomicU64 {
         let offset = offset as usize;
-        assert!(offset % 8 == 0 && offset + 8 <= self.size, "offset {offset}");
+        assert!(
+            offset % 8 == 0 && offset + 8 <= self.size,
+            "offset {offset}"
+        );
         // SAFETY: within the mapping, which lives as long as self, and aligned.
         // Everybody writes whole words there.
         unsafe { self.base.add(offset).cast::<AtomicU64>().as_ref() }

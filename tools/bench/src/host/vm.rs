@@ -61,11 +61,21 @@ impl Vm {
         let mut command = Command::new("stopwatch");
         command.args(["host", "run", "--name", "bench", "--rings", &vcpus, "--"]);
         command.arg(launcher).args([socket, console]);
-        command.args(["-machine", "hpet=on", "-smp", &vcpus, "-object", "rng-builtin,id=rng"]);
+        command.args([
+            "-machine",
+            "hpet=on",
+            "-smp",
+            &vcpus,
+            "-object",
+            "rng-builtin,id=rng",
+        ]);
         for device in DEVICES {
             command.args(["-device", device]);
         }
-        let mut qemu = command.stdin(Stdio::null()).spawn().context("run `stopwatch host run`")?;
+        let mut qemu = command
+            .stdin(Stdio::null())
+            .spawn()
+            .context("run `stopwatch host run`")?;
         let begin = Instant::now();
         let shell = loop {
             if let Ok(shell) = UnixStream::connect(socket) {
@@ -80,7 +90,9 @@ impl Vm {
             }
             thread::sleep(Duration::from_millis(50));
         };
-        shell.set_read_timeout(Some(patience)).context("set a time limit")?;
+        shell
+            .set_read_timeout(Some(patience))
+            .context("set a time limit")?;
         let mut vm = Self {
             qemu,
             shell: BufReader::new(shell),
@@ -101,7 +113,11 @@ impl Vm {
     pub(super) fn run(&mut self, command: &str) -> Result<String> {
         writeln!(self.shell.get_mut(), "{command}").context("the guest's shell")?;
         let (output, status) = self.answer().with_context(|| format!("guest: {command}"))?;
-        ensure!(status == "0", "guest: {command}: status {status}: {}", output.trim_end());
+        ensure!(
+            status == "0",
+            "guest: {command}: status {status}: {}",
+            output.trim_end()
+        );
         Ok(output)
     }
 
@@ -129,7 +145,10 @@ impl Vm {
                 end.join("\n")
             );
         }
-        Ok((String::from_utf8_lossy(&output).into_owned(), status.trim_end().to_owned()))
+        Ok((
+            String::from_utf8_lossy(&output).into_owned(),
+            status.trim_end().to_owned(),
+        ))
     }
 }
 

@@ -48,32 +48,48 @@ pub(super) fn draw(results: &Results) -> Result<String> {
         let failed = |error: DrawingAreaErrorKind<_>| anyhow!("draw the chart: {error}");
         area.fill(&WHITE).map_err(failed)?;
         let text = |size: i32, horizontal: HPos| {
-            ("sans-serif", size).into_font().into_text_style(&area).pos(Pos::new(horizontal, VPos::Center))
+            ("sans-serif", size)
+                .into_font()
+                .into_text_style(&area)
+                .pos(Pos::new(horizontal, VPos::Center))
         };
         let title = if counted {
             "Instructions of one operation, guest, host and QEMU together"
         } else {
             "Time of one operation in ns, median"
         };
-        area.draw_text(title, &text(18, HPos::Left), (20, 24)).map_err(failed)?;
+        area.draw_text(title, &text(18, HPos::Left), (20, 24))
+            .map_err(failed)?;
         for decade in 0..=decades as i32 {
             let value = 10f64.powi(decade);
             let line = vec![(x(value), TOP - 10), (x(value), height - BOTTOM)];
-            area.draw(&PathElement::new(line, RGBColor(220, 220, 220))).map_err(failed)?;
-            let label = format!("{value}");
-            area.draw_text(&label, &text(12, HPos::Center), (x(value), height - BOTTOM + 14))
+            area.draw(&PathElement::new(line, RGBColor(220, 220, 220)))
                 .map_err(failed)?;
+            let label = format!("{value}");
+            area.draw_text(
+                &label,
+                &text(12, HPos::Center),
+                (x(value), height - BOTTOM + 14),
+            )
+            .map_err(failed)?;
         }
         for (index, (row, value)) in (0..).zip(bars) {
             let top = TOP + LINE * index;
             let middle = top + LINE / 2;
             // This device stands out from the others.
-            let color = if row.row.starts_with("tier") { RGBColor(208, 74, 20) } else { RGBColor(70, 110, 160) };
+            let color = if row.row.starts_with("tier") {
+                RGBColor(208, 74, 20)
+            } else {
+                RGBColor(70, 110, 160)
+            };
             let bar = [(LEFT, top + 4), (x(value).max(LEFT + 2), top + LINE - 4)];
-            area.draw(&Rectangle::new(bar, color.filled())).map_err(failed)?;
-            area.draw_text(&row.row, &text(13, HPos::Right), (LEFT - 8, middle)).map_err(failed)?;
+            area.draw(&Rectangle::new(bar, color.filled()))
+                .map_err(failed)?;
+            area.draw_text(&row.row, &text(13, HPos::Right), (LEFT - 8, middle))
+                .map_err(failed)?;
             let label = format!("{value:.0}");
-            area.draw_text(&label, &text(12, HPos::Left), (x(value) + 6, middle)).map_err(failed)?;
+            area.draw_text(&label, &text(12, HPos::Left), (x(value) + 6, middle))
+                .map_err(failed)?;
         }
         area.present().map_err(failed)?;
     }

@@ -62,12 +62,16 @@ pub fn count_instructions(part: &mut Part, log: &str) {
         };
         if let (Some(base), Some(all)) = (base, spans.get(&Span::row(index))) {
             let one = (all - base).max(0.0) / f64::from(timing.batch);
-            part.instructions.insert(timing.row.clone(), one.round() as u64);
+            part.instructions
+                .insert(timing.row.clone(), one.round() as u64);
         }
     }
     for scale in &part.scale {
         if let Some(all) = spans.get(&Span::kick(scale.vms)) {
-            part.instructions.insert(scale.kick.row.clone(), (all - empty).max(0.0).round() as u64);
+            part.instructions.insert(
+                scale.kick.row.clone(),
+                (all - empty).max(0.0).round() as u64,
+            );
         }
     }
 }
@@ -79,16 +83,18 @@ pub fn count_instructions(part: &mut Part, log: &str) {
 ///
 /// A file cannot be written, or the document has no marks.
 pub fn write(results: &Results, directory: &Path, document: Option<&Path>) -> Result<()> {
-    let save = |path: &Path, text: &str| {
-        fs::write(path, text).with_context(|| path.display().to_string())
-    };
+    let save =
+        |path: &Path, text: &str| fs::write(path, text).with_context(|| path.display().to_string());
     let json = serde_json::to_string_pretty(results).context("write the results")?;
     let table = text::markdown(results);
     let chart = chart::draw(results)?;
     save(&directory.join("results.json"), &json)?;
     save(&directory.join("results.md"), &table)?;
     save(&directory.join("results.svg"), &chart)?;
-    save(&directory.join("results.html"), &text::page(results, &chart))?;
+    save(
+        &directory.join("results.html"),
+        &text::page(results, &chart),
+    )?;
 
     if let Some(document) = document {
         let name = || document.display().to_string();

@@ -15,10 +15,22 @@ pub(super) fn targets(results: &Results) -> Vec<Target> {
         let row = results.rows.iter().find(|other| other.row == row)?;
         Some(row.wall_ns_p50)
     };
-    let scale = |vms: u32| results.detail.wall.scale.iter().find(|scale| scale.vms == vms);
+    let scale = |vms: u32| {
+        results
+            .detail
+            .wall
+            .scale
+            .iter()
+            .find(|scale| scale.vms == vms)
+    };
     // From the kernel, where both are a store and what it sets off.
     let call = insns(rows::TIER3_KERNEL);
-    let throughput = results.detail.wall.throughput.iter().find(|other| other.row == rows::TIER2);
+    let throughput = results
+        .detail
+        .wall
+        .throughput
+        .iter()
+        .find(|other| other.row == rows::TIER2);
     let vcpus = |count: u32| throughput.and_then(|row| row.by_vcpus.get(&count).copied());
 
     let at_most = |figure: &str, value: Option<f64>, limit: f64| Target {
@@ -68,7 +80,10 @@ pub(super) fn targets(results: &Results) -> Vec<Target> {
     });
     targets.push(at_most(
         "time per kick, 1,000 VMs open / 1 VM open",
-        ratio(scale(1000).map(|scale| scale.kick.p50), scale(1).map(|scale| scale.kick.p50)),
+        ratio(
+            scale(1000).map(|scale| scale.kick.p50),
+            scale(1).map(|scale| scale.kick.p50),
+        ),
         1.1,
     ));
     targets.push(at_most(

@@ -25,7 +25,9 @@ struct Table {
 impl Table {
     fn markdown(&self, out: &mut String) {
         let _ = writeln!(out, "| {} |", self.head.join(" | "));
-        let rules: Vec<_> = (0..self.head.len()).map(|n| if n == 0 { "---" } else { "---:" }).collect();
+        let rules: Vec<_> = (0..self.head.len())
+            .map(|n| if n == 0 { "---" } else { "---:" })
+            .collect();
         let _ = writeln!(out, "| {} |", rules.join(" | "));
         for line in &self.lines {
             let _ = writeln!(out, "| {} |", line.join(" | "));
@@ -98,8 +100,21 @@ fn sections(results: &Results) -> Vec<(&'static str, Table, String)> {
             .collect(),
     };
     let rows = Table {
-        head: vec!["operation", "side", "instructions", "p50", "p99", "exits", "of them to QEMU", "samples"],
-        lines: results.rows.iter().map(|row| row_cells(results, row)).collect(),
+        head: vec![
+            "operation",
+            "side",
+            "instructions",
+            "p50",
+            "p99",
+            "exits",
+            "of them to QEMU",
+            "samples",
+        ],
+        lines: results
+            .rows
+            .iter()
+            .map(|row| row_cells(results, row))
+            .collect(),
     };
     let targets = Table {
         head: vec!["figure", "value", "limit", "met"],
@@ -119,7 +134,11 @@ fn sections(results: &Results) -> Vec<(&'static str, Table, String)> {
             .throughput
             .iter()
             .map(|row| {
-                let cell = |vcpus| row.by_vcpus.get(&vcpus).map_or("-".to_owned(), |rate| count(*rate));
+                let cell = |vcpus| {
+                    row.by_vcpus
+                        .get(&vcpus)
+                        .map_or("-".to_owned(), |rate| count(*rate))
+                };
                 vec![row.row.clone(), cell(1), cell(2), cell(4)]
             })
             .collect(),
@@ -130,7 +149,14 @@ fn sections(results: &Results) -> Vec<(&'static str, Table, String)> {
             .lateness
             .iter()
             .flat_map(|lateness| &lateness.timings)
-            .map(|timing| vec![timing.row.clone(), time(timing.p50), time(timing.p99), time(timing.p999)])
+            .map(|timing| {
+                vec![
+                    timing.row.clone(),
+                    time(timing.p50),
+                    time(timing.p99),
+                    time(timing.p999),
+                ]
+            })
             .collect(),
     };
     let lateness_note = wall.lateness.as_ref().map_or(String::new(), |lateness| {
@@ -141,7 +167,13 @@ fn sections(results: &Results) -> Vec<(&'static str, Table, String)> {
         )
     });
     let scale = Table {
-        head: vec!["VMs open", "p50 of a kick", "p99", "bytes a VM beyond its region", "wake-ups a second, idle"],
+        head: vec![
+            "VMs open",
+            "p50 of a kick",
+            "p99",
+            "bytes a VM beyond its region",
+            "wake-ups a second, idle",
+        ],
         lines: wall
             .scale
             .iter()
@@ -180,11 +212,18 @@ fn sections(results: &Results) -> Vec<(&'static str, Table, String)> {
 
 fn row_cells(results: &Results, row: &Row) -> Vec<String> {
     let exits = results.detail.wall.exits.get(&row.row);
-    let rounded = |exits: f64| if exits < 0.005 { "0".to_owned() } else { format!("{exits:.2}") };
+    let rounded = |exits: f64| {
+        if exits < 0.005 {
+            "0".to_owned()
+        } else {
+            format!("{exits:.2}")
+        }
+    };
     vec![
         row.row.clone(),
         row.side.name().to_owned(),
-        row.insns.map_or("-".to_owned(), |insns| count(insns as f64)),
+        row.insns
+            .map_or("-".to_owned(), |insns| count(insns as f64)),
         time(row.wall_ns_p50),
         time(row.wall_ns_p99),
         row.exits_per_op.map_or("-".to_owned(), rounded),
@@ -194,8 +233,16 @@ fn row_cells(results: &Results, row: &Row) -> Vec<String> {
 }
 
 fn target_cells(target: &Target) -> Vec<String> {
-    let number = |value: f64| if value >= 1000.0 { count(value) } else { format!("{value:.2}") };
-    let met = target.met.map_or("not measured", |met| if met { "yes" } else { "no" });
+    let number = |value: f64| {
+        if value >= 1000.0 {
+            count(value)
+        } else {
+            format!("{value:.2}")
+        }
+    };
+    let met = target
+        .met
+        .map_or("not measured", |met| if met { "yes" } else { "no" });
     vec![
         target.figure.clone(),
         target.value.map_or("-".to_owned(), number),
@@ -217,7 +264,11 @@ fn time(ns: f64) -> String {
 /// A number with its thousands apart.
 fn count(value: f64) -> String {
     let digits = format!("{:.0}", value.abs());
-    let mut text = if value <= -0.5 { "-".to_owned() } else { String::new() };
+    let mut text = if value <= -0.5 {
+        "-".to_owned()
+    } else {
+        String::new()
+    };
     for (index, digit) in digits.chars().enumerate() {
         if index > 0 && (digits.len() - index) % 3 == 0 {
             text.push(',');
@@ -228,7 +279,9 @@ fn count(value: f64) -> String {
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
 }
 
 #[cfg(test)]
