@@ -149,7 +149,7 @@ fn features_withheld() {
 fn unknown_features() {
     let control = control();
     let all = control.features().unwrap().0;
-    for features in [1 << 40, 1 | 1 << 40, 1 << 63, u64::MAX] {
+    for features in [1 << 40, 1 | (1 << 40), 1 << 63, u64::MAX] {
         let refused = control.set_features(Features(features));
         assert_eq!(errno(refused), Some(Errno::INVAL), "{features:#x}");
     }

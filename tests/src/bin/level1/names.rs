@@ -240,7 +240,7 @@ fn a_mode_is_kept() {
     let mut vm = Vm::new(room(1));
     let watch = made(&mut vm, "a");
     let both = STOPWATCH_MODE_READ | STOPWATCH_MODE_CONTROL;
-    vm.ok(STOPWATCH_OP_SET_MODE, watch, 7 | u64::from(both) << 32);
+    vm.ok(STOPWATCH_OP_SET_MODE, watch, 7 | (u64::from(both) << 32));
     let record = vm.guest.record(watch);
     assert_eq!((record.uid, record.mode), (7, both));
     vm.refused(STOPWATCH_OP_SET_MODE, watch, 4 << 32, Status::BadArg);

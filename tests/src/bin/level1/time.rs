@@ -50,7 +50,6 @@ fn arm(vm: &mut Vm, watch: u32, flags: u32, arg: u64, interval: u64) -> Reply {
         flags,
         arg,
         interval,
-        ..Default::default()
     })
 }
 

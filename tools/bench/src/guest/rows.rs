@@ -181,7 +181,7 @@ fn ptp() -> Result<Operation> {
     let node = PathBuf::from("/dev").join(clock.file_name());
     let file = File::open(&node).with_context(|| node.display().to_string())?;
     // FD_TO_CLOCKID of <linux/time.h>.
-    let id = !file.as_raw_fd() << 3 | 3;
+    let id = (!file.as_raw_fd() << 3) | 3;
     Ok(Operation::long(move || {
         let _ = &file;
         system::clock_ns(id)
