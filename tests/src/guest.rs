@@ -70,16 +70,20 @@ pub fn stopwatch_program() -> PathBuf {
 }
 
 impl Guest {
-    /// Boots a guest under `stopwatch host run`, with two rings. `before` goes
-    /// before that command, `after` to the end of QEMU's arguments.
-    pub fn boot(name: &str, before: &[&str], after: &[&str]) -> Self {
+    /// Boots a guest under `stopwatch host run`, with two rings and `doorbells`.
+    /// `before` goes before that command, `after` to the end of QEMU's arguments.
+    ///
+    /// Exits to the VMM can only be told from others with doorbells in memory:
+    /// KVM's io_exits counts the writes to ports that it serves by itself, too.
+    pub fn boot(name: &str, doorbells: &str, before: &[&str], after: &[&str]) -> Self {
         let (socket, console) = places(name);
         let program = stopwatch_program();
         let mut words: Vec<&std::ffi::OsStr> = before.iter().map(AsRef::as_ref).collect();
         words.push(program.as_os_str());
         let mut command = Command::new(words[0]);
         command.args(&words[1..]);
-        command.args(["host", "run", "--name", name, "--rings", "2", "--"]);
+        command.args(["host", "run", "--name", name, "--rings", "2"]);
+        command.args(["--doorbells", doorbells, "--"]);
         command.arg(environment("STOPWATCH_GUEST"));
         command.args([&socket, &console]).args(after);
         Self::start(name, command, socket, console)

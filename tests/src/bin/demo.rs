@@ -97,9 +97,9 @@ fn run(log: &mut kmsg::Cursor) -> Vec<String> {
     host("$ insmod vhost_stopwatch.ko");
     let module = host_module();
     module.load().unwrap_or_else(|error| panic!("{error}"));
-    host("$ stopwatch host run --name demo --rings 2 -- qemu-system-x86_64 ...");
+    host("$ stopwatch host run --name demo --rings 2 --doorbells memory -- qemu-system-x86_64 ...");
     let begin = Instant::now();
-    let mut vm = Guest::boot("demo", &[], &[]);
+    let mut vm = Guest::boot("demo", "memory", &[], &[]);
     vm.ready();
     let info = vm.vm();
     qemu(format_args!(

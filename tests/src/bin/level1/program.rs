@@ -198,7 +198,7 @@ fn events_are_told() {
             "--interval",
             "20ms",
             "--count",
-            "3",
+            "100",
         ])
         .stdout(Stdio::piped())
         .spawn()

@@ -37,7 +37,7 @@ pub(crate) fn monitor() -> PathBuf {
 pub(crate) fn boot() {
     let host_log = kmsg::Cursor::now();
     host_module().load().expect("the host module loads");
-    let one = Guest::boot("one", &[], &[]);
+    let one = Guest::boot("one", "memory", &[], &[]);
     let trace = trace()
         .into_os_string()
         .into_string()
@@ -53,7 +53,7 @@ pub(crate) fn boot() {
         &trace,
     ];
     let monitor = format!("unix:{},server=on,wait=off", monitor().display());
-    let two = Guest::boot("two", &strace, &["-qmp", &monitor]);
+    let two = Guest::boot("two", "port", &strace, &["-qmp", &monitor]);
     let mut command = Command::new(env::current_exe().expect("it runs"));
     command.arg("child-strangers");
     let strangers = Guest::boot_with("strangers", command);
