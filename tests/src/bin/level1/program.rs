@@ -3,9 +3,11 @@
 //! `stopwatch host` as an operator uses it. A VM here is a shell that inherits
 //! the descriptors in place of QEMU.
 
+use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
 use std::time::Duration;
 use std::{fs, thread};
 
@@ -189,39 +191,46 @@ fn what_started_by_itself() {
 
 fn events_are_told() {
     let _vm = Running::new("web1", &[]);
-    let program = Command::new(stopwatch_program())
-        .args([
-            "host",
-            "events",
-            "web1",
-            "--json",
-            "--interval",
-            "20ms",
-            "--count",
-            "100",
-        ])
+    let mut program = Command::new(stopwatch_program())
+        .args(["host", "events", "web1", "--json", "--interval", "20ms"])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    thread::sleep(Duration::from_millis(500));
-    json(&["start", "web1", "5"]);
-    thread::sleep(Duration::from_millis(200));
-    json(&["lap", "web1", "5"]);
-    thread::sleep(Duration::from_millis(200));
-    json(&["pause", "web1", "5"]);
-    let output = program.wait_with_output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    let changes: Vec<String> = text
-        .lines()
-        .map(|line| serde_json::from_str::<Value>(line).unwrap())
-        .filter(|event| event["watch"] == 5)
-        .map(|event| event["change"].as_str().unwrap().to_owned())
+    let output = BufReader::new(program.stdout.take().unwrap());
+    let (tell, told) = mpsc::channel();
+    let reader = thread::spawn(move || {
+        for line in output.lines() {
+            let event: Value = serde_json::from_str(&line.unwrap()).unwrap();
+            let change = event["change"].as_str().unwrap().to_owned();
+            if tell.send((event["watch"].as_u64(), change)).is_err() {
+                break;
+            }
+        }
+    });
+    // It tells of what changes after its first look; when that was only it knows.
+    let watching = (0..50).any(|_| {
+        json(&["start", "web1", "6"]);
+        json(&["pause", "web1", "6"]);
+        told.recv_timeout(Duration::from_millis(200)).is_ok()
+    });
+    let changes: Vec<_> = ["start", "lap", "pause"]
+        .into_iter()
+        .map(|command| {
+            json(&[command, "web1", "5"]);
+            loop {
+                match told.recv_timeout(Duration::from_secs(10)) {
+                    Ok((Some(5), change)) => break change,
+                    Ok(_) => {}
+                    Err(error) => break format!("{command}: {error}"),
+                }
+            }
+        })
         .collect();
-    assert_eq!(
-        changes,
-        ["watch-started", "watch-laps", "watch-stopped"],
-        "{text}"
-    );
+    program.kill().unwrap();
+    program.wait().unwrap();
+    reader.join().unwrap();
+    assert!(watching, "nothing was told of stopwatch 6");
+    assert_eq!(changes, ["watch-started", "watch-laps", "watch-stopped"]);
 }
 
 /// Where `tests/prometheus` puts the parser.
