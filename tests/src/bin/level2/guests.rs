@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread::sleep;
+use std::thread::{self, sleep};
 use std::time::Duration;
 use std::{env, fs};
 
@@ -64,6 +64,13 @@ pub(crate) fn boot() {
         host_log: Mutex::new(host_log),
     };
     assert!(GUESTS.set(guests).is_ok(), "guests boot once");
+    // Each is listened to from its boot on, so that one that does not come up
+    // is known before its first test, to which it then says why.
+    let places: [fn(&'static Guests) -> &'static Mutex<Guest>; 3] =
+        [|it| &it.one, |it| &it.two, |it| &it.strangers];
+    for place in places {
+        thread::spawn(move || lock(place).ready());
+    }
 }
 
 fn lock(
