@@ -39,7 +39,9 @@ level1_boot() {
 	local accel=$1 seconds=$2 run inside rc=0 cpus memory out err
 	shift 2
 	run=$(mktemp -d "$BUILD/level1.XXXXXX")
-	trap 'rm -rf "$run"' EXIT
+	# Its value of now: the variable is gone when the trap is taken.
+	# shellcheck disable=SC2064
+	trap "rm -rf '$run'" EXIT
 	inside=/stopwatch/build/${run##*/}
 	mkfifo "$run/out" "$run/err"
 	printf '%q ' "$@" >"$run/command"
