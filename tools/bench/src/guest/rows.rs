@@ -68,8 +68,9 @@ pub const NAMES: [&str; 19] = [
     BARE_MMIO,
     BARE_PORTIO,
     TIER1,
-    TIER2,
+    // Before what is posted, which the next call serves, too.
     TIER3,
+    TIER2,
     TIER1_KERNEL,
     TIER2_KERNEL,
     TIER3_KERNEL,
@@ -94,9 +95,9 @@ pub(super) fn prepare(row: &str) -> Result<Operation> {
         TIER1 => device::read(),
         TIER2 => device::posted_lap(),
         TIER3 => device::call(),
-        TIER1_KERNEL => device::kernel("read", 200),
-        TIER2_KERNEL => device::kernel("lap", 200),
-        TIER3_KERNEL => device::kernel("call", 1),
+        TIER1_KERNEL => device::kernel("read", 400),
+        TIER2_KERNEL => device::kernel("lap", 400),
+        TIER3_KERNEL => device::kernel("call", 20),
         _ => bail!(
             "there is no row \"{row}\"; expected one of {}",
             NAMES.join(", ")
