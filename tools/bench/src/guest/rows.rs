@@ -142,7 +142,9 @@ fn portio_file() -> Result<Operation> {
 
 /// The core of hw_random keeps what a driver gave and hands it out in pieces:
 /// eight reads of 8 bytes make one request to the device. So one operation here
-/// is as many bytes as one request brings.
+/// is as many bytes as one request brings. The driver also asks for the next ones
+/// as soon as it hands some out; so several in a row, each of which but the first
+/// has to wait for its own.
 fn rng() -> Result<Operation> {
     const REQUEST: usize = 64;
     let current = system::text("/sys/class/misc/hw_random/rng_current")?;
@@ -152,7 +154,7 @@ fn rng() -> Result<Operation> {
     );
     let mut file = File::open("/dev/hwrng").context("/dev/hwrng")?;
     let mut bytes = [0; REQUEST];
-    Ok(Operation::long(move || {
+    Ok(Operation::batch(8, move || {
         file.read_exact(&mut bytes).context("read /dev/hwrng")
     }))
 }
