@@ -55,10 +55,25 @@ fn mark(number: u64) {
     }
 }
 
-/// The instructions of each span: the lower quartile of its occurrences, as a tick
-/// of one of the kernels in between only adds to them. What no tick disturbs is
-/// the same to the last instruction.
-pub fn read(log: &str) -> BTreeMap<Span, f64> {
+/// What the occurrences of a span took.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counts(Vec<u64>);
+
+impl Counts {
+    /// The lower quartile: a tick of one of the kernels in between only adds. What
+    /// no tick disturbs is the same to the last instruction.
+    pub fn usual(&self) -> f64 {
+        self.0[self.0.len() / 4] as f64
+    }
+
+    /// The least, for a span long enough to be mostly disturbed.
+    pub fn least(&self) -> f64 {
+        self.0[0] as f64
+    }
+}
+
+/// The instructions of each span that the log of the plugin has.
+pub fn read(log: &str) -> BTreeMap<Span, Counts> {
     let mut begun = BTreeMap::new();
     let mut spans: BTreeMap<Span, Vec<u64>> = BTreeMap::new();
     let numbers = log.lines().filter_map(|line| {
@@ -77,7 +92,7 @@ pub fn read(log: &str) -> BTreeMap<Span, f64> {
         .into_iter()
         .map(|(span, mut counts)| {
             counts.sort_unstable();
-            (span, counts[counts.len() / 4] as f64)
+            (span, Counts(counts))
         })
         .collect()
 }
@@ -90,8 +105,9 @@ mod tests {
     fn a_span_is_what_it_takes_without_ticks() {
         let log = "0 10\n1 13\n6 100\n7 160\n6 200\n7 260\n6 300\n7 900\n8 950\n";
         let spans = read(log);
-        assert_eq!(spans.get(&Span::EMPTY), Some(&3.0));
-        assert_eq!(spans.get(&Span::row(1)), Some(&60.0));
+        assert_eq!(spans[&Span::EMPTY].usual(), 3.0);
+        assert_eq!(spans[&Span::row(1)].usual(), 60.0);
+        assert_eq!(spans[&Span::row(1)].least(), 60.0);
         assert_eq!(spans.len(), 2);
     }
 }

@@ -68,8 +68,9 @@ pub const NAMES: [&str; 19] = [
     BARE_MMIO,
     BARE_PORTIO,
     TIER1,
-    TIER2,
+    // Before what is posted, which the next call serves, too.
     TIER3,
+    TIER2,
     TIER1_KERNEL,
     TIER2_KERNEL,
     TIER3_KERNEL,
@@ -94,9 +95,9 @@ pub(super) fn prepare(row: &str) -> Result<Operation> {
         TIER1 => device::read(),
         TIER2 => device::posted_lap(),
         TIER3 => device::call(),
-        TIER1_KERNEL => device::kernel("read", 200),
-        TIER2_KERNEL => device::kernel("lap", 200),
-        TIER3_KERNEL => device::kernel("call", 1),
+        TIER1_KERNEL => device::kernel("read", 400),
+        TIER2_KERNEL => device::kernel("lap", 400),
+        TIER3_KERNEL => device::kernel("call", 20),
         _ => bail!(
             "there is no row \"{row}\"; expected one of {}",
             NAMES.join(", ")
@@ -141,7 +142,9 @@ fn portio_file() -> Result<Operation> {
 
 /// The core of hw_random keeps what a driver gave and hands it out in pieces:
 /// eight reads of 8 bytes make one request to the device. So one operation here
-/// is as many bytes as one request brings.
+/// is as many bytes as one request brings. The driver also asks for the next ones
+/// as soon as it hands some out; so several in a row, each of which but the first
+/// has to wait for its own.
 fn rng() -> Result<Operation> {
     const REQUEST: usize = 64;
     let current = system::text("/sys/class/misc/hw_random/rng_current")?;
@@ -151,7 +154,7 @@ fn rng() -> Result<Operation> {
     );
     let mut file = File::open("/dev/hwrng").context("/dev/hwrng")?;
     let mut bytes = [0; REQUEST];
-    Ok(Operation::long(move || {
+    Ok(Operation::batch(8, move || {
         file.read_exact(&mut bytes).context("read /dev/hwrng")
     }))
 }

@@ -5,6 +5,7 @@
 
 mod exits;
 mod scale;
+mod trace;
 mod vm;
 
 use std::collections::BTreeMap;
@@ -63,6 +64,9 @@ pub fn measure(plan: Plan, console: &Path) -> Result<Part> {
         if !plan.rows_only {
             say("exits");
             part.exits = exits(&mut vm, &part)?;
+            say("traces");
+            let rows = part.guest.timings.iter().map(|timing| timing.row.as_str());
+            trace::trace(&mut vm, rows, &console.with_file_name("traces"))?;
             say("throughput");
             for row in THROUGHPUT {
                 if measured(&part, row) {
@@ -115,7 +119,9 @@ fn load_modules() -> Result<()> {
 
 /// How long a burst may take.
 const BURST: Duration = Duration::from_millis(1500);
-/// Operations in the burst of a row that makes no exit.
+/// What is shorter makes no exit, or not each time.
+const SHORT_NS: f64 = 30_000.0;
+/// Operations in the burst of such a row.
 const NO_EXIT_OPERATIONS: f64 = 1e6;
 
 /// Exits of a burst of each row, less those of a guest that computes as long.
@@ -124,7 +130,7 @@ fn exits(vm: &mut Vm, part: &Part) -> Result<BTreeMap<String, Exits>> {
     let mut all = BTreeMap::new();
     for timing in &part.guest.timings {
         let row = &timing.row;
-        let operations = if timing.batch > 1 {
+        let operations = if timing.p50 < SHORT_NS {
             NO_EXIT_OPERATIONS
         } else {
             (BURST.as_nanos() as f64 / timing.p50).clamp(100.0, 10_000.0)

@@ -13,7 +13,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use crate::guest::rows;
-use crate::marks::{self, Span};
+use crate::marks::{self, Counts, Span};
 use crate::results::{Detail, Part, Results, Row, Side, Timing};
 
 /// Rows and targets out of the two parts of a run.
@@ -51,27 +51,30 @@ fn all_timings(part: &Part) -> impl Iterator<Item = &Timing> {
 /// The instructions of each row of a part, out of the log of its marks.
 pub fn count_instructions(part: &mut Part, log: &str) {
     let spans = marks::read(log);
-    let empty = spans.get(&Span::EMPTY).copied().unwrap_or(0.0);
+    let empty = spans.get(&Span::EMPTY).map_or(0.0, Counts::usual);
     for timing in &part.guest.timings {
         let Some(index) = rows::NAMES.iter().position(|&row| row == timing.row) else {
             continue;
         };
-        let base = match timing.side {
-            Side::GuestKernel => spans.get(&Span::one(index)).copied(),
-            _ => Some(empty),
+        let batch = spans.get(&Span::row(index));
+        let all = match timing.side {
+            // Most of it is what it takes to have the kernel do anything.
+            Side::GuestKernel => batch
+                .zip(spans.get(&Span::one(index)))
+                .map(|(batch, one)| batch.least() - one.least()),
+            _ => batch.map(|batch| batch.usual() - empty),
         };
-        if let (Some(base), Some(all)) = (base, spans.get(&Span::row(index))) {
-            let one = (all - base).max(0.0) / f64::from(timing.batch);
+        if let Some(all) = all {
+            let one = all.max(0.0) / f64::from(timing.batch);
             part.instructions
                 .insert(timing.row.clone(), one.round() as u64);
         }
     }
     for scale in &part.scale {
-        if let Some(all) = spans.get(&Span::kick(scale.vms)) {
-            part.instructions.insert(
-                scale.kick.row.clone(),
-                (all - empty).max(0.0).round() as u64,
-            );
+        if let Some(kick) = spans.get(&Span::kick(scale.vms)) {
+            let one = (kick.usual() - empty).max(0.0);
+            part.instructions
+                .insert(scale.kick.row.clone(), one.round() as u64);
         }
     }
 }
