@@ -9,10 +9,7 @@
 //! guest's own page tables, so `vmap_pfn()` with ordinary kernel protection is what gives
 //! write-back.
 
-use core::{
-    ops::Deref,
-    ptr::NonNull, //
-};
+use core::ptr::NonNull;
 use kernel::{
     bindings,
     device::Bound,
@@ -23,8 +20,11 @@ use kernel::{
         c_void, //
     },
     io::{
+        IoBase,
         Mmio,
-        MmioRaw, //
+        MmioBackend,
+        MmioRaw,
+        Region, //
     },
     page::PAGE_SIZE,
     pci,
@@ -42,7 +42,7 @@ use super::{
 /// # Invariants
 ///
 /// BAR `bar` of `pdev` was requested, and is not released before this is dropped.
-struct Region {
+struct Request {
     pdev: ARef<pci::Device>,
     bar: c_int,
 }
@@ -52,8 +52,8 @@ fn as_raw(pdev: &pci::Device) -> *mut bindings::pci_dev {
     core::ptr::from_ref(pdev).cast_mut().cast()
 }
 
-impl Region {
-    fn request(pdev: &pci::Device<Bound>, bar: u32, name: &'static CStr) -> Result<Self> {
+impl Request {
+    fn new(pdev: &pci::Device<Bound>, bar: u32, name: &'static CStr) -> Result<Self> {
         let bar = c_int::try_from(bar)?;
 
         // SAFETY: `pdev` is valid, the caller has checked the number of the BAR, and `name` lives
@@ -73,7 +73,7 @@ impl Region {
     }
 }
 
-impl Drop for Region {
+impl Drop for Request {
     fn drop(&mut self) {
         // SAFETY: By the type invariant it was requested; the reference keeps `pdev` valid.
         unsafe { bindings::pci_release_region(as_raw(&self.pdev), self.bar) };
@@ -84,11 +84,11 @@ impl Drop for Region {
 ///
 /// # Invariants
 ///
-/// `cookie` is a mapping of at least `len` bytes of the BAR that is `region`.
+/// `cookie` is a mapping of at least `len` bytes of the BAR that is `request`.
 struct IoMapping {
     cookie: NonNull<c_void>,
     len: usize,
-    region: Region,
+    request: Request,
 }
 
 // SAFETY: The mapping may be used and unmapped on any CPU.
@@ -101,15 +101,15 @@ impl IoMapping {
         if pdev.resource_len(bar)? < len as u64 {
             return Err(EINVAL);
         }
-        let region = Region::request(pdev, bar, name)?;
+        let request = Request::new(pdev, bar, name)?;
 
         // SAFETY: `pdev` is valid, and `resource_len()` has checked the number of the BAR.
-        let cookie = unsafe { bindings::pci_iomap(as_raw(pdev), region.bar, len as c_ulong) };
+        let cookie = unsafe { bindings::pci_iomap(as_raw(pdev), request.bar, len as c_ulong) };
         // INVARIANT: It has mapped that, or returned null.
         Ok(Self {
             cookie: NonNull::new(cookie).ok_or(ENOMEM)?,
             len,
-            region,
+            request,
         })
     }
 }
@@ -117,7 +117,7 @@ impl IoMapping {
 impl Drop for IoMapping {
     fn drop(&mut self) {
         // SAFETY: By the type invariant it is a mapping of that device.
-        unsafe { bindings::pci_iounmap(as_raw(&self.region.pdev), self.cookie.as_ptr()) };
+        unsafe { bindings::pci_iounmap(as_raw(&self.request.pdev), self.cookie.as_ptr()) };
     }
 }
 
@@ -129,7 +129,7 @@ impl Drop for IoMapping {
 ///
 /// `raw` is what `_mapping` has mapped, which is memory.
 pub(crate) struct RegisterBar<const SIZE: usize> {
-    raw: MmioRaw<SIZE>,
+    raw: MmioRaw<Region<SIZE>>,
     _mapping: IoMapping,
 }
 
@@ -146,19 +146,20 @@ impl<const SIZE: usize> RegisterBar<SIZE> {
         // INVARIANT: `IoMapping` has mapped that much. Should the BAR be of ports, reads and writes
         // fault: a device that lies about itself can do worse.
         Ok(Self {
-            raw: MmioRaw::new(mapping.cookie.as_ptr() as usize, mapping.len)?,
+            raw: MmioRaw::new_region(mapping.cookie.as_ptr() as usize, mapping.len)?,
             _mapping: mapping,
         })
     }
 }
 
-impl<const SIZE: usize> Deref for RegisterBar<SIZE> {
-    type Target = Mmio<SIZE>;
+impl<'a, const SIZE: usize> IoBase<'a> for &'a RegisterBar<SIZE> {
+    type Backend = MmioBackend;
+    type Target = Region<SIZE>;
 
     #[inline]
-    fn deref(&self) -> &Mmio<SIZE> {
-        // SAFETY: By the type invariant it is mapped.
-        unsafe { Mmio::from_raw(&self.raw) }
+    fn as_view(self) -> Mmio<'a, Region<SIZE>> {
+        // SAFETY: By the type invariant it is mapped, as long as `self` is borrowed at least.
+        unsafe { Mmio::from_raw(self.raw) }
     }
 }
 
@@ -205,12 +206,12 @@ impl PortBar {
 ///
 /// # Invariants
 ///
-/// `mapping` maps `size` bytes of the BAR that is `_region`.
+/// `mapping` maps `size` bytes of the BAR that is `_request`.
 pub(crate) struct MemoryBar {
     mapping: NonNull<u8>,
     size: usize,
     first_pfn: usize,
-    _region: Region,
+    _request: Request,
 }
 
 // SAFETY: The mapping may be used and unmapped on any CPU, the region released by any task.
@@ -237,7 +238,7 @@ impl MemoryBar {
         if size == 0 || size % PAGE_SIZE != 0 || start % PAGE_SIZE != 0 || size as u64 > len {
             return Err(EINVAL);
         }
-        let region = Region::request(pdev, bar, name)?;
+        let request = Request::new(pdev, bar, name)?;
         let count = size / PAGE_SIZE;
         let mut pfns: KVVec<usize> = KVVec::with_capacity(count, GFP_KERNEL)?;
         for page in 0..count {
@@ -251,7 +252,7 @@ impl MemoryBar {
             mapping: NonNull::new(mapping.cast()).ok_or(ENOMEM)?,
             size,
             first_pfn: start / PAGE_SIZE,
-            _region: region,
+            _request: request,
         })
     }
 

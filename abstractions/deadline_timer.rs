@@ -101,7 +101,7 @@ impl<T: DeadlineHandler> DeadlineTimer<T> {
 
         // The handler has started the timer itself if there is another deadline; asking for a
         // restart here would race with a deadline set on another CPU.
-        bindings::hrtimer_restart_HRTIMER_NORESTART
+        bindings::hrtimer_restart::HRTIMER_NORESTART
     }
 }
 

@@ -25,6 +25,7 @@ pub(crate) mod irq_lock;
 pub(crate) mod memfd;
 pub(crate) mod miscdevice;
 pub(crate) mod pci_id;
+pub(crate) mod pci_irq;
 pub(crate) mod power;
 pub(crate) mod rcu;
 pub(crate) mod shared_memory;

@@ -12,7 +12,10 @@ use core::{
         Ordering, //
     }, //
 };
-use kernel::sync::barrier::smp_wmb;
+use kernel::sync::barrier::{
+    smp_mb,
+    Write, //
+};
 
 /// A mapped range of memory that is shared with somebody who is not trusted, seen as 64-bit
 /// little-endian words.
@@ -128,6 +131,6 @@ impl SharedMemory<'_> {
     /// Keeps the stores before it ahead of the stores after it.
     #[inline]
     pub(crate) fn fence_stores(&self) {
-        smp_wmb();
+        smp_mb(Write);
     }
 }

@@ -27,7 +27,10 @@ use kernel::{
     page::PAGE_SIZE,
     pci,
     prelude::*,
-    sync::Mutex, //
+    sync::{
+        Arc,
+        Mutex, //
+    }, //
 };
 
 use crate::{
@@ -637,20 +640,24 @@ impl StopwatchDevice {
     }
 }
 
-impl irq::Handler for StopwatchDevice {
-    fn handle(&self, _device: &Device<Bound>) -> irq::IrqReturn {
-        let taken = self.transport.look(|memory| {
-            self.events.interrupt(memory, |watch| {
+/// The interrupt of a device.
+pub(crate) struct Interrupt(pub(crate) Arc<StopwatchDevice>);
+
+impl irq::Handler for Interrupt {
+    fn handle(&self) -> irq::IrqReturn {
+        let device = &self.0;
+        let taken = device.transport.look(|memory| {
+            device.events.interrupt(memory, |watch| {
                 if is_numbered(watch) {
                     return None;
                 }
                 // One that cannot be read is nobody's.
-                Some(self.ownership(memory, watch).unwrap_or_default())
+                Some(device.ownership(memory, watch).unwrap_or_default())
             })
         });
 
         if taken.is_err() {
-            self.events.count_interrupt();
+            device.events.count_interrupt();
         }
         irq::IrqReturn::Handled
     }

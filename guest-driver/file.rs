@@ -9,6 +9,7 @@ use kernel::{
         File, //
     },
     mm::virt::VmaNew,
+    module::this_module,
     new_mutex,
     prelude::*,
     sync::{
@@ -299,7 +300,7 @@ impl StopwatchFile {
 impl MiscFile for StopwatchFile {
     type Context = Opened;
 
-    const OWNER: &'static ThisModule = &crate::THIS_MODULE;
+    const OWNER: &'static ThisModule = this_module::<crate::LocalModule>();
 
     fn open(opened: &Opened, file: &File) -> Result<Arc<Self>> {
         let device = &opened.device;

@@ -25,9 +25,9 @@ use crate::{
 pub(crate) type Registers = RegisterBar<{ uapi::STOPWATCH_REGISTERS_SIZE as usize }>;
 
 register! {
-    /// `struct stopwatch_info`, word by word. Read-only, and always the same.
-    pub(crate) INFO(u64)[16, stride = 8] @ 0x000 {
-        63:0 word;
+    /// `struct stopwatch_info`, half a word after the other. Read-only, and always the same.
+    pub(crate) INFO(u32)[32, stride = 4] @ 0x000 {
+        31:0 half;
     }
 
     /// Any write resets the device; it has happened when the write retires.
@@ -52,8 +52,10 @@ static_assert!(DOORBELL::SIZE == uapi::STOPWATCH_MAX_RINGS as usize);
 
 /// What the device says of itself.
 pub(crate) fn read_info(registers: &Registers) -> InfoWords {
+    let half = |index| INFO::try_at(index).map_or(0, |half| registers.read(half).into_raw());
+
     core::array::from_fn(|index| {
-        INFO::try_at(index).map_or(0, |word| registers.read(word).into_raw())
+        u64::from(half(2 * index)) | u64::from(half(2 * index + 1)) << u32::BITS
     })
 }
 

@@ -20,6 +20,7 @@
 use core::ops::Range;
 use kernel::{
     alloc::KVVec,
+    module::this_module,
     new_mutex,
     prelude::*,
     seq_file::SeqFile,
@@ -194,7 +195,7 @@ fn read(device: &StopwatchDevice, watch: u32) -> Result<Reading> {
 
 #[vtable]
 impl DebugFile for StopwatchScript {
-    const OWNER: &'static ThisModule = &crate::THIS_MODULE;
+    const OWNER: &'static ThisModule = this_module::<crate::LocalModule>();
 
     fn show(&self, out: &SeqFile) -> Result {
         match self.kind {
@@ -451,7 +452,7 @@ impl TopScript {
 
 #[vtable]
 impl DebugFile for TopScript {
-    const OWNER: &'static ThisModule = &crate::THIS_MODULE;
+    const OWNER: &'static ThisModule = this_module::<crate::LocalModule>();
 
     fn show(&self, out: &SeqFile) -> Result {
         match self.kind {

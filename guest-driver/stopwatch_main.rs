@@ -19,7 +19,6 @@
 
 use kernel::{
     device::Core,
-    irq,
     pci,
     prelude::*,
     sync::Arc, //
@@ -46,9 +45,13 @@ mod uapi;
 use abstractions::{
     bar::PortBar,
     miscdevice::MiscRegistration,
-    pci_id::pci_device_id, //
+    pci_id::pci_device_id,
+    pci_irq::MsixHandler, //
 };
-use device::StopwatchDevice;
+use device::{
+    Interrupt,
+    StopwatchDevice, //
+};
 use file::{
     Opened,
     StopwatchFile, //
@@ -60,7 +63,6 @@ use scripts::{
 
 kernel::pci_device_table!(
     PCI_TABLE,
-    MODULE_PCI_TABLE,
     <StopwatchDriver as pci::Driver>::IdInfo,
     [(
         pci_device_id(
@@ -76,25 +78,25 @@ struct StopwatchDriver;
 /// What there is while the driver is bound. Dropped in this order: first nobody can open the
 /// device, then it cannot interrupt.
 #[pin_data]
-struct Binding {
+struct Binding<'bound> {
     #[pin]
     _file: MiscRegistration<StopwatchFile>,
     _top_files: TopFiles,
     #[pin]
-    _irq: irq::Registration<Arc<StopwatchDevice>>,
+    _irq: MsixHandler<'bound, Interrupt>,
     scripts: Arc<Scripts>,
     device: Arc<StopwatchDevice>,
 }
 
 impl pci::Driver for StopwatchDriver {
     type IdInfo = ();
-    type Data<'bound> = Binding;
+    type Data<'bound> = Binding<'bound>;
 
     const ID_TABLE: pci::IdTable<Self::IdInfo> = &PCI_TABLE;
 
     fn probe<'bound>(
         pdev: &'bound pci::Device<Core<'_>>,
-        _info: &'bound Self::IdInfo,
+        _info: Option<&'bound Self::IdInfo>,
     ) -> impl PinInit<Self::Data<'bound>, Error> + 'bound {
         pin_init::pin_init_scope(move || {
             let has_ports = pdev.resource_len(uapi::STOPWATCH_BAR_DOORBELLS)? != 0
@@ -106,17 +108,11 @@ impl pci::Driver for StopwatchDriver {
             pdev.set_master();
 
             let device = Arc::pin_init(StopwatchDevice::new(pdev, has_ports)?, GFP_KERNEL)?;
-            let vectors = pdev
-                .alloc_irq_vectors(1, 1, pci::IrqTypes::default().with(pci::IrqType::MsiX))
+            let handler = MsixHandler::new(pdev, c"stopwatch", Interrupt(device.clone()))
                 .inspect_err(|_| dev_err!(pdev, "no MSI-X vector for the events\n"))?;
 
             Ok(try_pin_init!(Binding {
-                _irq <- pdev.request_irq(
-                    *vectors.start(),
-                    irq::Flags::TRIGGER_NONE,
-                    c"stopwatch",
-                    Ok(device.clone()),
-                ),
+                _irq <- handler,
                 _: {
                     device.turn_on_features(pdev.as_ref())?;
                 },

@@ -7,6 +7,7 @@
 
 use kernel::{
     fs::File,
+    module::this_module,
     new_mutex,
     prelude::*,
     sync::{
@@ -120,7 +121,7 @@ pub(crate) struct ControlFile {
 impl MiscFile for ControlFile {
     type Context = Arc<Registry>;
 
-    const OWNER: &'static ThisModule = &crate::THIS_MODULE;
+    const OWNER: &'static ThisModule = this_module::<crate::LocalModule>();
 
     fn open(registry: &Arc<Registry>, file: &File) -> Result<Arc<Self>> {
         let opener = Opener {

@@ -15,7 +15,7 @@ pub(crate) const FUNCTION: Function = Function {
     feature: uapi::STOPWATCH_F_HOST_POWER as u64,
     policy: uapi::VHOST_STOPWATCH_ALLOW_HOST_POWER,
     // Only if the module was loaded with host_power=1.
-    enabled: || *crate::module_parameters::host_power.value() != 0,
+    enabled: || crate::module_parameters::host_power.value() != 0,
     run: power_off,
 };
 
