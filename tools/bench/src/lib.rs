@@ -19,3 +19,4 @@ pub mod host;
 pub mod marks;
 pub mod report;
 pub mod results;
+pub mod symbols;

@@ -3,7 +3,7 @@
 //! The program `stopwatch-bench`: its command line.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -26,6 +26,11 @@ enum Command {
     /// In a guest: measure, and answer in JSON
     #[command(subcommand)]
     Guest(Guest),
+    /// Say in which functions the instructions are that were counted in a directory
+    Profile {
+        /// The directory
+        directory: PathBuf,
+    },
     /// In level 1 of the lab: boot a guest and measure everything
     Host {
         /// Where the measurements go
@@ -54,6 +59,9 @@ enum Guest {
         /// In at least so many rounds
         #[arg(long, default_value_t = 20)]
         rounds: u32,
+        /// By batches for who counts instructions
+        #[arg(long)]
+        counting: bool,
     },
     /// One row, again and again, for who counts exits
     Burst {
@@ -120,31 +128,40 @@ fn run(command: Command) -> Result<()> {
             directory,
             document,
         } => {
-            let read = |name: &str| -> Result<Part> {
-                let path = directory.join(name);
-                let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-                serde_json::from_str(&text).with_context(|| path.display().to_string())
-            };
-            // Where level 1 is not emulated, nobody counts instructions.
-            let instructions = match fs::read_to_string(directory.join("instructions.log")) {
-                Ok(log) => {
-                    let mut part = read("instructions.json")?;
-                    report::count_instructions(&mut part, &log);
-                    Some(part)
-                }
-                Err(_) => None,
-            };
-            let results = report::results(read("wall.json")?, instructions);
+            let instructions = counted(&directory)?;
+            let results = report::results(part(&directory, "wall.json")?, Some(instructions));
             report::write(&results, &directory, document.as_deref())
+        }
+        Command::Profile { directory } => {
+            print!("{}", report::profile(&counted(&directory)?));
+            Ok(())
         }
     }
 }
 
+fn part(directory: &Path, name: &str) -> Result<Part> {
+    let path = directory.join(name);
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    serde_json::from_str(&text).with_context(|| path.display().to_string())
+}
+
+fn counted(directory: &Path) -> Result<Part> {
+    let mut part = part(directory, "instructions.json")?;
+    report::count_instructions(&mut part, directory)?;
+    Ok(part)
+}
+
 fn run_guest(command: Guest) -> Result<()> {
     match command {
-        Guest::Rows { seconds, rounds } => {
-            answer(&guest::measure(Duration::from_secs(seconds), rounds)?)
-        }
+        Guest::Rows {
+            seconds,
+            rounds,
+            counting,
+        } => answer(&guest::measure(
+            Duration::from_secs(seconds),
+            rounds,
+            counting,
+        )?),
         Guest::Burst { row, count } => answer(&guest::burst(&row, count)?),
         Guest::Spin { milliseconds } => answer(&guest::spin(Duration::from_millis(milliseconds))),
         Guest::Throughput { row } => answer(&guest::throughput(&row, Duration::from_secs(2))?),

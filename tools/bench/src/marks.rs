@@ -4,7 +4,9 @@
 //! the QEMU that emulates level 1. Elsewhere a mark does nothing.
 
 use std::arch::asm;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+
+use anyhow::{bail, Context, Result};
 
 /// What is between a begin and an end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,46 +57,83 @@ fn mark(number: u64) {
     }
 }
 
-/// What the occurrences of a span took.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Counts(Vec<u64>);
+/// Where an instruction was executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Place {
+    /// In the guest, not in the machine itself.
+    pub guest: bool,
+    /// By the address space of whoever ran.
+    pub address: u64,
+}
 
-impl Counts {
-    /// The lower quartile: a tick of one of the kernels in between only adds. What
-    /// no tick disturbs is the same to the last instruction.
-    pub fn usual(&self) -> f64 {
-        self.0[self.0.len() / 4] as f64
+/// One occurrence of a span: how often each place was executed.
+pub type Occurrence = HashMap<Place, u64>;
+
+/// What the plugin wrote.
+#[derive(Debug, Default)]
+pub struct Log(BTreeMap<Span, Vec<Occurrence>>);
+
+impl Log {
+    /// Reads it.
+    ///
+    /// # Errors
+    ///
+    /// This is no such log, or not all of it.
+    pub fn read(text: &str) -> Result<Self> {
+        let mut places = HashMap::new();
+        let mut spans: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (number, line) in (1..).zip(text.lines()) {
+            let mut words = line.split(' ');
+            let parsed = match words.next() {
+                Some("place") => place(words).map(|(index, place)| {
+                    places.insert(index, place);
+                }),
+                Some("span") => occurrence(words, &places).map(|(span, occurrence)| {
+                    spans.entry(span).or_default().push(occurrence);
+                }),
+                _ => None,
+            };
+            if parsed.is_none() {
+                bail!("line {number} is neither a place nor a span of places that are known");
+            }
+        }
+        Ok(Self(spans))
     }
 
-    /// The least, for a span long enough to be mostly disturbed.
-    pub fn least(&self) -> f64 {
-        self.0[0] as f64
+    /// All occurrences of a span.
+    ///
+    /// # Errors
+    ///
+    /// There is none.
+    pub fn occurrences(&self, span: Span) -> Result<&[Occurrence]> {
+        self.0
+            .get(&span)
+            .map(Vec::as_slice)
+            .with_context(|| format!("the plugin saw no {span:?}"))
     }
 }
 
-/// The instructions of each span that the log of the plugin has.
-pub fn read(log: &str) -> BTreeMap<Span, Counts> {
-    let mut begun = BTreeMap::new();
-    let mut spans: BTreeMap<Span, Vec<u64>> = BTreeMap::new();
-    let numbers = log.lines().filter_map(|line| {
-        let (number, count) = line.split_once(' ')?;
-        Some((number.parse::<u64>().ok()?, count.parse::<u64>().ok()?))
+fn place<'a>(mut words: impl Iterator<Item = &'a str>) -> Option<(u32, Place)> {
+    let index = words.next()?.parse().ok()?;
+    let guest = match words.next()? {
+        "guest" => true,
+        "host" => false,
+        _ => return None,
+    };
+    let address = u64::from_str_radix(words.next()?, 16).ok()?;
+    Some((index, Place { guest, address }))
+}
+
+fn occurrence<'a>(
+    mut words: impl Iterator<Item = &'a str>,
+    places: &HashMap<u32, Place>,
+) -> Option<(Span, Occurrence)> {
+    let span = Span(words.next()?.parse().ok()?);
+    let counts = words.map(|word| {
+        let (index, count) = word.split_once(':')?;
+        Some((*places.get(&index.parse().ok()?)?, count.parse().ok()?))
     });
-    for (number, count) in numbers {
-        let span = Span(number >> 1);
-        if number & 1 == 0 {
-            begun.insert(span, count);
-        } else if let Some(begin) = begun.remove(&span) {
-            spans.entry(span).or_default().push(count - begin);
-        }
-    }
-    spans
-        .into_iter()
-        .map(|(span, mut counts)| {
-            counts.sort_unstable();
-            (span, Counts(counts))
-        })
-        .collect()
+    Some((span, counts.collect::<Option<_>>()?))
 }
 
 #[cfg(test)]
@@ -102,12 +141,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_span_is_what_it_takes_without_ticks() {
-        let log = "0 10\n1 13\n6 100\n7 160\n6 200\n7 260\n6 300\n7 900\n8 950\n";
-        let spans = read(log);
-        assert_eq!(spans[&Span::EMPTY].usual(), 3.0);
-        assert_eq!(spans[&Span::row(1)].usual(), 60.0);
-        assert_eq!(spans[&Span::row(1)].least(), 60.0);
-        assert_eq!(spans.len(), 2);
+    fn a_span_is_the_places_that_were_executed() {
+        let text = "place 3 guest 401000\nspan 0 3:4\nplace 9 host ffffffff81000000\n\
+                    span 0 3:4 9:100\nspan 7 9:1\n";
+        let log = Log::read(text).unwrap();
+        let guest = Place {
+            guest: true,
+            address: 0x40_1000,
+        };
+        let host = Place {
+            guest: false,
+            address: 0xffff_ffff_8100_0000,
+        };
+        let empty = log.occurrences(Span::EMPTY).unwrap();
+        assert_eq!(empty[0], HashMap::from([(guest, 4)]));
+        assert_eq!(empty[1], HashMap::from([(guest, 4), (host, 100)]));
+        let row = log.occurrences(Span::row(3)).unwrap();
+        assert_eq!(row, [HashMap::from([(host, 1)])]);
+        assert!(log.occurrences(Span::row(4)).is_err());
+    }
+
+    #[test]
+    fn a_log_that_was_cut_off_is_none() {
+        assert!(Log::read("span 0 3:4\n").is_err());
+        assert!(Log::read("place 3 guest 401000\nspan 0 3:\n").is_err());
+        assert!(Log::read("place 3 guest\n").is_err());
     }
 }

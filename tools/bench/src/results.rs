@@ -94,6 +94,50 @@ pub struct GuestPart {
     pub ticks_per_ns: f64,
     /// Whether the device's doorbells are I/O ports, not memory.
     pub port_doorbell: bool,
+    /// Of the program that measured.
+    pub addresses: Addresses,
+}
+
+/// Where code lies in a process.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct Addresses {
+    /// The program's first byte.
+    pub program: u64,
+    /// The kernel's code in every process: from and to.
+    pub vdso: (u64, u64),
+}
+
+/// What one operation takes, by who executes it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Instructions {
+    /// All of them: the median of the occurrences that no tick disturbed.
+    pub all: f64,
+    /// Quartiles of those.
+    pub quartiles: (f64, f64),
+    /// How many occurrences there were, and how many of them no tick disturbed.
+    /// If none, all count.
+    pub occurrences: (u64, u64),
+    /// In programs of the guest.
+    pub guest_user: f64,
+    /// In the guest's kernel.
+    pub guest_kernel: f64,
+    /// In the host's kernel.
+    pub host_kernel: f64,
+    /// In QEMU and other programs of the host.
+    pub host_user: f64,
+    /// The same by function, most first.
+    pub functions: Vec<Function>,
+}
+
+/// A function's part in an operation.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Function {
+    /// Who executes it.
+    pub place: String,
+    /// Its name.
+    pub name: String,
+    /// How many.
+    pub instructions: f64,
 }
 
 /// A burst of one row, in the guest.
@@ -172,7 +216,7 @@ pub struct Part {
     /// Of the host.
     pub scale: Vec<Scale>,
     /// Instructions of one operation by row, where they were counted.
-    pub instructions: BTreeMap<String, u64>,
+    pub instructions: BTreeMap<String, Instructions>,
 }
 
 /// A row of `results.json`.

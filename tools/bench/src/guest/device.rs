@@ -8,7 +8,7 @@ use anyhow::{anyhow, ensure, Context, Result};
 use stopwatch::guest::{Device, Operation as Command, DEVICE};
 use stopwatch::{Creation, Features};
 
-use super::{Operation, CLOCK_SOURCE};
+use super::{system, Operation, CLOCK_SOURCE};
 use crate::results::Side;
 
 /// A device for good, as a row borrows from it.
@@ -55,17 +55,34 @@ pub(super) fn posted_lap() -> Result<Operation> {
         "the host does not offer posted commands"
     );
     let watch = running(device)?;
-    Ok(Operation::short(move || {
+    // From an empty ring until the driver rings because it is half full, and the
+    // host carries out all of them.
+    let round = device.info()?.ring_slots / 2;
+    let lap = move || {
         device.post(watch, Command::Lap)?;
         Ok(())
-    }))
+    };
+    let empty = move || {
+        device.command(watch, Command::Read)?;
+        Ok(())
+    };
+    Ok(Operation {
+        before: Some(Box::new(empty)),
+        ..Operation::batch(4 * round, round, lap)
+    })
+}
+
+/// The way of tiers 2 and 3 into the driver and back: an ioctl that it does not know.
+pub(super) fn no_ioctl() -> Result<Operation> {
+    let device = device()?;
+    Ok(Operation::short(move || system::unknown_ioctl(device)))
 }
 
 /// Tier 3: the ioctl.
 pub(super) fn call() -> Result<Operation> {
     let device = device()?;
     let watch = running(device)?;
-    Ok(Operation::long(move || {
+    Ok(Operation::batch(1, 4, move || {
         device.command(watch, Command::Read)?;
         Ok(())
     }))
@@ -73,7 +90,7 @@ pub(super) fn call() -> Result<Operation> {
 
 /// A tier inside the guest's kernel, where the driver measures itself: it is told
 /// how often, and says how many ticks that took.
-pub(super) fn kernel(tier: &'static str, batch: u32) -> Result<Operation> {
+pub(super) fn kernel(tier: &'static str, batch: u32, counted: u32) -> Result<Operation> {
     const BENCH: &str = "/sys/kernel/debug/stopwatch/bench";
     let run = move |count: u32| {
         let order = format!("{tier} {count}");
@@ -89,7 +106,9 @@ pub(super) fn kernel(tier: &'static str, batch: u32) -> Result<Operation> {
     Ok(Operation {
         side: Side::GuestKernel,
         batch,
+        counted,
         clock_source: CLOCK_SOURCE,
+        before: None,
         run: Box::new(run),
     })
 }

@@ -30,10 +30,15 @@ type Run = Box<dyn FnMut(u32) -> Result<u64>>;
 /// An operation that can be measured here.
 struct Operation {
     side: Side,
-    /// How many are measured together.
+    /// How many are measured together by the clock.
     batch: u32,
+    /// How many while instructions are counted: few, since what takes long is
+    /// mostly disturbed by a tick.
+    counted: u32,
     /// The clock source that the guest has to have meanwhile.
     clock_source: &'static str,
+    /// Makes each batch begin alike.
+    before: Option<Box<dyn FnMut() -> Result<()>>>,
     run: Run,
 }
 
@@ -43,19 +48,25 @@ const CLOCK_SOURCE: &str = "kvm-clock";
 impl Operation {
     /// Something that takes far longer than reading the counter does.
     fn long(operation: impl FnMut() -> Result<()> + 'static) -> Self {
-        Self::batch(1, operation)
+        Self::batch(1, 1, operation)
     }
 
     /// Something that is measured by the batch.
     fn short(operation: impl FnMut() -> Result<()> + 'static) -> Self {
-        Self::batch(200, operation)
+        Self::batch(200, 100, operation)
     }
 
-    fn batch(batch: u32, mut operation: impl FnMut() -> Result<()> + 'static) -> Self {
+    fn batch(
+        batch: u32,
+        counted: u32,
+        mut operation: impl FnMut() -> Result<()> + 'static,
+    ) -> Self {
         Self {
             side: Side::GuestUser,
             batch,
+            counted,
             clock_source: CLOCK_SOURCE,
+            before: None,
             run: Box::new(move |count| {
                 let begin = counter::now();
                 for _ in 0..count {
@@ -75,14 +86,20 @@ struct Running {
 }
 
 impl Running {
-    fn measure(&mut self) -> Result<()> {
+    fn measure(&mut self, counting: bool) -> Result<()> {
         let Operation {
             side,
             batch,
+            counted,
             clock_source,
+            ref mut before,
             ref mut run,
         } = self.operation;
+        let batch = if counting { counted } else { batch };
         system::set_clock_source(clock_source)?;
+        if let Some(before) = before {
+            before()?;
+        }
         if side == Side::GuestKernel {
             // What it takes to have the kernel do it, so that it can be taken off.
             let one = Span::one(self.index);
@@ -101,15 +118,17 @@ impl Running {
     }
 }
 
-/// Measures every row for about so long, in at least `rounds` rounds.
+/// Measures every row for about so long, in at least `rounds` rounds; if `counting`,
+/// by the batches for who counts instructions.
 ///
 /// # Errors
 ///
 /// An operation that worked once and then did not.
-pub fn measure(limit: Duration, rounds: u32) -> Result<GuestPart> {
+pub fn measure(limit: Duration, rounds: u32, counting: bool) -> Result<GuestPart> {
     let mut part = GuestPart {
         ticks_per_ns: counter::ticks_per_ns(),
         port_doorbell: device::has_port_doorbell(),
+        addresses: system::addresses()?,
         ..GuestPart::default()
     };
     let mut running: Vec<Running> = Vec::new();
@@ -144,7 +163,7 @@ pub fn measure(limit: Duration, rounds: u32) -> Result<GuestPart> {
         Span::EMPTY.end();
         empty.push(ticks as f64);
         for row in &mut running {
-            row.measure()
+            row.measure(counting)
                 .with_context(|| format!("{}, round {round}", rows::NAMES[row.index]))?;
         }
     }
@@ -155,7 +174,13 @@ pub fn measure(limit: Duration, rounds: u32) -> Result<GuestPart> {
     part.timings = running
         .into_iter()
         .map(|row| {
-            let Operation { side, batch, .. } = row.operation;
+            let Operation {
+                side,
+                batch,
+                counted,
+                ..
+            } = row.operation;
+            let batch = if counting { counted } else { batch };
             // The kernel's own measurement is of its loop alone.
             let own = if side == Side::GuestUser { empty } else { 0.0 };
             let ns = |ticks: f64| (ticks - own).max(0.0) / part.ticks_per_ns / f64::from(batch);

@@ -13,6 +13,16 @@ use super::pci::{Function, Test};
 use super::system::{self, Mapping};
 use super::{device, Operation};
 
+/// What measuring costs by itself.
+pub const NOTHING: &str = "nothing";
+/// Instructions whose number is known: [`LOOP_INSNS`].
+pub const LOOP: &str = "loop of 1,000 instructions";
+/// What [`LOOP`] has, to the last one.
+pub const LOOP_INSNS: u64 = 1000;
+/// A system call that does next to nothing.
+pub const SYSTEM_CALL: &str = "system call, getppid";
+/// The way into the driver and back.
+pub const NO_IOCTL: &str = "ioctl that the driver does not know";
 /// HPET's main counter, by the kernel's own driver.
 pub const HPET: &str = "HPET main counter";
 /// A register of QEMU's teaching device.
@@ -53,7 +63,11 @@ pub const TIER2_KERNEL: &str = "tier 2: posted lap, in the kernel";
 pub const TIER3_KERNEL: &str = "tier 3: call, in the kernel";
 
 /// All rows of the guest, in the order of the table.
-pub const NAMES: [&str; 19] = [
+pub const NAMES: [&str; 23] = [
+    NOTHING,
+    LOOP,
+    SYSTEM_CALL,
+    NO_IOCTL,
     HPET,
     EDU,
     MMIO,
@@ -79,6 +93,16 @@ pub const NAMES: [&str; 19] = [
 /// Opens what a row needs.
 pub(super) fn prepare(row: &str) -> Result<Operation> {
     match row {
+        NOTHING => Ok(Operation::short(|| Ok(()))),
+        LOOP => Ok(Operation::batch(20, 10, || {
+            system::instructions(LOOP_INSNS);
+            Ok(())
+        })),
+        SYSTEM_CALL => Ok(Operation::short(|| {
+            system::system_call();
+            Ok(())
+        })),
+        NO_IOCTL => device::no_ioctl(),
         HPET => hpet(),
         EDU => edu(),
         MMIO => testdev(0, Test::Mmio { eventfd: false }),
@@ -95,9 +119,9 @@ pub(super) fn prepare(row: &str) -> Result<Operation> {
         TIER1 => device::read(),
         TIER2 => device::posted_lap(),
         TIER3 => device::call(),
-        TIER1_KERNEL => device::kernel("read", 400),
-        TIER2_KERNEL => device::kernel("lap", 400),
-        TIER3_KERNEL => device::kernel("call", 20),
+        TIER1_KERNEL => device::kernel("read", 400, 100),
+        TIER2_KERNEL => device::kernel("lap", 128, 32),
+        TIER3_KERNEL => device::kernel("call", 20, 10),
         _ => bail!(
             "there is no row \"{row}\"; expected one of {}",
             NAMES.join(", ")
@@ -154,7 +178,7 @@ fn rng() -> Result<Operation> {
     );
     let mut file = File::open("/dev/hwrng").context("/dev/hwrng")?;
     let mut bytes = [0; REQUEST];
-    Ok(Operation::batch(8, move || {
+    Ok(Operation::batch(8, 3, move || {
         file.read_exact(&mut bytes).context("read /dev/hwrng")
     }))
 }

@@ -2,21 +2,82 @@
 
 //! What the rows ask of the guest's kernel. The `unsafe` of them is here.
 
+use std::arch::asm;
 use std::cell::RefCell;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
 use std::ptr::NonNull;
 
 use anyhow::{ensure, Context, Result};
 use rustix::mm::{mmap, munmap, MapFlags, ProtFlags};
 
+use crate::results::Addresses;
+
 /// A small file of sysfs.
 pub(super) fn text(path: impl AsRef<Path>) -> Result<String> {
     let path = path.as_ref();
     let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
     Ok(text.trim_end().to_owned())
+}
+
+/// Where the program and the vDSO lie in this process, for who finds out which
+/// function an address is in.
+pub(super) fn addresses() -> Result<Addresses> {
+    let maps = text("/proc/self/maps")?;
+    let range = |line: &str| {
+        let (from, rest) = line.split_once('-')?;
+        let to = rest.split_once(' ')?.0;
+        let parse = |word| u64::from_str_radix(word, 16).ok();
+        Some((parse(from)?, parse(to)?))
+    };
+    let find = |end: &str| maps.lines().find(|line| line.ends_with(end)).and_then(range);
+    let program = &raw const __ehdr_start;
+    Ok(Addresses {
+        program: program as u64,
+        vdso: find("[vdso]").unwrap_or_default(),
+    })
+}
+
+extern "C" {
+    /// The linker puts it where the program's image begins.
+    static __ehdr_start: u8;
+}
+
+/// Executes exactly that many instructions, an even number.
+#[inline(always)]
+pub(super) fn instructions(count: u64) {
+    // SAFETY: a loop of two instructions, which only counts.
+    unsafe {
+        asm!(
+            "2:",
+            "dec {count}",
+            "jnz 2b",
+            count = inout(reg) count / 2 => _,
+            options(nomem, nostack)
+        );
+    }
+}
+
+/// The system call alone, without what a library may remember of the last one.
+#[inline]
+pub(super) fn system_call() {
+    // SAFETY: touches no memory of ours.
+    let _ = unsafe { libc::syscall(libc::SYS_getppid) };
+}
+
+/// An ioctl that only says that there is none of that number.
+pub(super) fn unknown_ioctl(file: impl AsFd) -> Result<()> {
+    const UNKNOWN: libc::Ioctl = 0;
+    // SAFETY: the driver refuses it, whatever the argument.
+    let status = unsafe { libc::ioctl(file.as_fd().as_raw_fd(), UNKNOWN, 0) };
+    let error = io::Error::last_os_error();
+    ensure!(
+        status == -1 && error.raw_os_error() == Some(libc::ENOTTY),
+        "an unknown ioctl: status {status}, {error}"
+    );
+    Ok(())
 }
 
 /// The registers or the memory behind a file.

@@ -54,14 +54,19 @@ pub fn measure(plan: Plan, console: &Path) -> Result<Part> {
         let mut vm = Vm::boot(plan.vcpus, plan.patience, console)?;
         say("rows, in turns");
         let (seconds, rounds) = (plan.rows.as_secs(), plan.rounds);
-        part.guest = vm.bench(&format!("rows --seconds {seconds} --rounds {rounds}"))?;
+        let counting = if plan.rows_only { "--counting" } else { "" };
+        part.guest = vm.bench(&format!(
+            "rows --seconds {seconds} --rounds {rounds} {counting}"
+        ))?;
         for missing in &part.guest.missing {
             say(&format!(
                 "not measured: {}: {}",
                 missing.row, missing.reason
             ));
         }
-        if !plan.rows_only {
+        if plan.rows_only {
+            symbols(&mut vm, console)?;
+        } else {
             say("exits");
             part.exits = exits(&mut vm, &part)?;
             say("traces");
@@ -80,13 +85,33 @@ pub fn measure(plan: Plan, console: &Path) -> Result<Part> {
     }
     if plan.rows_only {
         say("kicks");
-        part.scale = scale::scale(&[1, 10, 100, 1000], 500, Duration::ZERO)?;
+        part.scale = scale::scale(&[1, 10, 100, 1000], 100, Duration::ZERO)?;
     } else {
         say("many VMs");
         part.scale = scale::scale(&[1, 10, 100, 1000], 5000, Duration::from_secs(3))?;
     }
     Ok(part)
 }
+
+/// Where the functions of both kernels lie. Neither is moved about, so what is not
+/// in a module is at the same place in both.
+fn symbols(vm: &mut Vm, console: &Path) -> Result<()> {
+    let save = |name: &str, text: String| {
+        let path = console.with_file_name(name);
+        fs::write(&path, text).with_context(|| path.display().to_string())
+    };
+    let symbols = "/proc/kallsyms";
+    save(
+        HOST_SYMBOLS,
+        fs::read_to_string(symbols).context(symbols)?,
+    )?;
+    save(GUEST_SYMBOLS, vm.run(&format!("grep ']$' {symbols}"))?)
+}
+
+/// The file with the functions of level 1's kernel and its modules.
+pub const HOST_SYMBOLS: &str = "level1.symbols";
+/// The file with those of the guest's modules.
+pub const GUEST_SYMBOLS: &str = "level2.symbols";
 
 /// Rows whose throughput is measured, beside each other.
 const THROUGHPUT: [&str; 4] = [rows::VDSO_KVM, rows::BARE_MMIO, rows::TIER3, rows::TIER2];

@@ -4,6 +4,7 @@
 //! page, and the section of a document.
 
 mod chart;
+mod instructions;
 mod targets;
 mod text;
 
@@ -12,9 +13,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::guest::rows;
-use crate::marks::{self, Counts, Span};
-use crate::results::{Detail, Part, Results, Row, Side, Timing};
+use crate::results::{Detail, Part, Results, Row, Timing};
+
+pub use instructions::{count_instructions, profile};
 
 /// Rows and targets out of the two parts of a run.
 pub fn results(wall: Part, instructions: Option<Part>) -> Results {
@@ -24,7 +25,8 @@ pub fn results(wall: Part, instructions: Option<Part>) -> Results {
             side: timing.side,
             insns: instructions
                 .as_ref()
-                .and_then(|part| part.instructions.get(&timing.row).copied()),
+                .and_then(|part| part.instructions.get(&timing.row))
+                .map(|instructions| instructions.all.round() as u64),
             wall_ns_p50: timing.p50,
             wall_ns_p99: timing.p99,
             exits_per_op: wall.exits.get(&timing.row).map(|exits| exits.per_operation),
@@ -46,37 +48,6 @@ fn all_timings(part: &Part) -> impl Iterator<Item = &Timing> {
     let lateness = part.lateness.iter().flat_map(|lateness| &lateness.timings);
     let kicks = part.scale.iter().map(|scale| &scale.kick);
     part.guest.timings.iter().chain(lateness).chain(kicks)
-}
-
-/// The instructions of each row of a part, out of the log of its marks.
-pub fn count_instructions(part: &mut Part, log: &str) {
-    let spans = marks::read(log);
-    let empty = spans.get(&Span::EMPTY).map_or(0.0, Counts::usual);
-    for timing in &part.guest.timings {
-        let Some(index) = rows::NAMES.iter().position(|&row| row == timing.row) else {
-            continue;
-        };
-        let batch = spans.get(&Span::row(index));
-        let all = match timing.side {
-            // Most of it is what it takes to have the kernel do anything.
-            Side::GuestKernel => batch
-                .zip(spans.get(&Span::one(index)))
-                .map(|(batch, one)| batch.least() - one.least()),
-            _ => batch.map(|batch| batch.usual() - empty),
-        };
-        if let Some(all) = all {
-            let one = all.max(0.0) / f64::from(timing.batch);
-            part.instructions
-                .insert(timing.row.clone(), one.round() as u64);
-        }
-    }
-    for scale in &part.scale {
-        if let Some(kick) = spans.get(&Span::kick(scale.vms)) {
-            let one = (kick.usual() - empty).max(0.0);
-            part.instructions
-                .insert(scale.kick.row.clone(), one.round() as u64);
-        }
-    }
 }
 
 /// Writes everything into `directory`; in `document`, what is between its two
