@@ -165,7 +165,7 @@ static void on_cpu(qemu_plugin_id_t id, unsigned int cpu)
 	}
 }
 
-static void on_exit(qemu_plugin_id_t id, void *unused)
+static void on_end(qemu_plugin_id_t id, void *unused)
 {
 	fclose(file);
 }
@@ -190,6 +190,6 @@ QEMU_PLUGIN_EXPORT int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_
 	in_guest = qemu_plugin_scoreboard_u64(qemu_plugin_scoreboard_new(sizeof(uint64_t)));
 	qemu_plugin_register_vcpu_init_cb(id, on_cpu);
 	qemu_plugin_register_vcpu_tb_trans_cb(id, on_translation);
-	qemu_plugin_register_atexit_cb(id, on_exit, NULL);
+	qemu_plugin_register_atexit_cb(id, on_end, NULL);
 	return 0;
 }

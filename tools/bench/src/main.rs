@@ -107,7 +107,7 @@ fn run(command: Command) -> Result<()> {
                 Plan {
                     vcpus: 1,
                     rows: Duration::ZERO,
-                    rounds: 100,
+                    rounds: 40,
                     rows_only: true,
                     patience: Duration::from_secs(600),
                 }

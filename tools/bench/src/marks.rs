@@ -16,6 +16,9 @@ impl Span {
     /// Nothing but the marks.
     pub const EMPTY: Self = Self(0);
 
+    /// One that nobody asks for.
+    pub const NONE: Self = Self(u32::MAX as u64);
+
     /// A batch of the row with that index.
     pub fn row(index: usize) -> Self {
         Self(1 + 2 * index as u64)

@@ -2,8 +2,8 @@
 
 //! Which function an address is in.
 
-use std::process::Command;
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{ensure, Context, Result};
 use rustc_demangle::demangle;
@@ -86,6 +86,9 @@ mod tests {
         assert_eq!(symbols.find(0xffff_ffff_8100_0020), Some("second"));
         assert_eq!(symbols.find(u64::MAX), Some("third [module]"));
         assert_eq!(symbols.address("second"), Some(0xffff_ffff_8100_0010));
-        assert_eq!(Symbols::parse("10 T main\n", 0x40_0000).find(0x40_0010), Some("main"));
+        assert_eq!(
+            Symbols::parse("10 T main\n", 0x40_0000).find(0x40_0010),
+            Some("main")
+        );
     }
 }

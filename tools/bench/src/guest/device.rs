@@ -2,13 +2,15 @@
 
 //! This device: its tiers, from a program and from the guest's kernel.
 
-use std::fs;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 
 use anyhow::{anyhow, ensure, Context, Result};
 use stopwatch::guest::{Device, Operation as Command, DEVICE};
 use stopwatch::{Creation, Features};
 
 use super::{system, Operation, CLOCK_SOURCE};
+use crate::marks::Span;
 use crate::results::Side;
 
 /// A device for good, as a row borrows from it.
@@ -92,11 +94,18 @@ pub(super) fn call() -> Result<Operation> {
 /// how often, and says how many ticks that took.
 pub(super) fn kernel(tier: &'static str, batch: u32, counted: u32) -> Result<Operation> {
     const BENCH: &str = "/sys/kernel/debug/stopwatch/bench";
-    let run = move |count: u32| {
+    let file = File::options().read(true).write(true).open(BENCH);
+    let file = file.context(BENCH)?;
+    let run = move |count: u32, span: Span| {
         let order = format!("{tier} {count}");
-        fs::write(BENCH, &order).with_context(|| format!("write \"{order}\" to {BENCH}"))?;
+        span.begin();
+        let written = file.write_at(order.as_bytes(), 0);
+        span.end();
+        written.with_context(|| format!("write \"{order}\" to {BENCH}"))?;
         // Nanoseconds, then ticks of the counter.
-        let answer = fs::read_to_string(BENCH).context(BENCH)?;
+        let mut answer = [0; 64];
+        let size = file.read_at(&mut answer, 0).context(BENCH)?;
+        let answer = String::from_utf8_lossy(&answer[..size]);
         let ticks = answer
             .split_whitespace()
             .nth(1)

@@ -24,8 +24,8 @@ use crate::results::{BurstPart, GuestPart, Missing, Side, Timing};
 pub use lateness::{lateness, TIER4, TIMERFD};
 pub use throughput::throughput;
 
-/// Gives that many operations and says how many ticks they took.
-type Run = Box<dyn FnMut(u32) -> Result<u64>>;
+/// Gives that many operations, in a span, and says how many ticks they took.
+type Run = Box<dyn FnMut(u32, Span) -> Result<u64>>;
 
 /// An operation that can be measured here.
 struct Operation {
@@ -67,12 +67,15 @@ impl Operation {
             counted,
             clock_source: CLOCK_SOURCE,
             before: None,
-            run: Box::new(move |count| {
+            run: Box::new(move |count, span| {
+                span.begin();
                 let begin = counter::now();
                 for _ in 0..count {
                     operation()?;
                 }
-                Ok(counter::now() - begin)
+                let ticks = counter::now() - begin;
+                span.end();
+                Ok(ticks)
             }),
         }
     }
@@ -102,16 +105,10 @@ impl Running {
         }
         if side == Side::GuestKernel {
             // What it takes to have the kernel do it, so that it can be taken off.
-            let one = Span::one(self.index);
-            one.begin();
-            run(1)?;
-            one.end();
+            run(1, Span::one(self.index))?;
         }
-        let span = Span::row(self.index);
         let more = u32::from(side == Side::GuestKernel);
-        span.begin();
-        let ticks = run(batch + more)?;
-        span.end();
+        let ticks = run(batch + more, Span::row(self.index))?;
         self.samples
             .push(ticks as f64 * f64::from(batch) / f64::from(batch + more));
         Ok(())
@@ -136,7 +133,7 @@ pub fn measure(limit: Duration, rounds: u32, counting: bool) -> Result<GuestPart
         // The first one may load, allocate or fault in what later ones find.
         let prepared = rows::prepare(row).and_then(|mut operation| {
             system::set_clock_source(operation.clock_source)?;
-            (operation.run)(1)?;
+            (operation.run)(1, Span::NONE)?;
             Ok(operation)
         });
         match prepared {
@@ -201,7 +198,7 @@ pub fn burst(row: &str, count: u32) -> Result<BurstPart> {
     system::set_clock_source(operation.clock_source)?;
     let begin = Instant::now();
     if count > 0 {
-        (operation.run)(count)?;
+        (operation.run)(count, Span::NONE)?;
     }
     let ns = begin.elapsed().as_nanos() as u64;
     system::set_clock_source(CLOCK_SOURCE)?;

@@ -32,7 +32,11 @@ pub(super) fn addresses() -> Result<Addresses> {
         let parse = |word| u64::from_str_radix(word, 16).ok();
         Some((parse(from)?, parse(to)?))
     };
-    let find = |end: &str| maps.lines().find(|line| line.ends_with(end)).and_then(range);
+    let find = |end: &str| {
+        maps.lines()
+            .find(|line| line.ends_with(end))
+            .and_then(range)
+    };
     let program = &raw const __ehdr_start;
     Ok(Addresses {
         program: program as u64,

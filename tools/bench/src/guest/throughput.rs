@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{ensure, Context, Result};
 
 use super::rows;
+use crate::marks::Span;
 use crate::results::Throughput;
 
 /// Measures one row with 1, 2 and 4 vCPUs, as far as there are so many.
@@ -46,7 +47,7 @@ fn together(row: &str, vcpus: u32, time: Duration) -> Result<f64> {
                 let mut count = 0;
                 // Only says when to stop; orders nothing.
                 while !over.load(Ordering::Relaxed) {
-                    (operation.run)(operation.batch)?;
+                    (operation.run)(operation.batch, Span::NONE)?;
                     count += u64::from(operation.batch);
                 }
                 Ok(count)

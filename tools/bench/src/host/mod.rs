@@ -101,10 +101,7 @@ fn symbols(vm: &mut Vm, console: &Path) -> Result<()> {
         fs::write(&path, text).with_context(|| path.display().to_string())
     };
     let symbols = "/proc/kallsyms";
-    save(
-        HOST_SYMBOLS,
-        fs::read_to_string(symbols).context(symbols)?,
-    )?;
+    save(HOST_SYMBOLS, fs::read_to_string(symbols).context(symbols)?)?;
     save(GUEST_SYMBOLS, vm.run(&format!("grep ']$' {symbols}"))?)
 }
 
