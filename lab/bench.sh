@@ -14,7 +14,6 @@ bench() {
 	build_modules
 	build_tools
 	need_qemu
-	build_level1_initramfs
 	build_guest_initramfs
 	level1_accel
 	in_tree "$ROOTFS" bash -c 'gcc -shared -fPIC -O2 -Wall -I"$1/include" $(pkg-config --cflags glib-2.0) \

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # What is built from the clone, into build/: the modules, the programs, and the
-# initramfs of both levels.
+# initramfs of level 2.
 
 # alone COMMAND...: not while another lab command does something of the kind in
 # the same clone.
@@ -27,12 +27,6 @@ build_guest_initramfs() {
 		build/bin/stopwatch* build/bin/guest-* \
 		vsock vmw_vsock_virtio_transport_common vmw_vsock_virtio_transport \
 		virtio-rng ptp_kvm ptp_vmclock
-}
-
-# Level 1 needs just the modules that mount its 9p file systems.
-build_level1_initramfs() {
-	alone in_tree "$ROOTFS" lab/inside/initramfs build/level1.initramfs lab/host/init \
-		netfs 9pnet 9pnet_virtio 9p
 }
 
 # The slow ones are each slow on one processor for a while: do them at once.
