@@ -21,7 +21,13 @@ use kernel::{
     device::Core,
     pci,
     prelude::*,
-    sync::Arc, //
+    sync::{
+        atomic::{
+            AtomicFlag,
+            Relaxed, //
+        },
+        Arc, //
+    }, //
 };
 
 #[path = "../abstractions/mod.rs"]
@@ -75,8 +81,30 @@ kernel::pci_device_table!(
 
 struct StopwatchDriver;
 
+/// The one `/dev/stopwatch` that there is in a guest: who holds this has it.
+struct Claim;
+
+impl Claim {
+    fn take() -> Result<Self> {
+        // Relaxed: nothing is handed over but the claim itself. What a binding leaves behind is
+        // ordered by the locks of those with whom it was registered.
+        if CLAIMED.xchg(true, Relaxed) {
+            return Err(EBUSY);
+        }
+        Ok(Self)
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        CLAIMED.store(false, Relaxed);
+    }
+}
+
+static CLAIMED: AtomicFlag = AtomicFlag::new(false);
+
 /// What there is while the driver is bound. Dropped in this order: first nobody can open the
-/// device, then it cannot interrupt.
+/// device, then it cannot interrupt; at last another device may take its place.
 #[pin_data]
 struct Binding<'bound> {
     #[pin]
@@ -86,6 +114,7 @@ struct Binding<'bound> {
     _irq: MsixHandler<'bound, Interrupt>,
     scripts: Arc<Scripts>,
     device: Arc<StopwatchDevice>,
+    _claim: Claim,
 }
 
 impl pci::Driver for StopwatchDriver {
@@ -99,6 +128,13 @@ impl pci::Driver for StopwatchDriver {
         _info: Option<&'bound Self::IdInfo>,
     ) -> impl PinInit<Self::Data<'bound>, Error> + 'bound {
         pin_init::pin_init_scope(move || {
+            // Before the device is touched, which another driver may want.
+            let claim = Claim::take().inspect_err(|_| {
+                dev_err!(
+                    pdev,
+                    "another stopwatch device is /dev/stopwatch; to have this one, unbind that first\n"
+                )
+            })?;
             let has_ports = pdev.resource_len(uapi::STOPWATCH_BAR_DOORBELLS)? != 0
                 && PortBar::enable(pdev).is_ok();
             if !has_ports {
@@ -127,6 +163,7 @@ impl pci::Driver for StopwatchDriver {
                     },
                 ),
                 device,
+                _claim: claim,
             }))
         })
     }
