@@ -254,8 +254,12 @@ struct stopwatch_clock_page {
 struct stopwatch_event_record {
 	__u32 type;		/* STOPWATCH_EVENT_* */
 	__u32 watch;
-	__u64 sequence;		/* of the event, counted by the host; a gap means lost events */
-	__u64 deadline_ns;	/* of the stopwatch's own time, for which it was armed */
+	__u64 sequence;		/* of the event, counted by the host; a gap means events that
+				 * were lost, or that the file's user may not see
+				 */
+	__u64 deadline_ns;	/* of the stopwatch's own time, for which it was armed; of
+				 * several timeouts the first one's
+				 */
 	__u64 time_ns;		/* of its own time, at which the host's timer ran: so late was it */
 	__u32 timeouts;		/* of that stopwatch, this one included */
 	__u32 count;		/* how many timeouts this tells of, from 1 */

@@ -25,9 +25,11 @@ pub struct Event {
     pub event_type: EventType,
     /// To which stopwatch.
     pub watch: u32,
-    /// Of the event, counted by the host; a gap means lost events.
+    /// Of the event, counted by the host; a gap means events that were lost, or
+    /// that the file's user may not see.
     pub sequence: u64,
-    /// The stopwatch's own time for which it was armed.
+    /// The stopwatch's own time for which it was armed; of several timeouts the
+    /// first one's.
     pub deadline_ns: u64,
     /// Its own time at which the host's timer ran.
     pub time_ns: u64,

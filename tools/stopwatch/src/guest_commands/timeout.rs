@@ -179,6 +179,7 @@ pub(super) fn follow(
 ) -> anyhow::Result<()> {
     let only = only.map(|which| device.resolve(which)).transpose()?;
     let mut dropped = 0;
+    let mut lost = device.info()?.events_lost;
     let mut told = 0;
     while count.is_none_or(|count| told < count) {
         let Some(event) = device.next_event(None)? else {
@@ -191,6 +192,15 @@ pub(super) fn follow(
                 event.dropped.wrapping_sub(dropped)
             );
             dropped = event.dropped;
+        }
+        let lost_now = device.info()?.events_lost;
+        if lost_now != lost {
+            eprintln!(
+                "{} events found the event ring full and are lost; `stopwatch list` shows what each \
+                 stopwatch counted",
+                lost_now - lost
+            );
+            lost = lost_now;
         }
         if only.is_none_or(|only| only == event.watch) {
             let event = Told::new(device, event)?;
