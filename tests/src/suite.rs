@@ -4,9 +4,11 @@
 
 use std::any::Any;
 use std::env;
+use std::fmt::Display;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -54,11 +56,41 @@ pub fn with_module(tests: Vec<Test>) -> Vec<Trial> {
         .collect()
 }
 
-/// Runs trials one after the other, as the command line says.
+/// Runs trials one after the other, as the command line says, and prints their
+/// figures at the end.
 pub fn run(trials: Vec<Trial>) -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    libtest_mimic::run(&arguments, trials).exit_code()
+    let code = libtest_mimic::run(&arguments, trials).exit_code();
+    print_figures();
+    code
+}
+
+static FIGURES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// What a figure is printed with.
+pub const FIGURE: &str = "figure: ";
+
+/// Notes what was measured, to be printed after the tests.
+pub fn figure(text: impl Display) {
+    let mut figures = FIGURES.lock().unwrap_or_else(PoisonError::into_inner);
+    figures.push(text.to_string());
+}
+
+/// Notes the figures that another program printed.
+pub fn figures_of(output: &str) {
+    output
+        .lines()
+        .filter_map(|line| line.strip_prefix(FIGURE))
+        .for_each(figure);
+}
+
+/// Prints what was noted.
+pub fn print_figures() {
+    let mut figures = FIGURES.lock().unwrap_or_else(PoisonError::into_inner);
+    for text in figures.drain(..) {
+        println!("{FIGURE}{text}");
+    }
 }
 
 /// A trial of a test during which the kernel log has to stay clean.

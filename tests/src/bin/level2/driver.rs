@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use libtest_mimic::Trial;
-use stopwatch_tests::suite::{environment, watched_with};
+use stopwatch_tests::suite::{environment, figures_of, watched_with};
 use stopwatch_tests::tests;
 
 use crate::guests::one;
@@ -32,7 +32,7 @@ pub(crate) fn checks() -> Vec<Trial> {
         .filter_map(|line| line.strip_suffix(": test").map(str::to_owned))
         .map(|check| {
             watched_with(format!("check::{check}"), move || {
-                one().shell(&format!("guest-check --exact {check}"));
+                figures_of(&one().shell(&format!("guest-check --exact {check}")));
             })
         })
         .collect()
@@ -41,7 +41,7 @@ pub(crate) fn checks() -> Vec<Trial> {
 const INSMOD: &str = "insmod /modules/stopwatch.ko";
 
 /// The device's address on the guest's PCI bus.
-const DEVICE: &str = "basename $(ls -d /sys/bus/pci/drivers/stopwatch/0*)";
+pub(crate) const ADDRESS: &str = "basename $(ls -d /sys/bus/pci/drivers/stopwatch/0*)";
 
 fn unloading_with_an_open_file() {
     let mut guest = one();
@@ -105,7 +105,7 @@ fn reloads_in_a_row() {
 fn an_unbind_under_a_blocked_reader() {
     let mut guest = one();
     guest.shell("guest-check hold >/tmp/hold 2>&1 & while ! grep -q holding /tmp/hold; do sleep 0.1; done; sleep 0.5");
-    let address = guest.shell(DEVICE).trim().to_owned();
+    let address = guest.shell(ADDRESS).trim().to_owned();
     let driver = "/sys/bus/pci/drivers/stopwatch";
     guest.shell(&format!("echo {address} >{driver}/unbind"));
     guest.shell("n=0; while pidof guest-check && [ $n -lt 100 ]; do sleep 0.1; n=$((n + 1)); done");
@@ -116,6 +116,7 @@ read: ENODEV
 poll: PollFlags(ERR | HUP)
 command: ENODEV
 info: ENODEV
+map: ENODEV
 read again: ENODEV
 ";
     assert_eq!(said, expected);
@@ -140,7 +141,7 @@ fn a_file_that_outlives_a_rebind() {
     guest.shell(
         "sh -c 'exec 7<>/dev/stopwatch; sleep 1000' >/dev/null 2>&1 & echo $! >/tmp/pid; sleep 0.3",
     );
-    let address = guest.shell(DEVICE).trim().to_owned();
+    let address = guest.shell(ADDRESS).trim().to_owned();
     let driver = "/sys/bus/pci/drivers/stopwatch";
     for _ in 0..3 {
         guest.shell(&format!(

@@ -1,0 +1,322 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! What is no check by itself: processes that a check or a test of level 2
+//! starts, and ends or disturbs.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitCode, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::pty::{grantpt, openpt, ptsname, unlockpt, OpenptFlags};
+use rustix::termios::{tcsetwinsize, Winsize};
+use stopwatch::guest::{Device, Operation};
+use stopwatch::State;
+use stopwatch_tests::suite::{eventually, figure, print_figures};
+use stopwatch_uapi::*;
+
+use crate::mapping::map;
+use crate::*;
+
+/// Runs the child of that name, if there is one.
+pub(crate) fn run(arguments: &[String]) -> Option<ExitCode> {
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        ["hold"] => hold(),
+        ["touch"] => touch(),
+        ["mapped", name] => mapped(name),
+        ["create", name] => create_and_start(name),
+        ["passed", private, readable] => passed(number(private), number(readable)),
+        ["fill", count] => fill(number(count)),
+        ["empty"] => empty(),
+        ["storm", count] => storm(number(count)),
+        ["terminal", ms, ref command @ ..] => {
+            return Some(terminal(Duration::from_millis(number(ms).into()), command))
+        }
+        _ => return None,
+    }
+    print_figures();
+    Some(ExitCode::SUCCESS)
+}
+
+/// Runs a child to its end, and returns what it printed.
+pub(crate) fn spawn(arguments: &[&str]) -> String {
+    let output = Command::new("/proc/self/exe")
+        .args(arguments)
+        .stderr(Stdio::inherit())
+        .output()
+        .expect("this program can be run again");
+    assert!(output.status.success(), "{arguments:?}: {}", output.status);
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+fn number(text: &str) -> u32 {
+    text.parse().expect("a number")
+}
+
+fn in_words(result: Result<(), Errno>) -> String {
+    match result {
+        Ok(()) => "ok".into(),
+        Err(Errno::NODEV) => "ENODEV".into(),
+        Err(Errno::NOENT) => "ENOENT".into(),
+        Err(Errno::ACCESS) => "EACCES".into(),
+        Err(errno) => format!("{errno:?}"),
+    }
+}
+
+/// Holds the device open, in a blocked read and in a poll, while its driver is
+/// unbound; then says what each call gave.
+fn hold() {
+    let file = open();
+    // A timeout that expires after the driver is gone.
+    ok(&file, TIMEOUT, 61, 60_000 * MS);
+    let read = |mut file: &File| {
+        file.read(&mut [0; RECORD])
+            .map(drop)
+            .map_err(|error| Errno::from_io_error(&error).unwrap())
+    };
+    let (reader, poller) = (file.try_clone().unwrap(), file.try_clone().unwrap());
+    let reader = thread::spawn(move || read(&reader));
+    let poller = thread::spawn(move || polled(&poller, Duration::from_secs(60)));
+    println!("holding");
+    println!("read: {}", in_words(reader.join().unwrap()));
+    println!("poll: {:?}", poller.join().unwrap());
+    println!("command: {}", in_words(give(&file, READ, 61, 0).0));
+    let info = call(&file, STOPWATCH_IOC_INFO, stopwatch_device_info::default());
+    println!("info: {}", in_words(info.0));
+    println!("map: {}", in_words(map(&file, 1).map(drop)));
+    println!("read again: {}", in_words(read(&file)));
+}
+
+/// Reads a mapped page again and again, until the driver is unbound under it.
+fn touch() {
+    let file = open();
+    let pages = map(&file, 2).unwrap();
+    println!("touching");
+    // For longer than the test waits.
+    eventually(Duration::from_secs(60), || {
+        pages.word(0);
+        pages.word(4096);
+        false
+    });
+    println!("still there");
+}
+
+/// What the crate's reader makes of a stopwatch, as JSON.
+fn mapped(name: &str) {
+    let device = Device::open(DEVICE).unwrap();
+    let watch = device.number(&name.parse().unwrap()).unwrap();
+    // A call makes sure that the clock page holds.
+    device.command(watch, Operation::Read).unwrap();
+    let reading = device.reader().unwrap().read_exit_free(watch).unwrap();
+    let reading = serde_json::json!({
+        "elapsed_ns": reading.elapsed_ns,
+        "time_ns": reading.time_ns,
+        "error_ns": reading.error_ns,
+        "laps": reading.laps,
+        "lap_ns": reading.lap_ns.unwrap_or(0),
+        "timeouts": reading.timeouts,
+        "running": reading.state == State::Running,
+    });
+    println!("{reading}");
+}
+
+fn create_and_start(name: &str) {
+    let file = open();
+    let creation = stopwatch_creation {
+        name: field(name),
+        ..Default::default()
+    };
+    let (result, watch) = create(&file, creation);
+    assert_eq!(result, Ok(()));
+    ok(&file, START, watch, 0);
+    println!("created");
+}
+
+/// Uses the device that it was given as its standard input.
+fn passed(private: u32, readable: u32) {
+    let file = File::from(std::io::stdin().as_fd().try_clone_to_owned().unwrap());
+    let said: Vec<_> = [private, readable]
+        .into_iter()
+        .map(|watch| {
+            let read = in_words(give(&file, READ, watch, 0).0);
+            let pause = match give(&file, PAUSE, watch, 0).0 {
+                // It was done before.
+                Err(Errno::ALREADY) => Ok(()),
+                result => result,
+            };
+            format!("read {read}, pause {}", in_words(pause))
+        })
+        .collect();
+    println!("{}", said.join("; "));
+}
+
+fn named_many(number: u32) -> String {
+    format!("many-{number:04}")
+}
+
+/// Makes many stopwatches with names.
+fn fill(count: u32) {
+    let file = open();
+    let begin = Instant::now();
+    for number in 0..count {
+        let creation = stopwatch_creation {
+            name: field(named_many(number)),
+            ..Default::default()
+        };
+        let (result, _) = create(&file, creation);
+        assert_eq!(result, Ok(()), "stopwatch {number}");
+    }
+    figure(format_args!(
+        "{count} named stopwatches created in {:.2?}",
+        begin.elapsed()
+    ));
+    let begin = Instant::now();
+    find(&file, named_many(count - 1)).expect("the last one is found");
+    figure(format_args!(
+        "the last one found in {:.0?}",
+        begin.elapsed()
+    ));
+}
+
+/// Deletes them.
+fn empty() {
+    let file = open();
+    let begin = Instant::now();
+    let (mut from, mut deleted) = (STOPWATCH_NUMBERED, 0);
+    while let Ok(next) = describe(&file, from, STOPWATCH_DESCRIBE_NEXT) {
+        from = next.watch + 1;
+        if next.name.starts_with(b"many-") {
+            ok(&file, DELETE, next.watch, 0);
+            deleted += 1;
+        }
+    }
+    figure(format_args!("{deleted} deleted in {:.2?}", begin.elapsed()));
+}
+
+/// Arms more timeouts than the event ring has slots. They expire while nobody
+/// takes events, as the VM is paused; then all must be known in some way.
+fn storm(count: u32) {
+    let file = open();
+    let before = device_info(&file).events_lost;
+    let watches: Vec<_> = (0..count).map(|_| anonymous(&file)).collect();
+    for &watch in &watches {
+        ok(&file, TIMEOUT, watch, 4_000 * MS);
+    }
+    println!("armed");
+    let mut events = Vec::new();
+    while polled(
+        &file,
+        Duration::from_secs(if events.is_empty() { 60 } else { 1 }),
+    ) == PollFlags::IN
+    {
+        events.push(read_event(&file));
+    }
+    let lost = device_info(&file).events_lost - before;
+    assert!(
+        lost > 0,
+        "the ring did not overflow: {} events",
+        events.len()
+    );
+    assert_eq!(
+        events.len() as u64 + lost,
+        u64::from(count),
+        "each is told or counted"
+    );
+    assert!(
+        events.iter().all(|event| event.dropped == 0),
+        "this reader lost none"
+    );
+    for &watch in &watches {
+        let reading = ok(&file, READ, watch, 0);
+        assert_eq!(
+            (reading.timeouts, reading.deadline_ns),
+            (1, 0),
+            "the truth is in the state"
+        );
+    }
+    // And it is told that there is something to look at: by the next event.
+    ok(&file, TIMEOUT, watches[0], MS);
+    let next = read_event(&file);
+    let first = events.first().expect("some were told").sequence;
+    assert_eq!(
+        next.sequence - first,
+        u64::from(count),
+        "a gap in the sequence"
+    );
+    figure(format_args!(
+        "{count} timeouts in a paused VM: {} events told, {lost} counted as lost, each stopwatch \
+         counted its own",
+        events.len()
+    ));
+}
+
+/// Runs a command in a terminal of 30 lines of 130 for a while, presses `q`, and
+/// prints the words that it wrote on the screen.
+fn terminal(a_while: Duration, command: &[&str]) -> ExitCode {
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&master).unwrap();
+    unlockpt(&master).unwrap();
+    let size = Winsize {
+        ws_row: 30,
+        ws_col: 130,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    tcsetwinsize(&master, size).unwrap();
+    let path = ptsname(&master, Vec::new()).unwrap().into_string().unwrap();
+    let open_end = || File::options().read(true).write(true).open(&path).unwrap();
+    let end: OwnedFd = open_end().into();
+    let mut process = Command::new(command[0])
+        .args(&command[1..])
+        .stdin(end.try_clone().unwrap())
+        .stdout(end.try_clone().unwrap())
+        .stderr(end)
+        .spawn()
+        .unwrap();
+    let mut screen = File::from(master);
+    let mut keys = screen.try_clone().unwrap();
+    let reader = thread::spawn(move || {
+        let mut bytes = Vec::new();
+        match screen.read_to_end(&mut bytes) {
+            // The other end is closed: EIO.
+            Err(error) if error.kind() != ErrorKind::UnexpectedEof => {}
+            _ => {}
+        }
+        bytes
+    });
+    thread::sleep(a_while);
+    keys.write_all(b"q").unwrap();
+    let status = process.wait().unwrap();
+    println!("{}", words(&reader.join().unwrap()));
+    let code = status.code().or(status.signal().map(|signal| 128 + signal));
+    ExitCode::from(code.and_then(|code| code.try_into().ok()).unwrap_or(1))
+}
+
+/// The text between a terminal's control sequences.
+fn words(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    let mut chars = String::from_utf8_lossy(bytes)
+        .into_owned()
+        .chars()
+        .collect::<Vec<_>>()
+        .into_iter();
+    while let Some(char) = chars.next() {
+        match char {
+            '\x1b' => {
+                // ESC [ parameters, up to a letter.
+                if chars.next() == Some('[') {
+                    chars.by_ref().find(|c| c.is_ascii_alphabetic());
+                }
+                text.push(' ');
+            }
+            char if char.is_control() => text.push(' '),
+            char => text.push(char),
+        }
+    }
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
