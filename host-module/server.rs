@@ -7,7 +7,8 @@
 //! | the write to a doorbell: interrupts off, mostly  | up to [`BUDGET`] requests of a ring,    |
 //! | inside the vCPU's own exit                       | answered in place ([`Doorbell`])        |
 //! | a timer interrupt                                | timeouts that expired: events, calls    |
-//! | a kernel worker                                  | requests that a doorbell left over      |
+//! | a kernel worker                                  | requests that a doorbell left over,     |
+//! |                                                  | room for more stopwatches               |
 //! | a task's ioctl                                   | start, stop, look                       |
 //!
 //! All of them take [`Core::state`], the only lock in this file; nothing sleeps or allocates under
@@ -48,7 +49,6 @@ use crate::{
     engine::{
         Clock,
         ClockId,
-        Commanded,
         Device,
         Laps,
         Layout,
@@ -57,7 +57,10 @@ use crate::{
         Policy,
         Record,
         Reply,
+        Room,
+        Served,
         Stats,
+        Status,
         Storage, //
     },
     functions::Table,
@@ -346,18 +349,44 @@ impl DeadlineTimer<Core> {
 
     /// Carries out an operation of the host's. Task context.
     pub(crate) fn command(&self, message: impl Into<Message>) -> Reply {
-        let mut state = self.drained();
-        let Commanded {
-            reply,
-            deadline_changed,
-        } = state
-            .engine
-            .command(&self.region.memory(), &self.clock, message);
+        let message = message.into();
 
-        if state.started && deadline_changed {
-            self.program(&state);
+        loop {
+            let reply = {
+                let mut state = self.drained();
+                let commanded = state
+                    .engine
+                    .command(&self.region.memory(), &self.clock, message);
+
+                if state.started && commanded.deadline_changed {
+                    self.program(&state);
+                }
+                commanded.reply
+            };
+            if reply.status != Ok(Status::Full) || !self.make_room() {
+                return reply;
+            }
         }
-        reply
+    }
+
+    /// Gives the engine room for more stopwatches, if it wants some. Task context, or that of a
+    /// worker: allocates.
+    ///
+    /// Returns whether it got some.
+    fn make_room(&self) -> bool {
+        let wanted = self.state.lock().engine.wants_room();
+        let Some(stopwatches) = wanted else {
+            return false;
+        };
+        let Ok(room) = Room::new(stopwatches) else {
+            self.state.lock().engine.deny_room();
+            return false;
+        };
+        let former = self.state.lock().engine.set_room(room);
+
+        // Freeing it is not for under the lock.
+        drop(former);
+        true
     }
 
     /// Sets the timer to the engine's next deadline.
@@ -370,10 +399,11 @@ impl DeadlineTimer<Core> {
 
     /// Does what the VMM has asked for and serves a ring, within the budget. Any context.
     ///
-    /// Returns whether the ring has more.
-    fn serve(&self, ring: u32, state: &mut State) -> bool {
+    /// What is left is for a worker.
+    #[inline]
+    fn serve(&self, ring: u32, state: &mut State) -> Served {
         if !state.started {
-            return false;
+            return Served::default();
         }
         let memory = self.region.memory();
         let vmm = state.engine.vmm(&memory, &self.clock, &Table, BUDGET);
@@ -384,7 +414,7 @@ impl DeadlineTimer<Core> {
         if vmm.reset || vmm.status || served.deadline_changed {
             self.program(state);
         }
-        served.more
+        served
     }
 
     /// Notes the timeouts that have expired, within the budget, and calls the guest. Any context
@@ -440,11 +470,14 @@ impl DeadlineHandler for Core {
 
 impl DeferredHandler for DeadlineTimer<Core> {
     fn run(&self) -> bool {
+        self.make_room();
         let rings = self.state.lock().engine.layout().geometry().rings;
 
         // Each ring under the lock for itself, so that doorbells get their turn.
         (0..rings).fold(false, |more, ring| {
-            self.serve(ring, &mut self.state.lock()) || more
+            let served = self.serve(ring, &mut self.state.lock());
+
+            served.more || served.wants_room || more
         })
     }
 }
@@ -464,10 +497,10 @@ impl Doorbell {
 
 impl Listener for Doorbell {
     fn signalled(&self) {
-        let more = {
+        let served = {
             let mut state = self.server.state.lock();
             let since = (state.kicks % TIMED == 0).then(clock::monotonic_ns);
-            let more = self.server.serve(self.ring, &mut state);
+            let served = self.server.serve(self.ring, &mut state);
 
             if let Some(since) = since {
                 let spent = clock::monotonic_ns().saturating_sub(since);
@@ -476,11 +509,11 @@ impl Listener for Doorbell {
                 state.service_ns = state.service_ns.wrapping_add(spent);
             }
             state.kicks = state.kicks.wrapping_add(1);
-            state.over_budget = state.over_budget.wrapping_add(more.into());
-            more
+            state.over_budget = state.over_budget.wrapping_add(served.more.into());
+            served
         };
 
-        if more {
+        if served.more || served.wants_room {
             self.server.queue();
         }
     }

@@ -81,13 +81,20 @@ impl<S: Storage> Deadlines<S> {
         self.change(pace, |timers| timers.disarm(watch));
     }
 
-    /// Disarms one, whichever takes the least work, and says which.
-    pub(super) fn disarm_any(&mut self) -> Option<u32> {
-        Pace::ALL.into_iter().find_map(|pace| {
-            let timer = self.timers(pace).last()?;
-            self.disarm(pace, timer.watch);
-            Some(timer.watch)
-        })
+    /// A stopwatch that has a timeout armed, of those the one of which it is
+    /// disarmed with the least work.
+    pub(super) fn armed(&self) -> Option<u32> {
+        Pace::ALL
+            .into_iter()
+            .find_map(|pace| Some(self.timers(pace).last()?.watch))
+    }
+
+    /// Takes over what is in `other`, which is smaller.
+    pub(super) fn take_over(&mut self, other: &Self) {
+        for pace in Pace::ALL {
+            self.change(pace, |timers| timers.take_over(other.timers(pace)));
+        }
+        self.changed |= other.changed;
     }
 
     /// The deadline of a stopwatch's timeout, if one is armed; [`NEVER`] if it
@@ -279,7 +286,13 @@ mod tests {
             }
         }
         assert!(deadlines.due(&mut times, &clock).is_none());
-        let mut left = std::vec::Vec::from_iter(core::iter::from_fn(|| deadlines.disarm_any()));
+        let mut left = std::vec::Vec::new();
+        while let Some(watch) = deadlines.armed() {
+            left.push(watch);
+            for pace in Pace::ALL {
+                deadlines.disarm(pace, watch);
+            }
+        }
         left.sort_unstable();
         assert_eq!(left, [3, 4]);
     }

@@ -8,12 +8,9 @@ use core::ops::DerefMut;
 use super::clock::Clock;
 use super::clock::Pace;
 use super::clock::Times;
-use super::deadlines::Deadlines;
-use super::deadlines::NEVER;
 use super::geometry::Layout;
 use super::memory::Memory;
 use super::name::Name;
-use super::names::Names;
 use super::numbers::Numbers;
 use super::record::Laps;
 use super::record::Record;
@@ -23,6 +20,7 @@ use super::ring::Poster;
 use super::ring::SlotWords;
 use super::rings::Rings;
 use super::rings::Turn;
+use super::room::Room;
 use super::slot;
 use super::slot::Asker;
 use super::slot::Creation;
@@ -118,8 +116,11 @@ pub struct Served {
     pub answered: u32,
     /// Of these, answered with `STOPWATCH_S_BAD_*`.
     pub bad: u32,
-    /// The budget is spent and there is more.
+    /// The budget is spent and there is more, or a stopwatch that is to be created
+    /// waits for room.
     pub more: bool,
+    /// More room is wanted: see [`Device::wants_room`].
+    pub wants_room: bool,
     /// [`Device::next_deadline`] may be another one than before.
     pub deadline_changed: bool,
 }
@@ -163,10 +164,12 @@ pub struct Device<S: Storage> {
     policy: Policy,
     features: u64,
     times: Times,
-    stopwatches: S::Slice<Stopwatch>,
     existing: Numbers<S>,
-    names: Names<S>,
-    deadlines: Deadlines<S>,
+    room: Room<S>,
+    /// More room is wanted.
+    room_wanted: bool,
+    /// There is none to be had for the next one that is created.
+    room_denied: bool,
     rings: Rings<S>,
     events: Poster,
     vmm_status: u32,
@@ -179,7 +182,6 @@ impl<S: Storage> Device<S> {
     /// rings are empty.
     pub fn new(layout: Layout, policy: Policy) -> Result<Self, S::Error> {
         let geometry = layout.geometry();
-        let stopwatches = geometry.stopwatches as usize;
         let events = layout.events();
         let numbered = geometry.stopwatches.min(uapi::STOPWATCH_NUMBERED);
         Ok(Self {
@@ -187,10 +189,10 @@ impl<S: Storage> Device<S> {
             policy,
             features: 0,
             times: Times::default(),
-            stopwatches: S::filled(Stopwatch::default(), stopwatches)?,
             existing: Numbers::new(geometry.stopwatches, numbered)?,
-            names: Names::new(stopwatches)?,
-            deadlines: Deadlines::new(stopwatches)?,
+            room: Room::first(geometry.stopwatches)?,
+            room_wanted: false,
+            room_denied: false,
             rings: Rings::new(&layout)?,
             events: Poster::new(events),
             vmm_status: uapi::STOPWATCH_VMM_RUNNING,
@@ -199,12 +201,51 @@ impl<S: Storage> Device<S> {
         })
     }
 
+    /// For how many stopwatches there should be room, if that is more than there
+    /// is.
+    pub fn wants_room(&self) -> Option<u32> {
+        self.more_room().filter(|_| self.room_wanted)
+    }
+
+    fn more_room(&self) -> Option<u32> {
+        let limit = self.layout.geometry().stopwatches;
+        self.room.wanted(self.existing.count(), limit)
+    }
+
+    /// Gives it room, and takes the room that it had, which is to be dropped.
+    /// Nothing happens to a device if the new one is not larger.
+    pub fn set_room(&mut self, mut room: Room<S>) -> Room<S> {
+        if room.count() <= self.room.count() {
+            return room;
+        }
+        room.take_over(&self.room);
+        core::mem::swap(&mut room, &mut self.room);
+        self.room_wanted = self.more_room().is_some();
+        room
+    }
+
+    /// There is no more room to be had now. A stopwatch that waits for it is
+    /// refused.
+    pub fn deny_room(&mut self) {
+        self.room_wanted = false;
+        self.room_denied = true;
+    }
+
+    /// Whether a request has to wait for [`Self::set_room`].
+    fn lacks_room(&mut self, words: &SlotWords) -> bool {
+        if !slot::creates(words) || self.existing.count() < self.room.count() {
+            return false;
+        }
+        self.room_wanted = self.more_room().is_some();
+        self.room_wanted && !self.room_denied
+    }
+
     /// Writes what the guest and the VMM read into a region that is all zero:
     /// `struct stopwatch_info` and the state pages.
     pub fn publish_all(&mut self, mem: &impl Memory) {
         store_from(mem, 0, &self.layout.info(self.policy.features), 0);
         self.publish_state(mem);
-        for watch in 0..self.layout.geometry().stopwatches {
+        for watch in 0..self.room.count() {
             self.publish(mem, watch);
         }
     }
@@ -239,6 +280,10 @@ impl<S: Storage> Device<S> {
             let Some(posted) = next else {
                 break;
             };
+            if self.lacks_room(&posted.words) {
+                served.more = true;
+                break;
+            }
             let stamp = slot::stamp(&posted.words);
             if stamp > self.times.now() && stamp != slot::NOT_POSTED {
                 self.times.advance(clock);
@@ -249,7 +294,7 @@ impl<S: Storage> Device<S> {
             served.count(&reply);
         }
         self.rings.set_end(ring, end);
-        served.more = served.answered == budget && end.waiting(mem);
+        served.more |= served.answered == budget && end.waiting(mem);
         self.note(served)
     }
 
@@ -291,8 +336,12 @@ impl<S: Storage> Device<S> {
         while served.answered < budget {
             match self.rings.turn(&self.times) {
                 Turn::Take(ring, at) => {
-                    self.times.act_at(at);
                     let posted = self.rings.head(ring);
+                    if self.lacks_room(&posted.words) {
+                        self.rings.hold(ring);
+                        continue;
+                    }
+                    self.times.act_at(at);
                     let reply = self.respond(mem, clock, functions, &posted);
                     self.rings.complete(mem, ring, reply.encode(&posted.words));
                     served.count(&reply);
@@ -313,14 +362,16 @@ impl<S: Storage> Device<S> {
         if !served.more {
             self.times.settle();
         }
-        served.deadline_changed = self.deadlines.take_changed();
+        served.wants_room = self.room_wanted;
+        served.deadline_changed = self.room.deadlines.take_changed();
         self.stats.requests = self.stats.requests.wrapping_add(served.answered.into());
         self.stats.bad_requests = self.stats.bad_requests.wrapping_add(served.bad.into());
         served
     }
 
     /// Does what a program of the host asks for. It may start, pause, lap, reset
-    /// and read stopwatches, create and delete them.
+    /// and read stopwatches, create and delete them. `STOPWATCH_S_FULL` is for want
+    /// of room if [`Self::wants_room`] then says so.
     pub fn command(
         &mut self,
         mem: &impl Memory,
@@ -331,7 +382,7 @@ impl<S: Storage> Device<S> {
         self.times.settle();
         Commanded {
             reply: self.answer(mem, clock, request.into().words(), Asker::Host),
-            deadline_changed: self.deadlines.take_changed(),
+            deadline_changed: self.room.deadlines.take_changed(),
         }
     }
 
@@ -340,14 +391,13 @@ impl<S: Storage> Device<S> {
         self.times.advance(clock);
         let mut expired = Expired::default();
         for _ in 0..budget {
-            let Some(due) = self.deadlines.due(&mut self.times, clock) else {
+            let Some(due) = self.room.deadlines.due(&mut self.times, clock) else {
                 break;
             };
-            let Some(stopwatch) = self.stopwatches.get_mut(due.watch as usize) else {
+            let Some(stopwatch) = self.room.get_mut(due.watch) else {
                 break;
             };
             let expiry = stopwatch.expire(due.now, due.deadline);
-            let pace = stopwatch.identity.pace;
             let event = Event {
                 kind: uapi::STOPWATCH_EVENT_TIMEOUT as u16,
                 watch: due.watch,
@@ -358,8 +408,8 @@ impl<S: Storage> Device<S> {
                 count: expiry.count,
             };
             match expiry.next {
-                Some(deadline) => self.deadlines.arm(pace, due.watch, deadline),
-                None => self.deadlines.disarm(pace, due.watch),
+                Some(deadline) => self.room.arm(due.watch, deadline),
+                None => self.room.disarm(due.watch),
             }
             // The record first: who has the event finds it in the record.
             self.publish(mem, due.watch);
@@ -379,7 +429,7 @@ impl<S: Storage> Device<S> {
             self.publish_state(mem);
         }
         // The caller is told the next deadline here.
-        self.deadlines.take_changed();
+        self.room.deadlines.take_changed();
         expired.next = self.next_deadline(clock);
         expired
     }
@@ -436,7 +486,7 @@ impl<S: Storage> Device<S> {
         self.set_features(mem, 0);
         let mut from = uapi::STOPWATCH_NUMBERED;
         while let Some(watch) = self.existing.next(from) {
-            if name_of(&self.stopwatches, watch).is_none() {
+            if self.room.name_of(watch).is_none() {
                 self.delete(mem, watch);
             }
             from = watch + 1;
@@ -451,13 +501,12 @@ impl<S: Storage> Device<S> {
     /// another clock that may be before its deadline, which is then looked at
     /// again.
     pub fn next_deadline(&self, clock: &impl Clock) -> Option<u64> {
-        self.deadlines.next(&self.times, clock)
+        self.room.deadlines.next(&self.times, clock)
     }
 
     /// The number of the stopwatch that has a name.
     pub fn find(&self, name: &Name) -> Option<u32> {
-        self.names
-            .find(name, |number| name_of(&self.stopwatches, number))
+        self.room.find(name)
     }
 
     /// The smallest number not below `from` that a stopwatch exists under.
@@ -467,11 +516,10 @@ impl<S: Storage> Device<S> {
 
     /// What a stopwatch is, if it exists.
     pub fn describe(&self, watch: u32) -> Option<Record> {
-        let stopwatch = self.stopwatches.get(watch as usize)?;
-        let deadline = self.deadlines.deadline(stopwatch.identity.pace, watch);
+        let stopwatch = self.room.get(watch)?;
         self.existing
             .contains(watch)
-            .then(|| stopwatch.record(true, deadline))
+            .then(|| stopwatch.record(true))
     }
 
     /// Reads the laps of a stopwatch, if it exists, from lap `first` on, as many
@@ -487,7 +535,7 @@ impl<S: Storage> Device<S> {
         first: u32,
         into: &mut [u64],
     ) -> Option<Laps> {
-        let stopwatch = self.stopwatches.get(watch as usize)?;
+        let stopwatch = self.room.get(watch)?;
         let laps = || Laps::copy(mem, &self.layout, watch, stopwatch.laps(), first, into);
         self.existing.contains(watch).then(laps)
     }
@@ -595,12 +643,8 @@ impl<S: Storage> Device<S> {
         watch: u32,
         operation: Operation,
     ) -> Result<Done, Status> {
-        let stopwatches = &mut self.stopwatches;
-        let stopwatch = stopwatches
-            .get_mut(watch as usize)
-            .ok_or(Status::BadWatch)?;
-        let pace = stopwatch.identity.pace;
-        let now = self.times.own(clock, pace);
+        let stopwatch = self.room.get_mut(watch).ok_or(Status::BadWatch)?;
+        let now = self.times.own(clock, stopwatch.identity.pace);
 
         let mut done = Done {
             watch,
@@ -630,8 +674,7 @@ impl<S: Storage> Device<S> {
                 self.disarm(mem, watch);
             }
             Operation::ReadReset => {
-                let deadline = self.deadlines.deadline(pace, watch);
-                done.before = Some(stopwatch.read(now, self.times.vm_time(), deadline));
+                done.before = Some(stopwatch.read(now, self.times.vm_time()));
                 stopwatch.reset();
                 self.disarm(mem, watch);
             }
@@ -640,7 +683,7 @@ impl<S: Storage> Device<S> {
                     target: None,
                     interval,
                 });
-                self.deadlines.arm(pace, watch, now.saturating_add(ns));
+                self.room.arm(watch, now.saturating_add(ns));
                 self.publish(mem, watch);
             }
             Operation::TimeoutElapsed(target, interval) => {
@@ -649,7 +692,7 @@ impl<S: Storage> Device<S> {
                     interval,
                 });
                 if let Some(deadline) = stopwatch.elapsed_deadline(now, None) {
-                    self.deadlines.arm(pace, watch, deadline);
+                    self.room.arm(watch, deadline);
                 }
                 self.publish(mem, watch);
             }
@@ -668,11 +711,8 @@ impl<S: Storage> Device<S> {
 
     /// The reply to a request that is not refused.
     fn reply(&self, done: &Done) -> Reply {
-        let read = |stopwatch: &Stopwatch| {
-            let deadline = self.deadlines.deadline(stopwatch.identity.pace, done.watch);
-            stopwatch.read(done.now, self.times.vm_time(), deadline)
-        };
-        let now = || self.stopwatches.get(done.watch as usize).map(read);
+        let read = |stopwatch: &Stopwatch| stopwatch.read(done.now, self.times.vm_time());
+        let now = || self.room.get(done.watch).map(read);
         Reply {
             status: Ok(done.status),
             watch: done.watch,
@@ -686,12 +726,11 @@ impl<S: Storage> Device<S> {
         if done.status != Status::Ok {
             return;
         }
-        if let Some(stopwatch) = self.stopwatches.get(done.watch as usize) {
+        if let Some(stopwatch) = self.room.get(done.watch) {
             if stopwatch.waits_for_elapsed() {
-                let pace = stopwatch.identity.pace;
-                let armed = self.deadlines.deadline(pace, done.watch);
+                let armed = self.room.deadline(done.watch);
                 if let Some(deadline) = stopwatch.elapsed_deadline(done.now, armed) {
-                    self.deadlines.arm(pace, done.watch, deadline);
+                    self.room.arm(done.watch, deadline);
                 }
             }
         }
@@ -714,15 +753,17 @@ impl<S: Storage> Device<S> {
                 before: None,
             });
         }
+        self.room_denied = false;
         let watch = self.existing.free().ok_or(Status::Full)?;
-        let stopwatches = &mut self.stopwatches;
-        let stopwatch = stopwatches.get_mut(watch as usize).ok_or(Status::Full)?;
+        let Some(stopwatch) = self.room.get_mut(watch) else {
+            self.room_wanted = true;
+            return Err(Status::Full);
+        };
         stopwatch.create(identity);
         self.existing.insert(watch);
+        self.room_wanted = self.more_room().is_some();
         if named {
-            let stopwatches = &self.stopwatches;
-            self.names
-                .insert(&identity.name, watch, |number| name_of(stopwatches, number));
+            self.room.insert_name(watch);
         }
         self.publish(mem, watch);
         Ok(Done {
@@ -735,15 +776,12 @@ impl<S: Storage> Device<S> {
 
     /// Deletes a stopwatch.
     fn delete(&mut self, mem: &impl Memory, watch: u32) {
-        let name = name_of(&self.stopwatches, watch);
-        let stopwatches = &self.stopwatches;
-        self.deadlines.disarm(self.pace_of(watch), watch);
-        if !name.is_none() {
-            self.names
-                .remove(&name, |number| name_of(stopwatches, number));
+        self.room.disarm(watch);
+        if !self.room.name_of(watch).is_none() {
+            self.room.remove_name(watch);
         }
         self.existing.remove(watch);
-        if let Some(stopwatch) = self.stopwatches.get_mut(watch as usize) {
+        if let Some(stopwatch) = self.room.get_mut(watch) {
             stopwatch.delete();
         }
         self.publish(mem, watch);
@@ -752,10 +790,10 @@ impl<S: Storage> Device<S> {
     /// Disarms the timeout of a stopwatch, if one is armed, and publishes all of
     /// the stopwatch.
     fn disarm(&mut self, mem: &impl Memory, watch: u32) {
-        if let Some(stopwatch) = self.stopwatches.get_mut(watch as usize) {
+        if let Some(stopwatch) = self.room.get_mut(watch) {
             stopwatch.set_timeout(Timeout::default());
-            self.deadlines.disarm(stopwatch.identity.pace, watch);
         }
+        self.room.disarm(watch);
         self.publish(mem, watch);
     }
 
@@ -765,26 +803,24 @@ impl<S: Storage> Device<S> {
         // What is posted from now on is not from before.
         self.times.settle();
         if features & u64::from(uapi::STOPWATCH_F_TIMEOUT) == 0 {
-            while let Some(watch) = self.deadlines.disarm_any() {
+            while let Some(watch) = self.room.deadlines.armed() {
                 self.disarm(mem, watch);
             }
         }
     }
 
     fn pace_of(&self, watch: u32) -> Pace {
-        let stopwatch = self.stopwatches.get(watch as usize);
+        let stopwatch = self.room.get(watch);
         stopwatch.map_or(Pace::default(), |stopwatch| stopwatch.identity.pace)
     }
 
     /// Publishes a stopwatch.
     fn publish(&mut self, mem: &impl Memory, watch: u32) {
-        if let (Some(stopwatch), Some(offset)) = (
-            self.stopwatches.get_mut(watch as usize),
-            self.layout.record(watch),
-        ) {
+        if let (Some(stopwatch), Some(offset)) =
+            (self.room.get_mut(watch), self.layout.record(watch))
+        {
             let exists = self.existing.contains(watch);
-            let deadline = self.deadlines.deadline(stopwatch.identity.pace, watch);
-            let record = stopwatch.record(exists, deadline);
+            let record = stopwatch.record(exists);
             record.publish(mem, offset, &mut stopwatch.seq);
         }
     }
@@ -792,12 +828,10 @@ impl<S: Storage> Device<S> {
     /// Publishes what a stopwatch that exists has counted and, given where it
     /// belongs, its last lap.
     fn publish_counts(&mut self, mem: &impl Memory, watch: u32, lap: Option<u32>) {
-        if let (Some(stopwatch), Some(offset)) = (
-            self.stopwatches.get_mut(watch as usize),
-            self.layout.record(watch),
-        ) {
-            let deadline = self.deadlines.deadline(stopwatch.identity.pace, watch);
-            let record = stopwatch.record(true, deadline);
+        if let (Some(stopwatch), Some(offset)) =
+            (self.room.get_mut(watch), self.layout.record(watch))
+        {
+            let record = stopwatch.record(true);
             record.publish_counts(mem, offset, &mut stopwatch.seq, lap);
         }
     }
@@ -834,12 +868,6 @@ struct Done {
     now: u64,
     /// The reading, if it is not that of after.
     before: Option<Reading>,
-}
-
-/// The name of a stopwatch.
-fn name_of(stopwatches: &[Stopwatch], watch: u32) -> Name {
-    let stopwatch = stopwatches.get(watch as usize);
-    stopwatch.map_or(Name::NONE, |stopwatch| stopwatch.identity.name)
 }
 
 #[cfg(test)]

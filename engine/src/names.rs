@@ -28,6 +28,14 @@ impl<S: Storage> Names<S> {
         })
     }
 
+    /// Takes over what is in `other`, which is smaller.
+    pub(super) fn take_over(&mut self, other: &Self) {
+        for (to, from) in self.sorted.iter_mut().zip(other.sorted.iter()) {
+            *to = *from;
+        }
+        self.count = other.count;
+    }
+
     /// The place of a name, else the one where it would have to be.
     fn search(&self, name: &Name, name_of: impl Fn(u32) -> Name) -> Result<(usize, u32), usize> {
         let numbers = self.sorted.get(..self.count).unwrap_or_default();

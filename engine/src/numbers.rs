@@ -10,10 +10,11 @@ const BITS: u32 = u64::BITS;
 ///
 /// # Invariants
 ///
-/// No bit at or above `limit` is set.
+/// No bit at or above `limit` is set; `count` of them are.
 pub(super) struct Numbers<S: Storage> {
     words: S::Slice<u64>,
     limit: u32,
+    count: u32,
 }
 
 impl<S: Storage> Numbers<S> {
@@ -23,6 +24,7 @@ impl<S: Storage> Numbers<S> {
         let mut numbers = Self {
             words: S::filled(0, limit.div_ceil(BITS) as usize)?,
             limit,
+            count: 0,
         };
         for number in 0..first {
             numbers.insert(number);
@@ -35,17 +37,26 @@ impl<S: Storage> Numbers<S> {
         word.is_some_and(|word| (word >> (number % BITS)) & 1 != 0)
     }
 
+    /// How many are in the set.
+    pub(super) fn count(&self) -> u32 {
+        self.count
+    }
+
     pub(super) fn insert(&mut self, number: u32) {
-        if number < self.limit {
+        if number < self.limit && !self.contains(number) {
             if let Some(word) = self.words.get_mut((number / BITS) as usize) {
                 *word |= 1 << (number % BITS);
+                self.count += 1;
             }
         }
     }
 
     pub(super) fn remove(&mut self, number: u32) {
-        if let Some(word) = self.words.get_mut((number / BITS) as usize) {
-            *word &= !(1 << (number % BITS));
+        if self.contains(number) {
+            if let Some(word) = self.words.get_mut((number / BITS) as usize) {
+                *word &= !(1 << (number % BITS));
+                self.count -= 1;
+            }
         }
     }
 
@@ -98,6 +109,7 @@ mod tests {
                     model.remove(&number);
                 }
                 prop_assert_eq!(numbers.contains(number), model.contains(&number));
+                prop_assert_eq!(numbers.count() as usize, model.len());
                 prop_assert_eq!(numbers.next(number), model.range(number..).next().copied());
                 prop_assert_eq!(numbers.free(), (0..limit).find(|n| !model.contains(n)));
             }

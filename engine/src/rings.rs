@@ -32,6 +32,8 @@ pub(super) struct Rings<S: Storage> {
     waiting: u64,
     /// Of these, those that were found since the last look at all began.
     fresh: u64,
+    /// A bit for each ring whose next slot has to wait for something else.
+    held: u64,
 }
 
 /// What to do next.
@@ -61,6 +63,7 @@ impl<S: Storage> Rings<S> {
             heads: S::filled(Posted::default(), rings as usize)?,
             waiting: 0,
             fresh: 0,
+            held: 0,
         })
     }
 
@@ -98,6 +101,7 @@ impl<S: Storage> Rings<S> {
     /// the look at the others.
     pub(super) fn begin(&mut self, mem: &impl Memory, first: u32) {
         self.waiting = 0;
+        self.held = 0;
         self.look_at(mem, first);
         self.look(mem);
     }
@@ -106,7 +110,7 @@ impl<S: Storage> Rings<S> {
     pub(super) fn look(&mut self, mem: &impl Memory) {
         self.fresh = 0;
         for ring in 0..self.ends.len() as u32 {
-            if self.waiting & bit(ring) == 0 {
+            if (self.waiting | self.held) & bit(ring) == 0 {
                 self.look_at(mem, ring);
             }
         }
@@ -167,9 +171,16 @@ impl<S: Storage> Rings<S> {
         self.look_at(mem, ring);
     }
 
+    /// Leaves the next slot of a ring, and those after it, until the next
+    /// [`Self::begin`].
+    pub(super) fn hold(&mut self, ring: u32) {
+        self.waiting &= !bit(ring);
+        self.held |= bit(ring);
+    }
+
     /// Whether any waits, of those that were found.
     pub(super) fn any_waits(&self) -> bool {
-        self.waiting != 0
+        self.waiting | self.held != 0
     }
 }
 

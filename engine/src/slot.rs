@@ -279,6 +279,12 @@ fn reserved(words: &SlotWords) -> u64 {
     words.iter().skip(FIRST).fold(0, |all, word| all | word)
 }
 
+/// Whether a slot asks for a new stopwatch.
+#[inline]
+pub(super) fn creates(words: &SlotWords) -> bool {
+    field!(stopwatch_request.op).get32(words) == uapi::STOPWATCH_OP_CREATE
+}
+
 /// The operation that a slot asks for, if it is not a stopwatch's.
 #[inline]
 pub(super) fn function(words: &SlotWords) -> Option<u16> {

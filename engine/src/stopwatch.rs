@@ -114,6 +114,8 @@ pub(super) struct Stopwatch {
     pub(super) generation: u32,
     counts: Counts,
     timeout: Timeout,
+    /// The deadline of its timeout, as readings show it.
+    pub(super) deadline_ns: u64,
     /// Sequence count of its record; even between publications.
     pub(super) seq: u32,
 }
@@ -229,14 +231,14 @@ impl Stopwatch {
         Expiry { count, next }
     }
 
-    /// The reading at `now`, which is VM time `time_ns`. `deadline` is that of
-    /// its timeout, if one is armed.
-    pub(super) fn read(&self, now: u64, time_ns: u64, deadline: Option<u64>) -> Reading {
+    /// The reading at `now`, which is VM time `time_ns`.
+    #[inline]
+    pub(super) fn read(&self, now: u64, time_ns: u64) -> Reading {
         Reading {
             elapsed_ns: self.counts.elapsed(now),
             time_ns,
             lap_ns: self.counts.lap,
-            deadline_ns: shown(deadline),
+            deadline_ns: self.deadline_ns,
             running: self.counts.started.is_some(),
             laps: self.counts.laps,
             timeouts: self.counts.timeouts,
@@ -245,14 +247,14 @@ impl Stopwatch {
 
     /// The record that says all of it.
     #[inline]
-    pub(super) fn record(&self, exists: bool, deadline: Option<u64>) -> Record {
+    pub(super) fn record(&self, exists: bool) -> Record {
         Record {
             exists,
             running: self.counts.started.is_some(),
             elapsed_ns: self.counts.elapsed,
             started_ns: self.counts.started.unwrap_or(0),
             lap_ns: self.counts.lap,
-            deadline_ns: shown(deadline),
+            deadline_ns: self.deadline_ns,
             laps: self.counts.laps,
             timeouts: self.counts.timeouts,
             name: self.identity.name,
@@ -265,11 +267,6 @@ impl Stopwatch {
             generation: self.generation,
         }
     }
-}
-
-/// A deadline as readings and records show it.
-fn shown(deadline: Option<u64>) -> u64 {
-    deadline.filter(|&deadline| deadline != NEVER).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -286,7 +283,8 @@ mod tests {
         assert_eq!(it.start(1000), Status::Ok);
         assert_eq!(it.lap(1001), Status::Ok);
         assert_eq!(it.pause(1005), Status::Ok);
-        let reading = it.read(2000, 2500, Some(3000));
+        it.deadline_ns = 3000;
+        let reading = it.read(2000, 2500);
         assert_eq!(
             reading,
             Reading {
@@ -319,7 +317,7 @@ mod tests {
         it.expire(3, 3);
         it.reset();
         assert_eq!(
-            it.read(9, 9, None),
+            it.read(9, 9),
             Reading {
                 time_ns: 9,
                 ..Reading::default()

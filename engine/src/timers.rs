@@ -42,6 +42,17 @@ impl<S: Storage> Timers<S> {
         })
     }
 
+    /// Takes over what is in `other`, which is smaller.
+    pub(super) fn take_over(&mut self, other: &Self) {
+        for (to, from) in self.heap.iter_mut().zip(other.heap.iter()) {
+            *to = *from;
+        }
+        for (to, from) in self.places.iter_mut().zip(other.places.iter()) {
+            *to = *from;
+        }
+        self.armed = other.armed;
+    }
+
     /// The entry at `place` of the heap.
     fn at(&self, place: usize) -> Option<Timer> {
         self.heap.get(..self.armed)?.get(place).copied()
