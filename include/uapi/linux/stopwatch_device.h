@@ -272,8 +272,10 @@ struct stopwatch_record {
  * CREATE   Makes a stopwatch, stopped at 0, and leaves its number in watch
  *          (which is 0 in the request). STOPWATCH_S_EXISTS, with the number
  *          and the reading of the other one, if the name is taken;
- *          STOPWATCH_S_FULL if all numbers are in use. Without a name it is
- *          deleted by a reset of the device.
+ *          STOPWATCH_S_FULL if all numbers are in use, or if the host has no
+ *          memory. Where the host has to find memory first, the answer is not
+ *          there when the doorbell's write returns, but soon. Without a name
+ *          it is deleted by a reset of the device.
  * DELETE   Deletes a stopwatch that was created. STOPWATCH_S_BAD_WATCH for a
  *          numbered one.
  * SET_MODE Changes uid and mode of a stopwatch that was created; they are in

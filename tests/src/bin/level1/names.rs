@@ -45,7 +45,7 @@ fn name(text: &str) -> Name {
 }
 
 fn create(vm: &mut Vm, text: &str) -> Reply {
-    vm.ask(Creation {
+    vm.create(Creation {
         name: name(text),
         ..Default::default()
     })
