@@ -22,6 +22,7 @@ use super::rings::Rings;
 use super::rings::Turn;
 use super::room::Room;
 use super::slot;
+use super::slot::Act;
 use super::slot::Asker;
 use super::slot::Creation;
 use super::slot::Event;
@@ -265,33 +266,44 @@ impl<S: Storage> Device<S> {
             return served;
         };
         self.times.advance(clock);
+        let mut posted = Posted::default();
+        // VM time, read before the others were looked at last.
+        let mut looked = 0;
         while served.answered < budget {
-            let next = end.next(mem);
+            let found = end.next(mem, &mut posted);
+            let stamp = if found {
+                slot::stamp(&posted.words)
+            } else {
+                slot::NOT_POSTED
+            };
             // Mostly nothing waits but in this ring, and no order has to be made. The
             // others are looked at after a request was found in this one, as in
-            // `Rings`, or if there is none.
-            if self.has(uapi::STOPWATCH_F_POSTED)
-                && (next.is_some() || served.answered == 0)
-                && self.rings.others_wait(mem, ring)
+            // `Rings`, or if there is none; what was stamped before the last look
+            // needs no further one.
+            if stamp >= looked
+                && (found || served.answered == 0)
+                && self.has(uapi::STOPWATCH_F_POSTED)
             {
-                self.rings.set_end(ring, end);
-                return self.serve_all(mem, clock, functions, ring, budget, served);
+                if self.rings.others_wait(mem, ring) {
+                    self.rings.set_end(ring, end);
+                    return self.serve_all(mem, clock, functions, ring, budget, served);
+                }
+                looked = self.times.now();
             }
-            let Some(posted) = next else {
+            if !found {
                 break;
-            };
+            }
             if self.lacks_room(&posted.words) {
                 served.more = true;
                 break;
             }
-            let stamp = slot::stamp(&posted.words);
             if stamp > self.times.now() && stamp != slot::NOT_POSTED {
                 self.times.advance(clock);
             }
             self.times.act_at(self.times.nearest(stamp));
-            let reply = self.respond(mem, clock, functions, &posted);
-            end.complete(mem, reply.encode(&posted.words));
-            served.count(&reply);
+            let bad = self.respond(mem, clock, functions, &mut posted);
+            end.complete(mem, &mut posted.words);
+            served.count(bad);
         }
         self.rings.set_end(ring, end);
         served.more |= served.answered == budget && end.waiting(mem);
@@ -336,15 +348,15 @@ impl<S: Storage> Device<S> {
         while served.answered < budget {
             match self.rings.turn(&self.times) {
                 Turn::Take(ring, at) => {
-                    let posted = self.rings.head(ring);
+                    let mut posted = self.rings.head(ring);
                     if self.lacks_room(&posted.words) {
                         self.rings.hold(ring);
                         continue;
                     }
                     self.times.act_at(at);
-                    let reply = self.respond(mem, clock, functions, &posted);
-                    self.rings.complete(mem, ring, reply.encode(&posted.words));
-                    served.count(&reply);
+                    let bad = self.respond(mem, clock, functions, &mut posted);
+                    self.rings.complete(mem, ring, &mut posted.words);
+                    served.count(bad);
                 }
                 Turn::LookAgain => {
                     self.times.advance(clock);
@@ -570,9 +582,35 @@ impl<S: Storage> Device<S> {
         self.features & u64::from(feature) != 0
     }
 
-    /// Answers what is in a slot.
-    #[inline]
+    /// Answers what is in a slot, and leaves the answer in its place. Whether the
+    /// request broke the rules.
+    #[inline(always)]
     fn respond(
+        &mut self,
+        mem: &impl Memory,
+        clock: &impl Clock,
+        functions: &impl Functions,
+        posted: &mut Posted,
+    ) -> bool {
+        // The short way, which nearly all requests go.
+        if let Some((watch, act)) = slot::act(&posted.words, self.features) {
+            if !posted.bad_owner && self.existing.contains(watch) {
+                if let Some((status, reading)) = self.act(mem, clock, watch, act) {
+                    let status = status.to_wire();
+                    posted.words = slot::encode_reply(&posted.words, status, watch, &reading);
+                    return false;
+                }
+            }
+        }
+        let reply = self.respond_to_any(mem, clock, functions, posted);
+        posted.words = reply.encode(&posted.words);
+        reply.is_bad()
+    }
+
+    /// Answers what is in a slot, whatever that is.
+    #[cold]
+    #[inline(never)]
+    fn respond_to_any(
         &mut self,
         mem: &impl Memory,
         clock: &impl Clock,
@@ -643,6 +681,15 @@ impl<S: Storage> Device<S> {
         watch: u32,
         operation: Operation,
     ) -> Result<Done, Status> {
+        if let Operation::Act(act) = operation {
+            let (status, reading) = self.act(mem, clock, watch, act).ok_or(Status::BadWatch)?;
+            return Ok(Done {
+                watch,
+                status,
+                now: reading.time_ns,
+                before: Some(reading),
+            });
+        }
         let stopwatch = self.room.get_mut(watch).ok_or(Status::BadWatch)?;
         let now = self.times.own(clock, stopwatch.identity.pace);
 
@@ -653,26 +700,7 @@ impl<S: Storage> Device<S> {
             before: None,
         };
         match operation {
-            Operation::Start => {
-                done.status = stopwatch.start(now);
-                self.ran(mem, &done);
-            }
-            Operation::Pause => {
-                done.status = stopwatch.pause(now);
-                self.ran(mem, &done);
-            }
-            Operation::Lap => {
-                done.status = stopwatch.lap(now);
-                if done.status == Status::Ok {
-                    let lap = self.layout.lap(watch, stopwatch.laps().wrapping_sub(1));
-                    self.publish_counts(mem, watch, lap);
-                }
-            }
-            Operation::Read => {}
-            Operation::Reset => {
-                stopwatch.reset();
-                self.disarm(mem, watch);
-            }
+            Operation::Act(_) => return Err(Status::BadOp),
             Operation::ReadReset => {
                 done.before = Some(stopwatch.read(now, self.times.vm_time()));
                 stopwatch.reset();
@@ -720,21 +748,53 @@ impl<S: Storage> Device<S> {
         }
     }
 
-    /// After a start or pause, if it was one: a timeout that waits for elapsed has
-    /// another deadline.
-    fn ran(&mut self, mem: &impl Memory, done: &Done) {
-        if done.status != Status::Ok {
-            return;
+    /// Does something with a stopwatch, publishes it, and reads it. `None` if there
+    /// is no room for one of that number.
+    #[inline(always)]
+    fn act(
+        &mut self,
+        mem: &impl Memory,
+        clock: &impl Clock,
+        watch: u32,
+        act: Act,
+    ) -> Option<(Status, Reading)> {
+        let stopwatch = self.room.get_mut(watch)?;
+        let now = self.times.own(clock, stopwatch.identity.pace);
+        let status = match act {
+            Act::Start => stopwatch.start(now),
+            Act::Pause => stopwatch.pause(now),
+            Act::Lap => stopwatch.lap(now),
+            Act::Reset => stopwatch.reset(),
+            Act::Read => return Some((Status::Ok, stopwatch.read(now, self.times.vm_time()))),
+        };
+        if status == Status::Ok {
+            let mut lap = None;
+            if act == Act::Lap {
+                lap = self.layout.lap(watch, stopwatch.laps().wrapping_sub(1));
+            } else if stopwatch.has_timeout() {
+                self.follow(mem, watch, act, now);
+            }
+            self.publish_counts(mem, watch, lap);
         }
-        if let Some(stopwatch) = self.room.get(done.watch) {
-            if stopwatch.waits_for_elapsed() {
-                let armed = self.room.deadline(done.watch);
-                if let Some(deadline) = stopwatch.elapsed_deadline(done.now, armed) {
-                    self.room.arm(done.watch, deadline);
-                }
+        let stopwatch = self.room.get(watch)?;
+        Some((status, stopwatch.read(now, self.times.vm_time())))
+    }
+
+    /// After a start, pause or reset of a stopwatch that has a timeout.
+    #[cold]
+    #[inline(never)]
+    fn follow(&mut self, mem: &impl Memory, watch: u32, act: Act, now: u64) {
+        let Some(stopwatch) = self.room.get(watch) else {
+            return;
+        };
+        if act == Act::Reset {
+            self.disarm(mem, watch);
+        } else if stopwatch.waits_for_elapsed() {
+            let armed = self.room.deadline(watch);
+            if let Some(deadline) = stopwatch.elapsed_deadline(now, armed) {
+                self.room.arm(watch, deadline);
             }
         }
-        self.publish_counts(mem, done.watch, None);
     }
 
     /// Makes a stopwatch under the smallest number that is free.
@@ -827,6 +887,7 @@ impl<S: Storage> Device<S> {
 
     /// Publishes what a stopwatch that exists has counted and, given where it
     /// belongs, its last lap.
+    #[inline]
     fn publish_counts(&mut self, mem: &impl Memory, watch: u32, lap: Option<u32>) {
         if let (Some(stopwatch), Some(offset)) =
             (self.room.get_mut(watch), self.layout.record(watch))
@@ -854,9 +915,9 @@ impl<S: Storage> Device<S> {
 }
 
 impl Served {
-    fn count(&mut self, reply: &Reply) {
+    fn count(&mut self, bad: bool) {
         self.answered += 1;
-        self.bad += u32::from(reply.is_bad());
+        self.bad += u32::from(bad);
     }
 }
 

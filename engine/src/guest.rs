@@ -10,6 +10,7 @@ use super::record::Laps;
 use super::record::Record;
 use super::ring::Completer;
 use super::ring::Place;
+use super::ring::Posted;
 use super::ring::Poster;
 use super::ring::Slots;
 use super::slot::Event;
@@ -120,8 +121,8 @@ impl EventRing {
 
     /// Takes the next event, and gives its slot back to the host.
     pub fn next(&mut self, mem: &impl Memory) -> Option<Event> {
-        let posted = self.completer.next(mem)?;
-        if posted.bad_owner {
+        let mut posted = Posted::default();
+        if !self.completer.next(mem, &mut posted) || posted.bad_owner {
             return None;
         }
         self.completer.give_back(mem, &posted.words);

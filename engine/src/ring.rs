@@ -63,6 +63,24 @@ enum Owner {
     Bad,
 }
 
+/// Both bits of owner.
+const OWNER_BITS: u64 = (uapi::STOPWATCH_OWNER_POSTED | uapi::STOPWATCH_OWNER_DONE) as u64;
+
+impl Owner {
+    /// What the first word of a slot says, by [`Place::flip`].
+    #[inline]
+    fn of(word: u64, flip: u64) -> Self {
+        const POSTED: u64 = uapi::STOPWATCH_OWNER_POSTED as u64;
+
+        match OWNER.get(&[word]) ^ flip {
+            0 => Self::Free,
+            POSTED => Self::Posted,
+            OWNER_BITS => Self::Completed,
+            _ => Self::Bad,
+        }
+    }
+}
+
 /// A place in a ring: slots counted from the first one ever used, so that both
 /// the index and the phase follow from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,23 +110,25 @@ impl Place {
 
     /// The phase of the round that this place is in: 1, then 0, then 1. It does
     /// not break where the count wraps, for a count of slots divides 2^31.
+    #[inline]
     fn phase(self, slots: Slots) -> bool {
         self.0 & slots.count() == 0
     }
 
-    /// Whose `word`, the first of the slot here, says the slot is.
-    fn owner(self, slots: Slots, word: u64) -> Owner {
-        const BITS: u64 = (uapi::STOPWATCH_OWNER_POSTED | uapi::STOPWATCH_OWNER_DONE) as u64;
-        const POSTED: u64 = uapi::STOPWATCH_OWNER_POSTED as u64;
-
-        // As if the phase were 1.
-        let flip = if self.phase(slots) { 0 } else { BITS };
-        match OWNER.get(&[word]) ^ flip {
-            0 => Owner::Free,
-            POSTED => Owner::Posted,
-            BITS => Owner::Completed,
-            _ => Owner::Bad,
+    /// What makes of an owner here one as if the phase were 1, and back.
+    #[inline]
+    fn flip(self, slots: Slots) -> u64 {
+        if self.phase(slots) {
+            0
+        } else {
+            OWNER_BITS
         }
+    }
+
+    /// Whose `word`, the first of the slot here, says the slot is.
+    #[inline]
+    fn owner(self, slots: Slots, word: u64) -> Owner {
+        Owner::of(word, self.flip(slots))
     }
 
     /// What the one who posts writes here.
@@ -121,6 +141,7 @@ impl Place {
     }
 
     /// What the one who completes writes here.
+    #[cfg(test)]
     fn completed(self, slots: Slots) -> u32 {
         if self.phase(slots) {
             uapi::STOPWATCH_OWNER_POSTED | uapi::STOPWATCH_OWNER_DONE
@@ -130,32 +151,40 @@ impl Place {
     }
 
     /// Gives the slot here away, with what it says.
+    #[inline]
     fn write(self, mem: &impl Memory, slots: Slots, owner: u32, words: &mut SlotWords) {
         OWNER.set(words, owner);
-        let offset = self.offset(slots);
-        store_from(mem, offset, words, 1);
-        // Pairs with the acquire in `read()` of the other end.
-        mem.store_release(offset, words[0]);
+        give_away(mem, self.offset(slots), words);
     }
 
-    /// Reads the slot here if `wanted` says so of its owner; each word once.
+    /// Reads the slot here into `words` if `wanted` says so of its owner; each word
+    /// once.
+    #[inline]
     fn read(
         self,
         mem: &impl Memory,
         slots: Slots,
+        words: &mut SlotWords,
         wanted: impl FnOnce(Owner) -> bool,
-    ) -> Option<(Owner, SlotWords)> {
+    ) -> Option<Owner> {
         let offset = self.offset(slots);
-        let mut words = SlotWords::default();
         // Pairs with the release in `write()` of the other end.
         words[0] = mem.load_acquire(offset);
         let owner = self.owner(slots, words[0]);
         if !wanted(owner) {
             return None;
         }
-        load_from(mem, offset, &mut words, 1);
-        Some((owner, words))
+        load_from(mem, offset, words, 1);
+        Some(owner)
     }
+}
+
+/// Writes a slot, the owner last.
+#[inline]
+fn give_away(mem: &impl Memory, offset: u32, words: &SlotWords) {
+    store_from(mem, offset, words, 1);
+    // Pairs with the acquires in `Place::read()` and `Completer::next()`.
+    mem.store_release(offset, words[0]);
 }
 
 /// Makes a ring empty, with phase 1 to come. What else slots say does not
@@ -219,9 +248,12 @@ impl Poster {
 
     /// What the completer left at `place`, once it has.
     pub(super) fn completed(&self, mem: &impl Memory, place: Place) -> Option<SlotWords> {
+        let mut words = SlotWords::default();
         place
-            .read(mem, self.slots, |owner| owner == Owner::Completed)
-            .map(|(_, words)| words)
+            .read(mem, self.slots, &mut words, |owner| {
+                owner == Owner::Completed
+            })
+            .map(|_| words)
     }
 }
 
@@ -235,19 +267,33 @@ pub(super) struct Posted {
 }
 
 /// The end of a ring that completes: the host in a request ring, the guest in
-/// the event ring.
+/// the event ring. It looks far more often than it goes on, so what it looks for
+/// is kept.
+///
+/// # Invariants
+///
+/// `offset` is that of the slot at `place`, and `flip` is [`Place::flip`] of it.
 #[derive(Clone, Copy)]
 pub(super) struct Completer {
     slots: Slots,
     place: Place,
+    offset: u32,
+    flip: u64,
 }
 
 impl Completer {
     /// The completer of an empty ring.
     pub(super) fn new(slots: Slots) -> Self {
+        Self::at(slots, Place::FIRST)
+    }
+
+    #[inline]
+    fn at(slots: Slots, place: Place) -> Self {
         Self {
             slots,
-            place: Place::FIRST,
+            place,
+            offset: place.offset(slots),
+            flip: place.flip(slots),
         }
     }
 
@@ -255,42 +301,46 @@ impl Completer {
         self.slots
     }
 
-    /// A copy of the next slot, if it is for the completer.
-    pub(super) fn next(&self, mem: &impl Memory) -> Option<Posted> {
-        let (owner, words) = self.place.read(mem, self.slots, |owner| {
-            matches!(owner, Owner::Posted | Owner::Bad)
-        })?;
-        Some(Posted {
-            words,
-            bad_owner: owner == Owner::Bad,
-        })
+    /// Copies the next slot, if it is for the completer; each word once. Whether it
+    /// is.
+    #[inline]
+    pub(super) fn next(&self, mem: &impl Memory, posted: &mut Posted) -> bool {
+        // Pairs with the release in `write()` of the other end.
+        let word = mem.load_acquire(self.offset);
+        match Owner::of(word, self.flip) {
+            Owner::Posted => posted.bad_owner = false,
+            Owner::Bad => posted.bad_owner = true,
+            Owner::Free | Owner::Completed => return false,
+        }
+        posted.words[0] = word;
+        load_from(mem, self.offset, &mut posted.words, 1);
+        true
     }
 
     /// Whether the next slot is for the completer.
+    #[inline]
     pub(super) fn waiting(&self, mem: &impl Memory) -> bool {
-        let word = mem.load(self.place.offset(self.slots));
-        matches!(
-            self.place.owner(self.slots, word),
-            Owner::Posted | Owner::Bad
-        )
+        let word = mem.load(self.offset);
+        matches!(Owner::of(word, self.flip), Owner::Posted | Owner::Bad)
     }
 
     /// Completes the slot that [`Self::next`] told of, and goes on.
-    pub(super) fn complete(&mut self, mem: &impl Memory, mut words: SlotWords) {
-        let place = self.place;
-        place.write(mem, self.slots, place.completed(self.slots), &mut words);
-        self.place = place.next();
+    #[inline]
+    pub(super) fn complete(&mut self, mem: &impl Memory, words: &mut SlotWords) {
+        // Owner of a completed slot, as if the phase were 1, is all ones.
+        OWNER.set(words, OWNER_BITS ^ self.flip);
+        give_away(mem, self.offset, words);
+        *self = Self::at(self.slots, self.place.next());
     }
 
     /// [`Self::complete`], for a ring in which the completer writes nothing but
     /// the owner.
     pub(super) fn give_back(&mut self, mem: &impl Memory, words: &SlotWords) {
-        let place = self.place;
         let mut first = [words[0]];
-        OWNER.set(&mut first, place.completed(self.slots));
+        OWNER.set(&mut first, OWNER_BITS ^ self.flip);
         // Pairs with the acquire in `Poster::post()`.
-        mem.store_release(place.offset(self.slots), first[0]);
-        self.place = place.next();
+        mem.store_release(self.offset, first[0]);
+        *self = Self::at(self.slots, self.place.next());
     }
 }
 
@@ -394,15 +444,16 @@ mod tests {
             let mem = Region::new(count);
             let slots = Slots::new(0, count);
             let mut poster = Poster::new(slots);
-            let mut completer = Completer::new(slots);
+            let mut completer;
             // So that the count of slots wraps on the way, too.
             let start = Place(0u32.wrapping_sub(4 * count));
             poster.place = start;
-            completer.place = start;
+            completer = Completer::at(slots, start);
 
             for round in 0..9u64 {
                 assert!(!completer.waiting(&mem));
-                assert!(completer.next(&mem).is_none());
+                let mut posted = Posted::default();
+                assert!(!completer.next(&mem, &mut posted));
                 let places: Vec<_> = (0..count)
                     .map(|n| {
                         let say = (round << 32) | u64::from(n);
@@ -412,10 +463,10 @@ mod tests {
                 assert!(poster.post(&mem, [0; 8]).is_none(), "it is full");
                 for (n, place) in places.into_iter().enumerate() {
                     assert!(poster.completed(&mem, place).is_none());
-                    let posted = completer.next(&mem).unwrap();
+                    assert!(completer.next(&mem, &mut posted));
                     assert!(!posted.bad_owner);
                     assert_eq!(posted.words[1], (round << 32) | n as u64);
-                    completer.complete(&mem, [0, !posted.words[1], 0, 0, 0, 0, 0, 0]);
+                    completer.complete(&mem, &mut [0, !posted.words[1], 0, 0, 0, 0, 0, 0]);
                     let reply = poster.completed(&mem, place).unwrap();
                     assert_eq!(reply[1], !posted.words[1]);
                 }
@@ -432,11 +483,11 @@ mod tests {
         clear(&mem, slots);
         let mut poster = Poster::new(slots);
         let completer = Completer::new(slots);
-        assert!(completer.next(&mem).is_none());
+        assert!(!completer.next(&mem, &mut Posted::default()));
         for _ in 0..8 {
             assert!(poster.post(&mem, [0; 8]).is_some());
         }
-        assert!(completer.next(&mem).is_some());
+        assert!(completer.next(&mem, &mut Posted::default()));
     }
 
     #[test]
@@ -447,7 +498,8 @@ mod tests {
         let mut completer = Completer::new(slots);
         let words = [0xaaaa_bbbb_cccc_0000, 1, 2, 3, 4, 5, 6, 7];
         let place = poster.post(&mem, words).unwrap();
-        let posted = completer.next(&mem).unwrap();
+        let mut posted = Posted::default();
+        assert!(completer.next(&mem, &mut posted));
         mem.store(8, 99);
         completer.give_back(&mem, &posted.words);
         let words = poster.completed(&mem, place).unwrap();

@@ -124,8 +124,7 @@ impl<S: Storage> Rings<S> {
         ) else {
             return;
         };
-        if let Some(posted) = end.next(mem) {
-            *head = posted;
+        if end.next(mem, head) {
             self.waiting |= bit(ring);
             self.fresh |= bit(ring);
         }
@@ -158,12 +157,14 @@ impl<S: Storage> Rings<S> {
     }
 
     /// The next slot of a ring that waits.
+    #[inline]
     pub(super) fn head(&self, ring: u32) -> Posted {
         self.heads.get(ring as usize).copied().unwrap_or_default()
     }
 
     /// Completes the next slot of a ring that waits, and finds the one after it.
-    pub(super) fn complete(&mut self, mem: &impl Memory, ring: u32, words: SlotWords) {
+    #[inline]
+    pub(super) fn complete(&mut self, mem: &impl Memory, ring: u32, words: &mut SlotWords) {
         if let Some(end) = self.ends.get_mut(ring as usize) {
             end.complete(mem, words);
         }

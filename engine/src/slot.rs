@@ -92,14 +92,21 @@ impl Status {
     }
 }
 
-/// What a well-formed request asks for.
+/// What is done with one stopwatch and takes nothing else: most of what there is
+/// to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Operation {
+pub(super) enum Act {
     Start,
     Pause,
     Lap,
     Reset,
     Read,
+}
+
+/// What a well-formed request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Operation {
+    Act(Act),
     ReadReset,
     /// In so many ns, and then each interval, if that is not 0.
     Timeout(u64, u64),
@@ -273,7 +280,34 @@ pub(super) fn judge(
     Ok((watch, request.judge(rule, terms)?))
 }
 
+/// [`judge`] in short, for a guest's [`Act`]: it is told of most slots that ask
+/// for one, if the stopwatch exists, and of none in which anything is wrong.
+#[inline]
+pub(super) fn act(words: &SlotWords, features: u64) -> Option<(u32, Act)> {
+    const _: () =
+        assert!(field!(stopwatch_request.flags).is_beside(field!(stopwatch_request.status)));
+    let act = match field!(stopwatch_request.op).get32(words) {
+        uapi::STOPWATCH_OP_START => Act::Start,
+        uapi::STOPWATCH_OP_PAUSE => Act::Pause,
+        uapi::STOPWATCH_OP_LAP => Act::Lap,
+        uapi::STOPWATCH_OP_RESET => Act::Reset,
+        uapi::STOPWATCH_OP_READ => Act::Read,
+        _ => return None,
+    };
+    let mut zero = field!(stopwatch_request.arg).get(words)
+        | field!(stopwatch_request.interval).get(words)
+        | reserved(words);
+    let flags_and_status = field!(stopwatch_request.flags).word(words);
+    if flags_and_status != u64::from(uapi::STOPWATCH_REQUEST_POSTED) {
+        zero |= flags_and_status | field!(stopwatch_request.stamp_ns).get(words);
+    } else if features & POSTED == 0 || act == Act::Read {
+        return None;
+    }
+    (zero == 0).then(|| (field!(stopwatch_request.watch).get32(words), act))
+}
+
 /// Zero, if all are that have to be in a request that is not for a new stopwatch.
+#[inline]
 fn reserved(words: &SlotWords) -> u64 {
     const FIRST: usize = core::mem::offset_of!(uapi::stopwatch_request, reserved) / 8;
     words.iter().skip(FIRST).fold(0, |all, word| all | word)
@@ -396,11 +430,11 @@ impl Request {
             return Err(Status::BadArg);
         }
         Ok(match u32::from(self.op) {
-            uapi::STOPWATCH_OP_START => Operation::Start,
-            uapi::STOPWATCH_OP_PAUSE => Operation::Pause,
-            uapi::STOPWATCH_OP_LAP => Operation::Lap,
-            uapi::STOPWATCH_OP_RESET => Operation::Reset,
-            uapi::STOPWATCH_OP_READ => Operation::Read,
+            uapi::STOPWATCH_OP_START => Operation::Act(Act::Start),
+            uapi::STOPWATCH_OP_PAUSE => Operation::Act(Act::Pause),
+            uapi::STOPWATCH_OP_LAP => Operation::Act(Act::Lap),
+            uapi::STOPWATCH_OP_RESET => Operation::Act(Act::Reset),
+            uapi::STOPWATCH_OP_READ => Operation::Act(Act::Read),
             uapi::STOPWATCH_OP_READ_RESET => Operation::ReadReset,
             uapi::STOPWATCH_OP_TIMEOUT if interval != 0 && interval < terms.min_interval_ns => {
                 return Err(Status::Denied);
@@ -510,26 +544,11 @@ impl Reply {
     /// The words of a completed slot. Operation and flags stay as they were in
     /// the request.
     pub(super) fn encode(&self, request: &SlotWords) -> SlotWords {
-        let mut words = SlotWords::default();
         let status = match self.status {
             Ok(status) => status.to_wire(),
             Err(number) => number,
         };
-        let reading = &self.reading;
-        let op = field!(stopwatch_request.op).get(request);
-        let flags = field!(stopwatch_request.flags).get(request);
-        field!(stopwatch_reply.op).set(&mut words, op);
-        field!(stopwatch_reply.watch).set(&mut words, self.watch);
-        field!(stopwatch_reply.flags).set(&mut words, flags);
-        field!(stopwatch_reply.status).set(&mut words, status);
-        field!(stopwatch_reply.elapsed_ns).set(&mut words, reading.elapsed_ns);
-        field!(stopwatch_reply.time_ns).set(&mut words, reading.time_ns);
-        field!(stopwatch_reply.lap_ns).set(&mut words, reading.lap_ns);
-        field!(stopwatch_reply.deadline_ns).set(&mut words, reading.deadline_ns);
-        field!(stopwatch_reply.state).set(&mut words, reading.state());
-        field!(stopwatch_reply.laps).set(&mut words, reading.laps);
-        field!(stopwatch_reply.timeouts).set(&mut words, reading.timeouts);
-        words
+        encode_reply(request, status, self.watch, &self.reading)
     }
 
     /// The reply in a completed slot.
@@ -548,6 +567,31 @@ impl Reply {
             },
         }
     }
+}
+
+/// The words of a completed slot, without owner.
+#[inline]
+pub(super) fn encode_reply(
+    request: &SlotWords,
+    status: u32,
+    watch: u32,
+    reading: &Reading,
+) -> SlotWords {
+    let mut words = SlotWords::default();
+    let op = field!(stopwatch_request.op).get(request);
+    let flags = field!(stopwatch_request.flags).get(request);
+    field!(stopwatch_reply.op).set(&mut words, op);
+    field!(stopwatch_reply.watch).set(&mut words, watch);
+    field!(stopwatch_reply.flags).set(&mut words, flags);
+    field!(stopwatch_reply.status).set(&mut words, status);
+    field!(stopwatch_reply.elapsed_ns).set(&mut words, reading.elapsed_ns);
+    field!(stopwatch_reply.time_ns).set(&mut words, reading.time_ns);
+    field!(stopwatch_reply.lap_ns).set(&mut words, reading.lap_ns);
+    field!(stopwatch_reply.deadline_ns).set(&mut words, reading.deadline_ns);
+    field!(stopwatch_reply.state).set(&mut words, reading.state());
+    field!(stopwatch_reply.laps).set(&mut words, reading.laps);
+    field!(stopwatch_reply.timeouts).set(&mut words, reading.timeouts);
+    words
 }
 
 /// What the host tells by itself.
@@ -602,6 +646,8 @@ mod tests {
     use super::*;
     use crate::engine::device::tests::Heap;
     use crate::engine::words::Field;
+    use proptest::prelude::*;
+    use std::vec;
 
     /// 4 of the numbered ones, and one that was created.
     fn existing() -> Numbers<Heap> {
@@ -660,14 +706,41 @@ mod tests {
 
     const MAX: u64 = uapi::STOPWATCH_MAX_TIMEOUT_NS;
 
+    proptest! {
+        /// The short way never says anything else than the long one.
+        #[test]
+        fn an_act_is_what_judge_says(
+            op in 0..12u64,
+            watch in prop::sample::select(vec![3u64, 70]),
+            flags in prop::sample::select(vec![0, 1, u64::from(uapi::STOPWATCH_REQUEST_POSTED)]),
+            stamp in 0..2u64,
+            other in prop::option::of((0..64u32, 1..8usize)),
+            features in prop::sample::select(vec![0, 1, POSTED]),
+        ) {
+            let mut words = SlotWords::default();
+            field!(stopwatch_request.op).set(&mut words, op);
+            field!(stopwatch_request.watch).set(&mut words, watch);
+            field!(stopwatch_request.flags).set(&mut words, flags);
+            field!(stopwatch_request.stamp_ns).set(&mut words, stamp);
+            if let Some((bit, word)) = other {
+                words[word] |= 1 << bit;
+            }
+            let judged = judge_by(Message(words), features, Asker::Guest);
+            match act(&words, features) {
+                Some((watch, act)) => prop_assert_eq!(judged, Ok((watch, Operation::Act(act)))),
+                None => prop_assert!(!matches!(judged, Ok((_, Operation::Act(_))))),
+            }
+        }
+    }
+
     #[test]
     fn good_requests_are_taken() {
         for (op, operation) in [
-            (uapi::STOPWATCH_OP_START, Operation::Start),
-            (uapi::STOPWATCH_OP_PAUSE, Operation::Pause),
-            (uapi::STOPWATCH_OP_LAP, Operation::Lap),
-            (uapi::STOPWATCH_OP_RESET, Operation::Reset),
-            (uapi::STOPWATCH_OP_READ, Operation::Read),
+            (uapi::STOPWATCH_OP_START, Operation::Act(Act::Start)),
+            (uapi::STOPWATCH_OP_PAUSE, Operation::Act(Act::Pause)),
+            (uapi::STOPWATCH_OP_LAP, Operation::Act(Act::Lap)),
+            (uapi::STOPWATCH_OP_RESET, Operation::Act(Act::Reset)),
+            (uapi::STOPWATCH_OP_READ, Operation::Act(Act::Read)),
             (uapi::STOPWATCH_OP_READ_RESET, Operation::ReadReset),
         ] {
             let start = Message::from(request(op, 3, 0));

@@ -166,9 +166,16 @@ impl Stopwatch {
         Status::Ok
     }
 
-    pub(super) fn reset(&mut self) {
+    /// Its timeout is not touched: that is to be disarmed.
+    pub(super) fn reset(&mut self) -> Status {
         self.counts = Counts::default();
-        self.timeout = Timeout::default();
+        Status::Ok
+    }
+
+    /// Whether its timeout is armed.
+    #[inline]
+    pub(super) fn has_timeout(&self) -> bool {
+        self.deadline_ns != 0 || self.timeout.target.is_some()
     }
 
     /// Laps since the last reset.

@@ -29,7 +29,24 @@ impl Field {
         }
     }
 
+    /// The whole word that the field is in, or 0 if `words` is too short to hold it.
+    #[inline]
+    pub(super) fn word(self, words: &[u64]) -> u64 {
+        words.get(self.word).copied().unwrap_or(0)
+    }
+
+    /// Whether the field is the low half of a word, of which `other` is the high
+    /// one.
+    pub(super) const fn is_beside(self, other: Self) -> bool {
+        self.word == other.word
+            && self.mask == u32::MAX as u64
+            && other.mask == u32::MAX as u64
+            && self.shift == 0
+            && other.shift == 32
+    }
+
     /// The field's value, or 0 if `words` is too short to hold it.
+    #[inline]
     pub(super) fn get(self, words: &[u64]) -> u64 {
         match words.get(self.word) {
             Some(word) => (word >> self.shift) & self.mask,
@@ -38,11 +55,13 @@ impl Field {
     }
 
     /// [`Self::get`], for a field of at most 32 bits.
+    #[inline]
     pub(super) fn get32(self, words: &[u64]) -> u32 {
         self.get(words) as u32
     }
 
     /// Sets the field to the low bits of `value`.
+    #[inline]
     pub(super) fn set(self, words: &mut [u64], value: impl Into<u64>) {
         if let Some(word) = words.get_mut(self.word) {
             *word &= !(self.mask << self.shift);
