@@ -9,8 +9,12 @@ kernel_path() {
 }
 
 need_kernel() {
+	local wanted
 	need_rootfs
 	kernel_path
+	wanted=$(sed -n 's/^kernel  *//p' "$LAB/packages")
+	[[ $KERNEL_RELEASE == "$wanted" ]] ||
+		say "kernel: the archive has no Linux $wanted any more, for which the modules are written; trying $KERNEL_RELEASE"
 	product "$CACHE/$KERNEL" kernel "Rust metadata for Linux $KERNEL_RELEASE" kernel_make
 }
 
