@@ -16,9 +16,11 @@ bench() {
 	need_qemu
 	build_guest_initramfs
 	level1_accel
+	# shellcheck disable=SC2016 # for the bash inside
 	in_tree "$ROOTFS" bash -c 'gcc -shared -fPIC -O2 -Wall -I"$1/include" $(pkg-config --cflags glib-2.0) \
 		-o build/bench/instructions.so tools/bench/instructions.c' - "/cache/$QEMU"
 
+	# shellcheck disable=SC2034 # level1_environment passes on what is named so
 	STOPWATCH_MACHINE="$(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1), $(nproc) CPUs"
 	if [[ $part == all ]]; then
 		say "bench: by the clock, about 5 min"
