@@ -5,14 +5,15 @@
 //!
 //! How it is learned is in `engine/`.
 
+// As in `abstractions/shared_memory.rs`: a load is one instruction.
+use core::sync::atomic::{
+    AtomicU64,
+    Ordering::Relaxed, //
+};
 use kernel::{
     c_str,
     prelude::*,
-    static_lock_class,
-    sync::atomic::{
-        Atomic,
-        Relaxed, //
-    }, //
+    static_lock_class, //
 };
 
 use crate::{
@@ -26,8 +27,8 @@ use crate::{
     },
     engine::guest_clock::{
         self,
-        Estimate,
         GuestClock,
+        Now,
         Sample, //
     },
     transport::Answer,
@@ -42,7 +43,7 @@ pub(crate) struct Clock {
     #[pin]
     learner: IrqLock<GuestClock>,
     /// The counter before which calls teach nothing that is worth the time.
-    next: Atomic<u64>,
+    next: AtomicU64,
     /// Of the counter; 0 if there is none that is good enough.
     khz: u32,
     /// ns a tick, with 32 bits behind the point, as this kernel has it.
@@ -64,7 +65,7 @@ impl Clock {
         Ok(pin_init!(Self {
             page,
             learner <- new_irq_lock!(GuestClock::new(khz), "stopwatch::Clock::learner"),
-            next: Atomic::new(0),
+            next: AtomicU64::new(0),
             khz,
             tick_ns,
         }))
@@ -107,13 +108,10 @@ impl Clock {
         self.next.store(answer.after.wrapping_add(pause), Relaxed);
     }
 
-    /// What is known of the time, if the VM was not paused since: the arguments are what the host
-    /// shows now. Usable in any context.
+    /// VM time, if it is known; `pause` reads `paused_ns` and `vmm_status`. Usable in any context.
     #[inline]
-    pub(crate) fn estimate(&self, paused_ns: u64, vmm_status: u32) -> Option<Estimate> {
-        guest_clock::read(&self.page.memory(), 0).filter(|estimate| {
-            estimate.paused_ns == paused_ns && vmm_status == uapi::STOPWATCH_VMM_RUNNING
-        })
+    pub(crate) fn now(&self, pause: impl FnOnce() -> (u64, u32)) -> Option<Now> {
+        guest_clock::now(&self.page.memory(), 0, counter::now, pause)
     }
 
     /// How long a call has taken, by this kernel's clock; 0 without a counter.

@@ -36,7 +36,6 @@ use kernel::{
 use crate::{
     abstractions::{
         clock::monotonic_ns,
-        counter,
         deadline_timer::DeadlineTimer,
         errno::{
             ealready,
@@ -318,13 +317,12 @@ impl StopwatchDevice {
             &self.transport,
             |memory| self.admit(memory, Want::Control, watch),
             |memory| {
-                let (paused_ns, vmm_status) = guest::read_pause(memory, &self.layout);
-                let estimate = self.clock.estimate(paused_ns, vmm_status)?;
+                let now = self.clock.now(|| guest::read_pause(memory, &self.layout))?;
 
                 Some(Stamped {
                     op,
                     watch,
-                    stamp_ns: estimate.time(counter::now())?,
+                    stamp_ns: now.time_ns,
                 })
             },
         )
@@ -352,22 +350,19 @@ impl StopwatchDevice {
                 // Only of that clock the mapping is known.
                 return Ok(None);
             }
-            let (paused_ns, vmm_status) = guest::read_pause(memory, &self.layout);
-            let Some(estimate) = self.clock.estimate(paused_ns, vmm_status) else {
+            let Some(now) = self.clock.now(|| guest::read_pause(memory, &self.layout)) else {
                 return Ok(None);
             };
-            Ok(estimate.time(counter::now()).map(|time| {
-                let own = if record.skip_paused {
-                    time.saturating_sub(paused_ns)
-                } else {
-                    time
-                };
-                let since = own.saturating_sub(record.started_ns);
-                (
-                    record.elapsed_ns.saturating_add(since),
-                    estimate.error(time),
-                )
-            }))
+            let own = if record.skip_paused {
+                now.time_ns.saturating_sub(now.paused_ns)
+            } else {
+                now.time_ns
+            };
+            let since = own.saturating_sub(record.started_ns);
+            Ok(Some((
+                record.elapsed_ns.saturating_add(since),
+                now.error_ns,
+            )))
         })?
     }
 

@@ -20,8 +20,10 @@ use super::words::field;
 use super::words::store_from;
 use super::words::words_of;
 use super::words::Field;
+#[cfg(test)]
 use super::words::WORD;
 use crate::uapi;
+use core::mem::offset_of;
 
 /// Nanoseconds a tick, as fixed point numbers with so many bits behind the
 /// point.
@@ -149,18 +151,17 @@ pub struct Sample {
 pub struct Estimate {
     /// The counter at `time_ns`.
     pub counter_base: u64,
-    /// The counter up to which this holds.
-    pub valid_until: u64,
+    /// For how many ticks from then on this holds; not 0.
+    pub valid_ticks: u64,
     /// VM time.
     pub time_ns: u64,
-    /// VM time is `time_ns + ((counter - counter_base) * mult >> shift)`.
-    pub mult: u32,
-    /// As above.
-    pub shift: u32,
+    /// VM time is `time_ns + ((counter - counter_base) * mult >> 32)`, of which the
+    /// product has 64 bits where this holds.
+    pub mult: u64,
     /// How wrong `time_ns` can be.
     pub error_ns: u64,
-    /// By how much that grows, in ns each second.
-    pub drift_ppb: u32,
+    /// By how much that grows with each ns, in 2^-32 ns.
+    pub drift: u64,
     /// Of the device.
     pub paused_ns: u64,
     /// How many calls it was learned from.
@@ -173,21 +174,19 @@ impl Estimate {
     pub fn time(&self, counter: u64) -> Option<u64> {
         let ticks = counter.wrapping_sub(self.counter_base);
         // One comparison for before and after.
-        if ticks > self.valid_until.wrapping_sub(self.counter_base) {
+        if ticks >= self.valid_ticks {
             return None;
         }
-        let since = ticks
-            .wrapping_mul(u64::from(self.mult))
-            .checked_shr(self.shift)?;
+        let since = ticks.wrapping_mul(self.mult) >> POINT;
         Some(self.time_ns.wrapping_add(since))
     }
 
     /// How wrong [`Self::time`] can be when it says `time_ns`.
+    #[inline]
     pub fn error(&self, time_ns: u64) -> u64 {
-        let since = time_ns.saturating_sub(self.time_ns);
-        // As many 2^-30 are a little more, but not as much as the drift is rounded up.
-        let drift = parts_of(since, u64::from(self.drift_ppb));
-        self.error_ns.saturating_add(drift).saturating_add(2)
+        let since = time_ns.wrapping_sub(self.time_ns);
+        let drift = since.wrapping_mul(self.drift) >> POINT;
+        self.error_ns.wrapping_add(drift)
     }
 }
 
@@ -201,25 +200,17 @@ pub fn publish(mem: &impl Memory, offset: u32, estimate: Option<&Estimate>) {
     if let Some(estimate) = estimate {
         let mut set = |field: Field, value: u64| field.set(&mut words, value);
         set(
-            field!(stopwatch_clock_page.flags),
-            uapi::STOPWATCH_CLOCK_VALID.into(),
-        );
-        set(
             field!(stopwatch_clock_page.counter_base),
             estimate.counter_base,
         );
         set(
-            field!(stopwatch_clock_page.valid_until),
-            estimate.valid_until,
+            field!(stopwatch_clock_page.valid_ticks),
+            estimate.valid_ticks,
         );
         set(field!(stopwatch_clock_page.time_ns), estimate.time_ns);
-        set(field!(stopwatch_clock_page.mult), estimate.mult.into());
-        set(field!(stopwatch_clock_page.shift), estimate.shift.into());
+        set(field!(stopwatch_clock_page.mult), estimate.mult);
         set(field!(stopwatch_clock_page.error_ns), estimate.error_ns);
-        set(
-            field!(stopwatch_clock_page.drift_ppb),
-            estimate.drift_ppb.into(),
-        );
+        set(field!(stopwatch_clock_page.drift), estimate.drift);
         set(field!(stopwatch_clock_page.paused_ns), estimate.paused_ns);
         set(field!(stopwatch_clock_page.samples), estimate.samples);
     }
@@ -234,10 +225,60 @@ pub fn publish(mem: &impl Memory, offset: u32, estimate: Option<&Estimate>) {
     mem.store_release(offset, words[0]);
 }
 
+/// VM time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// VM time.
+    pub time_ns: u64,
+    /// How wrong it can be.
+    pub error_ns: u64,
+    /// For how much of it the VM was paused.
+    pub paused_ns: u64,
+}
+
+/// VM time by the `struct stopwatch_clock_page` at `offset`. `counter` reads the
+/// counter, `pause` what the device says of `paused_ns` and `vmm_status`, in that
+/// order. `None` if the page does not tell it, or is being written.
+#[inline]
+pub fn now(
+    mem: &impl Memory,
+    offset: u32,
+    counter: impl FnOnce() -> u64,
+    pause: impl FnOnce() -> (u64, u32),
+) -> Option<Now> {
+    let field = |field: usize| mem.load_acquire(offset + field as u32);
+    // As in `read()`, with the words that are needed.
+    let first = mem.load_acquire(offset);
+    let counter = counter();
+    let estimate = Estimate {
+        counter_base: field(offset_of!(uapi::stopwatch_clock_page, counter_base)),
+        valid_ticks: field(offset_of!(uapi::stopwatch_clock_page, valid_ticks)),
+        time_ns: field(offset_of!(uapi::stopwatch_clock_page, time_ns)),
+        mult: field(offset_of!(uapi::stopwatch_clock_page, mult)),
+        error_ns: field(offset_of!(uapi::stopwatch_clock_page, error_ns)),
+        drift: field(offset_of!(uapi::stopwatch_clock_page, drift)),
+        paused_ns: field(offset_of!(uapi::stopwatch_clock_page, paused_ns)),
+        samples: 0,
+    };
+    let pause = pause();
+    if first % 2 != 0
+        || mem.load(offset) != first
+        || pause != (estimate.paused_ns, uapi::STOPWATCH_VMM_RUNNING)
+    {
+        return None;
+    }
+    let time_ns = estimate.time(counter)?;
+    Some(Now {
+        time_ns,
+        error_ns: estimate.error(time_ns),
+        paused_ns: estimate.paused_ns,
+    })
+}
+
 /// Reads the `struct stopwatch_clock_page` at `offset`. `None` if it says
 /// nothing, or is being written.
-#[inline]
-pub fn read(mem: &impl Memory, offset: u32) -> Option<Estimate> {
+#[cfg(test)]
+fn read(mem: &impl Memory, offset: u32) -> Option<Estimate> {
     let seq = field!(stopwatch_clock_page.seq);
     let mut words = PageWords::default();
     // Each acquire keeps the loads after it behind it: pairs with the fence and
@@ -245,18 +286,17 @@ pub fn read(mem: &impl Memory, offset: u32) -> Option<Estimate> {
     for (index, word) in (0u32..).zip(words.iter_mut()) {
         *word = mem.load_acquire(offset + index * WORD);
     }
-    let valid = field!(stopwatch_clock_page.flags).get32(&words) & uapi::STOPWATCH_CLOCK_VALID;
-    if seq.get(&words) % 2 != 0 || mem.load(offset) != words[0] || valid == 0 {
+    let valid_ticks = field!(stopwatch_clock_page.valid_ticks).get(&words);
+    if seq.get(&words) % 2 != 0 || mem.load(offset) != words[0] || valid_ticks == 0 {
         return None;
     }
     Some(Estimate {
         counter_base: field!(stopwatch_clock_page.counter_base).get(&words),
-        valid_until: field!(stopwatch_clock_page.valid_until).get(&words),
+        valid_ticks,
         time_ns: field!(stopwatch_clock_page.time_ns).get(&words),
-        mult: field!(stopwatch_clock_page.mult).get32(&words),
-        shift: field!(stopwatch_clock_page.shift).get32(&words),
+        mult: field!(stopwatch_clock_page.mult).get(&words),
         error_ns: field!(stopwatch_clock_page.error_ns).get(&words),
-        drift_ppb: field!(stopwatch_clock_page.drift_ppb).get32(&words),
+        drift: field!(stopwatch_clock_page.drift).get(&words),
         paused_ns: field!(stopwatch_clock_page.paused_ns).get(&words),
         samples: field!(stopwatch_clock_page.samples).get(&words),
     })
@@ -329,18 +369,15 @@ impl GuestClock {
         let Moment { counter, time } = learned.latest;
         let rate = learned.rate.middle();
         let spread = learned.rate.widened(SLEW_PARTS).width() / 2;
-        // A counter slower than 1 GHz has more than 32 bits of rate.
-        let surplus = (u64::BITS - rate.leading_zeros()).saturating_sub(u32::BITS);
-        let drift = (spread.min(rate) << 12) / (rate >> (PART_BITS - 12)).max(1) + 1;
         Some(Estimate {
             counter_base: counter,
-            valid_until: counter + (WINDOW_NS << POINT) / rate.max(1),
+            valid_ticks: (WINDOW_NS << POINT) / rate.max(1) + 1,
             time_ns: time.middle(),
-            mult: (rate >> surplus) as u32,
-            shift: POINT.saturating_sub(surplus),
-            error_ns: time.width() / 2 + 1,
-            // Parts taken for ppb: 7 % too many.
-            drift_ppb: u32::try_from(drift).unwrap_or(u32::MAX),
+            mult: rate,
+            // What is lost below the point, here and there, is less than 3 ns in all.
+            error_ns: time.width() / 2 + 3,
+            // Divided by less than the rate, so that it is no less than the spread.
+            drift: (spread.min(rate) << 16) / (rate >> (POINT - 16)).max(1) + 1,
             paused_ns: learned.paused_ns,
             samples: learned.samples,
         })
@@ -516,7 +553,7 @@ mod tests {
                 }
                 let estimate = clock.estimate().unwrap();
                 assert!(best < first / 4 || best < 1000, "{first} {best}");
-                assert!(estimate.drift_ppb < 700_000, "{estimate:?}");
+                assert!(estimate.drift < (1 << POINT) / 1500, "{estimate:?}");
                 world.now_ns += 900_000_000;
                 world.check(&estimate);
             }
@@ -533,8 +570,10 @@ mod tests {
         assert_eq!(estimate.time(estimate.counter_base - 1), None);
         assert_eq!(estimate.time(0), None);
         assert_eq!(estimate.time(estimate.counter_base), Some(estimate.time_ns));
-        assert!(estimate.time(estimate.valid_until).is_some());
-        assert_eq!(estimate.time(estimate.valid_until + 1), None);
+        let end = estimate.counter_base + estimate.valid_ticks;
+        let last = estimate.time(end - 1).unwrap();
+        assert!(last.abs_diff(estimate.time_ns + SECOND_NS) < 10);
+        assert_eq!(estimate.time(end), None);
     }
 
     #[test]
@@ -560,7 +599,7 @@ mod tests {
         clock.learn(&sample);
         let after = clock.estimate().unwrap();
         assert_eq!(after.samples, 1);
-        assert!(after.drift_ppb > before.drift_ppb);
+        assert!(after.drift > before.drift);
     }
 
     #[test]
@@ -614,7 +653,7 @@ mod tests {
         clock.learn(&world.call(2000));
         let after = clock.estimate().unwrap();
         world.check(&after);
-        assert_eq!(after.drift_ppb, before.drift_ppb);
+        assert_eq!(after.drift, before.drift);
     }
 
     #[test]
@@ -623,14 +662,13 @@ mod tests {
         assert_eq!(read(&memory, 64), None);
         let estimate = Estimate {
             counter_base: 1,
-            valid_until: 2,
+            valid_ticks: 2,
             time_ns: 3,
             mult: 4,
-            shift: 5,
-            error_ns: 6,
-            drift_ppb: 7,
-            paused_ns: 8,
-            samples: 9,
+            error_ns: 5,
+            drift: 6,
+            paused_ns: 7,
+            samples: 8,
         };
         publish(&memory, 64, Some(&estimate));
         assert_eq!(read(&memory, 64), Some(estimate));

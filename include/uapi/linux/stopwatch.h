@@ -220,30 +220,27 @@ struct stopwatch_device_info {
  * The clock page maps the CPU's counter (x86: TSC) to VM time, as the driver
  * learned it from calls:
  *
- *   VM time = time_ns + ((counter - counter_base) * mult >> shift)
+ *   ticks = counter - counter_base
+ *   since = ticks * mult >> 32
+ *   VM time = time_ns + since, give or take error_ns + (since * drift >> 32)
  *
- * It is read as a seqcount, like a record. It holds while STOPWATCH_CLOCK_VALID
- * is set, the device's paused_ns is what the page says, its vmm_status is
- * STOPWATCH_VMM_RUNNING, and the counter is neither before counter_base nor
- * beyond valid_until (counter - counter_base <= valid_until - counter_base, in 64
- * bits without sign); else the time is to be had from a call, STOPWATCH_OP_READ,
- * which also renews the page. VM time
- * is then known up to error_ns, and drift_ppb more for each ns since time_ns.
+ * in 64 bits without sign, which no product exceeds while the page holds. It is
+ * read as a seqcount, like a record. It holds while ticks < valid_ticks, the
+ * device's paused_ns is what the page says, and its vmm_status is
+ * STOPWATCH_VMM_RUNNING; both of these are to be looked at after the counter. Else
+ * the time is to be had from a call, STOPWATCH_OP_READ, which also renews the page.
  */
 #define STOPWATCH_CLOCK_PAGE_SIZE	4096
-#define STOPWATCH_CLOCK_VALID		(1 << 0)
 
 struct stopwatch_clock_page {
 	__u32 seq;
-	__u32 flags;		/* STOPWATCH_CLOCK_VALID */
-	__u64 counter_base;
-	__u64 valid_until;	/* counter */
-	__u64 time_ns;
-	__u32 mult;
-	__u32 shift;
-	__u64 error_ns;
-	__u32 drift_ppb;
 	__u32 reserved;		/* zero */
+	__u64 counter_base;
+	__u64 valid_ticks;	/* 0 if nothing is known of the time */
+	__u64 time_ns;
+	__u64 mult;		/* ns a tick, in 2^-32 */
+	__u64 error_ns;
+	__u64 drift;		/* by how much the error grows each ns, in 2^-32 */
 	__u64 paused_ns;	/* of struct stopwatch_state, when this was learned */
 	__u64 samples;		/* calls that it was learned from */
 };
@@ -305,13 +302,16 @@ static __inline__ int stopwatch_read_mapped(const void *pages,
 		/* The fields are read after the numbers: pairs with the writers' releases. */
 		__u32 page_seq = __atomic_load_n(&page->seq, __ATOMIC_ACQUIRE);
 		__u32 seq = __atomic_load_n(&record->seq, __ATOMIC_ACQUIRE);
-		__u64 ticks, since, own, now;
+		__u64 ticks, since, own;
 		int holds;
 
 		if ((page_seq | seq) & 1)
 			continue;
 
-		now = stopwatch_counter();
+		ticks = stopwatch_counter() - page->counter_base;
+		since = ticks * page->mult >> 32;
+		reading->time_ns = page->time_ns + since;
+		reading->error_ns = page->error_ns + (since * page->drift >> 32);
 		reading->elapsed_ns = record->elapsed_ns;
 		reading->lap_ns = record->lap_ns;
 		reading->deadline_ns = record->deadline_ns;
@@ -319,27 +319,19 @@ static __inline__ int stopwatch_read_mapped(const void *pages,
 		reading->laps = record->laps;
 		reading->timeouts = record->timeouts;
 		reading->reserved = 0;
-
-		/* Another CPU's counter may be a little behind. */
-		ticks = now > page->counter_base ? now - page->counter_base : 0;
-		/* In two halves, for the product has up to 96 bits. */
-		since = ((ticks & 0xffffffff) * page->mult >> (page->shift & 63)) +
-			((ticks >> 32) * page->mult << ((32 - page->shift) & 63));
-		reading->time_ns = page->time_ns + since;
-		reading->error_ns = page->error_ns + since * page->drift_ppb / 1000000000;
-
-		own = reading->time_ns;
-		if (record->flags & STOPWATCH_RECORD_SKIP_PAUSED)
-			own -= page->paused_ns;
-		if (reading->state == STOPWATCH_RUNNING && own > record->started_ns)
-			reading->elapsed_ns += own - record->started_ns;
-
-		holds = (page->flags & STOPWATCH_CLOCK_VALID) && page->shift <= 32 &&
-			now <= page->valid_until && state->paused_ns == page->paused_ns &&
+		holds = ticks < page->valid_ticks && state->paused_ns == page->paused_ns &&
 			state->vmm_status == STOPWATCH_VMM_RUNNING &&
-			(record->flags & STOPWATCH_RECORD_EXISTS) &&
-			(reading->state == STOPWATCH_STOPPED ||
-			 record->clock == STOPWATCH_CLOCK_MONOTONIC);
+			(record->flags & STOPWATCH_RECORD_EXISTS);
+
+		if (reading->state == STOPWATCH_RUNNING) {
+			holds = holds && record->clock == STOPWATCH_CLOCK_MONOTONIC;
+			own = reading->time_ns;
+			if (record->flags & STOPWATCH_RECORD_SKIP_PAUSED)
+				own -= page->paused_ns;
+			/* So far as the time can be off, it can be before the start. */
+			if (own > record->started_ns)
+				reading->elapsed_ns += own - record->started_ns;
+		}
 
 		/* The numbers are read after the fields. */
 		__atomic_thread_fence(__ATOMIC_ACQUIRE);

@@ -4,11 +4,14 @@
 //! pages and the CPU's counter. All `unsafe` of this crate is here and where a
 //! `Request` is declared.
 
+use std::arch::asm;
 use std::ffi::c_void;
 use std::marker::PhantomData;
+use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::AtomicU64;
+use std::sync::Arc;
 
 use rustix::io::Errno;
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode};
@@ -106,7 +109,7 @@ unsafe impl Sync for Mapping {}
 
 impl Mapping {
     /// Maps the first `size` bytes of `fd`.
-    pub(crate) fn new(fd: BorrowedFd<'_>, size: usize) -> Result<Self, Errno> {
+    pub(crate) fn new(fd: BorrowedFd<'_>, size: usize) -> Result<Arc<Self>, Errno> {
         // SAFETY: with no address asked for, the kernel takes one where nothing
         // is mapped.
         let base = unsafe {
@@ -120,28 +123,41 @@ impl Mapping {
             )?
         };
         // INVARIANT: mmap() has just mapped that, and only drop() unmaps it.
-        Ok(Self {
+        Ok(Arc::new(Self {
             base: NonNull::new(base.cast()).ok_or(Errno::NOMEM)?,
             size,
-        })
+        }))
     }
 
-    /// The 32-bit word at `offset`, which must be a multiple of 4 within the
-    /// pages.
-    pub(crate) fn word32(&self, offset: usize) -> &AtomicU32 {
-        assert!(offset % 4 == 0 && offset + 4 <= self.size);
-        // SAFETY: by the invariants and the line above the word is aligned and
-        // mapped for as long as `self` is borrowed. Of a word that is never
-        // stored to from here, only loads are made, which read-only memory bears.
-        unsafe { self.base.add(offset).cast().as_ref() }
+    /// The `N` words from `offset` on, which must be a multiple of 8; panics if
+    /// they are not within the pages.
+    pub(crate) fn words<const N: usize>(self: &Arc<Self>, offset: usize) -> View<[AtomicU64; N]> {
+        let size = N * size_of::<u64>();
+        assert!(offset % 8 == 0 && offset <= self.size && size <= self.size - offset);
+        // SAFETY: by the line above that is within what is mapped.
+        let start = unsafe { self.base.add(offset) }.cast();
+        // INVARIANT: as above; `base` is the start of a page, so it is aligned.
+        View {
+            start,
+            _mapping: self.clone(),
+        }
     }
 
-    /// The 64-bit word at `offset`, which must be a multiple of 8 within the
-    /// pages.
-    pub(crate) fn word64(&self, offset: usize) -> &AtomicU64 {
-        assert!(offset % 8 == 0 && offset + 8 <= self.size);
-        // SAFETY: as in `word32()`.
-        unsafe { self.base.add(offset).cast().as_ref() }
+    /// As [`Self::words`], `count` times.
+    pub(crate) fn array<const N: usize>(
+        self: &Arc<Self>,
+        offset: usize,
+        count: usize,
+    ) -> View<[[AtomicU64; N]]> {
+        let size = (N * size_of::<u64>()).saturating_mul(count);
+        assert!(offset % 8 == 0 && offset <= self.size && size <= self.size - offset);
+        // SAFETY: by the line above that is within what is mapped.
+        let start = unsafe { self.base.add(offset) }.cast();
+        // INVARIANT: as in `words()`.
+        View {
+            start: NonNull::slice_from_raw_parts(start, count),
+            _mapping: self.clone(),
+        }
     }
 }
 
@@ -153,15 +169,53 @@ impl Drop for Mapping {
     }
 }
 
-/// The CPU's counter, read after all loads before it.
-#[cfg(target_arch = "x86_64")]
-pub(crate) fn counter() -> u64 {
-    use std::arch::x86_64::{_mm_lfence, _rdtsc};
-    // SAFETY: every x86-64 CPU has both.
-    unsafe {
-        _mm_lfence();
-        _rdtsc()
+/// Words of a [`Mapping`], which was asked once whether it has them.
+///
+/// # Invariants
+///
+/// `start` is aligned, and all of what it points to, which is words, is mapped by
+/// `_mapping`. Words that are never stored to from here are only loaded, which
+/// read-only memory bears.
+#[derive(Debug)]
+pub(crate) struct View<T: ?Sized> {
+    start: NonNull<T>,
+    _mapping: Arc<Mapping>,
+}
+
+// SAFETY: as for `Mapping`.
+unsafe impl<T: ?Sized> Send for View<T> {}
+// SAFETY: as for `Mapping`.
+unsafe impl<T: ?Sized> Sync for View<T> {}
+
+impl<T: ?Sized> Deref for View<T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        // SAFETY: by the invariants, for as long as `self` is borrowed; any bits
+        // are words.
+        unsafe { self.start.as_ref() }
     }
+}
+
+/// The CPU's counter, read after all loads before it. No load after it is moved
+/// before it but by the CPU, which takes no interrupt and no exit in between then.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+pub(crate) fn counter() -> u64 {
+    let (low, high): (u32, u32);
+    // Not `_rdtsc()`: around that the compiler may move loads.
+    // SAFETY: every x86-64 CPU has both instructions; they touch no memory.
+    unsafe {
+        asm!(
+            "lfence",
+            "rdtsc",
+            out("eax") low,
+            out("edx") high,
+            options(nostack, preserves_flags),
+        );
+    }
+    u64::from(high) << 32 | u64::from(low)
 }
 
 /// Registers EAX to EDX of CPUID, if the CPU knows the leaf.

@@ -29,6 +29,7 @@ impl fmt::Display for State {
 }
 
 impl From<u32> for State {
+    #[inline]
     fn from(number: u32) -> Self {
         match number {
             uapi::STOPWATCH_RUNNING => Self::Running,

@@ -85,8 +85,7 @@ structs! {
         state_size record_offset lap_offset reserved epoch_ns
     }
     stopwatch_clock_page {
-        seq flags counter_base valid_until time_ns mult shift error_ns drift_ppb reserved paused_ns
-        samples
+        seq reserved counter_base valid_ticks time_ns mult error_ns drift paused_ns samples
     }
     stopwatch_event_record {
         type_ watch sequence deadline_ns time_ns timeouts count dropped reserved

@@ -6,17 +6,15 @@
 
 use std::mem::offset_of;
 use std::os::fd::AsFd;
-use std::sync::atomic::{fence, AtomicU32, Ordering};
+use std::sync::atomic::{fence, AtomicU64, Ordering};
 
 use rustix::io::Errno;
 use stopwatch_uapi as uapi;
 use thiserror::Error;
 
 use super::{Device, Error, Operation};
-use crate::raw::{counter, Mapping};
+use crate::raw::{counter, Mapping, View};
 use crate::{Reading, Source, State, Which};
-
-use uapi::{stopwatch_clock_page as Page, stopwatch_record as Record};
 
 const PAGE_SIZE: usize = uapi::STOPWATCH_CLOCK_PAGE_SIZE as usize;
 
@@ -83,9 +81,12 @@ impl<'a> Reader<'a> {
         let size = PAGE_SIZE + info.state_size as usize;
         let pages = Mapping::new(device.as_fd(), size)
             .map(|mapping| Pages {
-                mapping,
-                records: PAGE_SIZE + info.record_offset as usize,
-                stopwatches: info.stopwatches,
+                clock: mapping.words(0),
+                state: mapping.words(PAGE_SIZE),
+                records: mapping.array(
+                    PAGE_SIZE + info.record_offset as usize,
+                    info.stopwatches as usize,
+                ),
             })
             .map_err(WhyNot::NotMapped);
         Ok(Self { device, pages })
@@ -96,7 +97,18 @@ impl<'a> Reader<'a> {
     /// # Errors
     ///
     /// Those of [`Device::command`].
+    #[inline]
     pub fn read(&self, watch: u32) -> Result<Reading, Error> {
+        if let Ok(pages) = &self.pages {
+            if let Some(reading) = pages.glance(watch, &counter) {
+                return Ok(reading);
+            }
+        }
+        self.look_or_call(watch)
+    }
+
+    #[cold]
+    fn look_or_call(&self, watch: u32) -> Result<Reading, Error> {
         match self.read_exit_free(watch) {
             Ok(reading) => Ok(reading),
             Err(WhyNot::NoSuchWatch) => Err(Error::NoSuchWatch {
@@ -111,11 +123,12 @@ impl<'a> Reader<'a> {
     /// # Errors
     ///
     /// Why it takes a call.
+    #[inline]
     pub fn read_exit_free(&self, watch: u32) -> Result<Reading, WhyNot> {
-        self.pages
-            .as_ref()
-            .map_err(|why| *why)?
-            .read(watch, counter)
+        match &self.pages {
+            Ok(pages) => pages.read(watch, counter),
+            Err(why) => Err(*why),
+        }
     }
 
     /// By how much VM time can be off now, in ns, as read without a call.
@@ -125,7 +138,8 @@ impl<'a> Reader<'a> {
     /// Why it takes a call.
     pub fn error_ns(&self) -> Result<u64, WhyNot> {
         let pages = self.pages.as_ref().map_err(|why| *why)?;
-        Ok(pages.clock()?.time_at(counter())?.1)
+        // Of the time, that of any stopwatch that exists will do: the first one does.
+        pages.read(0, counter).map(|reading| reading.error_ns)
     }
 
     /// How long a load takes from the state pages and from ordinary memory, in
@@ -137,16 +151,13 @@ impl<'a> Reader<'a> {
     /// That they are not mapped.
     pub fn load_ticks(&self) -> Result<(f64, f64), WhyNot> {
         let pages = self.pages.as_ref().map_err(|why| *why)?;
-        let memory = AtomicU32::new(0);
-        Ok((
-            load_ticks(pages.mapping.word32(pages.records)),
-            load_ticks(&memory),
-        ))
+        let memory = AtomicU64::new(0);
+        Ok((load_ticks(&pages.state[0]), load_ticks(&memory)))
     }
 }
 
 /// The least of several rounds.
-fn load_ticks(word: &AtomicU32) -> f64 {
+fn load_ticks(word: &AtomicU64) -> f64 {
     const LOADS: u32 = 1000;
     let round = || {
         let begin = counter();
@@ -159,141 +170,197 @@ fn load_ticks(word: &AtomicU32) -> f64 {
     least as f64 / f64::from(LOADS)
 }
 
+/// Where a field is among the words of its struct. Of two fields in a word this is
+/// the lower half.
+macro_rules! word {
+    ($struct:ident.$field:ident) => {
+        const {
+            let offset = offset_of!(uapi::$struct, $field);
+            assert!(offset % 8 == 0);
+            offset / 8
+        }
+    };
+}
+
+// The fields in the upper halves.
+const _: () = assert!(offset_of!(uapi::stopwatch_record, state) == 4);
+const _: () = assert!(
+    offset_of!(uapi::stopwatch_record, timeouts) == offset_of!(uapi::stopwatch_record, laps) + 4
+);
+const _: () = assert!(
+    offset_of!(uapi::stopwatch_record, flags) == offset_of!(uapi::stopwatch_record, clock) + 4
+);
+// The sequence counts are in the first words.
+const _: () = assert!(offset_of!(uapi::stopwatch_record, seq) == 0);
+const _: () = assert!(offset_of!(uapi::stopwatch_clock_page, seq) == 0);
+
+/// The fields of 32 bits in a word.
+#[inline]
+fn halves(word: u64) -> (u32, u32) {
+    (word as u32, (word >> 32) as u32)
+}
+
+#[inline]
+fn load(word: &AtomicU64) -> u64 {
+    word.load(Ordering::Relaxed)
+}
+
 /// The clock page and, behind it, the state pages.
 #[derive(Debug)]
 struct Pages {
-    mapping: Mapping,
-    /// Where the records begin.
-    records: usize,
-    stopwatches: u32,
+    clock: View<[AtomicU64; size_of::<uapi::stopwatch_clock_page>() / 8]>,
+    state: View<[AtomicU64; size_of::<uapi::stopwatch_state>() / 8]>,
+    records: View<[RecordWords]>,
+}
+
+type RecordWords = [AtomicU64; size_of::<uapi::stopwatch_record>() / 8];
+
+/// VM time.
+struct Now {
+    time_ns: u64,
+    /// By how much it can be off.
+    error_ns: u64,
+    /// For how much of it the VM was paused.
+    paused_ns: u64,
 }
 
 impl Pages {
+    #[inline]
     fn read(&self, watch: u32, counter: impl Fn() -> u64) -> Result<Reading, WhyNot> {
-        if watch >= self.stopwatches {
-            return Err(WhyNot::NoSuchWatch);
+        match self.glance(watch, &counter) {
+            Some(reading) => Ok(reading),
+            None => self.look(watch, counter),
         }
-        let record = self.records + watch as usize * size_of::<Record>();
-        let u32_at = |offset: usize| self.mapping.word32(record + offset).load(Ordering::Relaxed);
-        let u64_at = |offset: usize| self.mapping.word64(record + offset).load(Ordering::Relaxed);
+    }
 
-        self.seqcount(record + offset_of!(Record, seq), || {
-            let flags = u32_at(offset_of!(Record, flags));
-            if flags & uapi::STOPWATCH_RECORD_EXISTS == 0 {
-                return Err(WhyNot::NoSuchWatch);
+    /// One look; `None` if it shows no reading, whatever the reason.
+    #[inline]
+    fn glance(&self, watch: u32, counter: &impl Fn() -> u64) -> Option<Reading> {
+        let record = self.records.get(watch as usize)?;
+        let field = |word: usize| load(&record[word]);
+
+        let before = self.begin(record);
+        let now = self.now(counter)?;
+        let (clock, flags) = halves(field(word!(stopwatch_record.clock)));
+        let (laps, timeouts) = halves(field(word!(stopwatch_record.laps)));
+        let mut elapsed_ns = field(word!(stopwatch_record.elapsed_ns));
+        let started_ns = field(word!(stopwatch_record.started_ns));
+        let lap_ns = field(word!(stopwatch_record.lap_ns));
+        let deadline_ns = field(word!(stopwatch_record.deadline_ns));
+        if !self.belong_together(record, before) || flags & uapi::STOPWATCH_RECORD_EXISTS == 0 {
+            return None;
+        }
+
+        let state = State::from(halves(before.1).1);
+        if state == State::Running {
+            if clock != uapi::STOPWATCH_CLOCK_MONOTONIC {
+                return None;
             }
-            let clock = self.clock()?;
-            let (time_ns, error_ns) = clock.time_at(counter())?;
-            let state = State::from(u32_at(offset_of!(Record, state)));
-            let mut elapsed_ns = u64_at(offset_of!(Record, elapsed_ns));
-            if state == State::Running {
-                if u32_at(offset_of!(Record, clock)) != uapi::STOPWATCH_CLOCK_MONOTONIC {
-                    return Err(WhyNot::OtherClock);
-                }
-                let own = match flags & uapi::STOPWATCH_RECORD_SKIP_PAUSED {
-                    0 => time_ns,
-                    _ => time_ns.saturating_sub(clock.paused_ns),
-                };
-                let started = u64_at(offset_of!(Record, started_ns));
-                elapsed_ns = elapsed_ns.saturating_add(own.saturating_sub(started));
-            }
-            let laps = u32_at(offset_of!(Record, laps));
-            let deadline = u64_at(offset_of!(Record, deadline_ns));
-            Ok(Reading {
-                state,
-                elapsed_ns,
-                time_ns,
-                laps,
-                lap_ns: (laps != 0).then(|| u64_at(offset_of!(Record, lap_ns))),
-                deadline_ns: (deadline != 0).then_some(deadline),
-                timeouts: u32_at(offset_of!(Record, timeouts)),
-                error_ns,
-                source: Source::ExitFree,
-            })
+            let own = match flags & uapi::STOPWATCH_RECORD_SKIP_PAUSED {
+                0 => now.time_ns,
+                _ => now.time_ns.wrapping_sub(now.paused_ns),
+            };
+            // So far as the time can be off, it can be before the start.
+            elapsed_ns = elapsed_ns.wrapping_add(own.saturating_sub(started_ns));
+        }
+        Some(Reading {
+            state,
+            elapsed_ns,
+            time_ns: now.time_ns,
+            laps,
+            lap_ns: (laps != 0).then_some(lap_ns),
+            deadline_ns: (deadline_ns != 0).then_some(deadline_ns),
+            timeouts,
+            error_ns: now.error_ns,
+            source: Source::ExitFree,
         })
     }
 
-    /// The clock page, if it holds in this moment.
-    fn clock(&self) -> Result<ClockPage, WhyNot> {
-        let u32_at = |offset: usize| self.mapping.word32(offset).load(Ordering::Relaxed);
-        let u64_at = |offset: usize| self.mapping.word64(offset).load(Ordering::Relaxed);
-        let page = self.seqcount(offset_of!(Page, seq), || {
-            Ok(ClockPage {
-                flags: u32_at(offset_of!(Page, flags)),
-                counter_base: u64_at(offset_of!(Page, counter_base)),
-                valid_until: u64_at(offset_of!(Page, valid_until)),
-                time_ns: u64_at(offset_of!(Page, time_ns)),
-                mult: u32_at(offset_of!(Page, mult)),
-                shift: u32_at(offset_of!(Page, shift)),
-                error_ns: u64_at(offset_of!(Page, error_ns)),
-                drift_ppb: u32_at(offset_of!(Page, drift_ppb)),
-                paused_ns: u64_at(offset_of!(Page, paused_ns)),
-            })
-        })?;
-        let state = PAGE_SIZE;
-        let vmm_status = u32_at(state + offset_of!(uapi::stopwatch_state, vmm_status));
-        let paused_ns = u64_at(state + offset_of!(uapi::stopwatch_state, paused_ns));
-        if vmm_status != uapi::STOPWATCH_VMM_RUNNING || paused_ns != page.paused_ns {
-            return Err(WhyNot::Paused);
-        }
-        Ok(page)
-    }
-
-    /// What `read` makes of fields that belong together.
-    fn seqcount<T>(&self, seq: usize, read: impl Fn() -> Result<T, WhyNot>) -> Result<T, WhyNot> {
-        let seq = self.mapping.word32(seq);
+    /// Looks until the writers are done, and says why there is no reading.
+    #[cold]
+    fn look(&self, watch: u32, counter: impl Fn() -> u64) -> Result<Reading, WhyNot> {
+        let record = self
+            .records
+            .get(watch as usize)
+            .ok_or(WhyNot::NoSuchWatch)?;
         for _ in 0..TRIES {
-            // Acquire: the fields are read after it. Pairs with the writer's
-            // release of the new, even number.
-            let before = seq.load(Ordering::Acquire);
-            if before % 2 == 0 {
-                let result = read();
-                // The number is read after the fields.
-                fence(Ordering::Acquire);
-                if seq.load(Ordering::Relaxed) == before {
-                    return result;
-                }
+            if let Some(reading) = self.glance(watch, &counter) {
+                return Ok(reading);
+            }
+            let before = self.begin(record);
+            let (clock, flags) = halves(load(&record[word!(stopwatch_record.clock)]));
+            let running = State::from(halves(before.1).1) == State::Running;
+            let why = if flags & uapi::STOPWATCH_RECORD_EXISTS == 0 {
+                Some(WhyNot::NoSuchWatch)
+            } else if let Some(why) = self.why_no_time(&counter) {
+                Some(why)
+            } else {
+                (running && clock != uapi::STOPWATCH_CLOCK_MONOTONIC).then_some(WhyNot::OtherClock)
+            };
+            // If there is no reason, it was being written before.
+            if let (Some(why), true) = (why, self.belong_together(record, before)) {
+                return Err(why);
             }
             std::hint::spin_loop();
         }
         Err(WhyNot::Busy)
     }
-}
 
-/// `struct stopwatch_clock_page`, read as a whole.
-#[derive(Clone, Copy, Debug)]
-struct ClockPage {
-    flags: u32,
-    counter_base: u64,
-    valid_until: u64,
-    time_ns: u64,
-    mult: u32,
-    shift: u32,
-    error_ns: u64,
-    drift_ppb: u32,
-    paused_ns: u64,
-}
+    /// The first words of clock page and record, to be read before the other ones.
+    #[inline]
+    fn begin(&self, record: &RecordWords) -> (u64, u64) {
+        // Acquire: the fields are read after the counts. Pairs with the writers'
+        // releases of the new, even numbers.
+        let clock = self.clock[0].load(Ordering::Acquire);
+        (clock, record[0].load(Ordering::Acquire))
+    }
 
-impl ClockPage {
-    /// VM time when the counter was `counter`, and by how much it can be off.
-    fn time_at(&self, counter: u64) -> Result<(u64, u64), WhyNot> {
-        if self.flags & uapi::STOPWATCH_CLOCK_VALID == 0 {
-            return Err(WhyNot::NoClock);
+    /// Whether what was read after these first words belongs together, and to them.
+    #[inline]
+    fn belong_together(&self, record: &RecordWords, (clock, first): (u64, u64)) -> bool {
+        // The counts are read after the fields. What else is in these words only
+        // changes with them.
+        fence(Ordering::Acquire);
+        (clock | first) & 1 == 0 && load(&self.clock[0]) == clock && load(&record[0]) == first
+    }
+
+    /// The time now, if the clock page holds.
+    #[inline]
+    fn now(&self, counter: &impl Fn() -> u64) -> Option<Now> {
+        let field = |word: usize| load(&self.clock[word]);
+
+        let ticks = counter().wrapping_sub(field(word!(stopwatch_clock_page.counter_base)));
+        let paused_ns = field(word!(stopwatch_clock_page.paused_ns));
+        // After the counter: if it was read after a pause, this shows it.
+        if ticks >= field(word!(stopwatch_clock_page.valid_ticks)) || self.was_paused(paused_ns) {
+            return None;
         }
-        if counter > self.valid_until {
-            return Err(WhyNot::Stale);
+        let since = ticks.wrapping_mul(field(word!(stopwatch_clock_page.mult))) >> 32;
+        let grown = since.wrapping_mul(field(word!(stopwatch_clock_page.drift))) >> 32;
+        Some(Now {
+            time_ns: field(word!(stopwatch_clock_page.time_ns)).wrapping_add(since),
+            error_ns: field(word!(stopwatch_clock_page.error_ns)).wrapping_add(grown),
+            paused_ns,
+        })
+    }
+
+    /// Whether the VM was paused since it had been for so long in all, or is so.
+    #[inline]
+    fn was_paused(&self, paused_ns: u64) -> bool {
+        let (status, _) = halves(load(&self.state[word!(stopwatch_state.vmm_status)]));
+        load(&self.state[word!(stopwatch_state.paused_ns)]) != paused_ns
+            || status != uapi::STOPWATCH_VMM_RUNNING
+    }
+
+    /// Why the clock page does not hold, if it does not.
+    fn why_no_time(&self, counter: &impl Fn() -> u64) -> Option<WhyNot> {
+        if load(&self.clock[word!(stopwatch_clock_page.valid_ticks)]) == 0 {
+            Some(WhyNot::NoClock)
+        } else if self.was_paused(load(&self.clock[word!(stopwatch_clock_page.paused_ns)])) {
+            Some(WhyNot::Paused)
+        } else {
+            self.now(counter).is_none().then_some(WhyNot::Stale)
         }
-        // Another CPU's counter may be a little behind.
-        let ticks = counter.saturating_sub(self.counter_base);
-        // 64 + 32 bits: no overflow. What is shifted out is less than a ns.
-        let since = (u128::from(ticks) * u128::from(self.mult)) >> self.shift.min(127);
-        let since = u64::try_from(since).map_err(|_| WhyNot::Stale)?;
-        let drift = u128::from(since) * u128::from(self.drift_ppb) / 1_000_000_000;
-        let drift = u64::try_from(drift).unwrap_or(u64::MAX);
-        Ok((
-            self.time_ns.saturating_add(since),
-            self.error_ns.saturating_add(drift),
-        ))
     }
 }
 
@@ -303,8 +370,9 @@ mod tests {
     use crate::host::sealed_memfd;
     use proptest::prelude::*;
     use std::os::fd::OwnedFd;
+    use uapi::{stopwatch_clock_page as Page, stopwatch_record as Record};
 
-    const RECORDS: u32 = 64;
+    const RECORDS: usize = PAGE_SIZE + 64;
 
     /// A device's pages, as a file that a test can write.
     struct Fake {
@@ -315,22 +383,22 @@ mod tests {
     impl Fake {
         fn new() -> Self {
             let memfd = sealed_memfd(3 * PAGE_SIZE as u64).unwrap();
+            let mapping = Mapping::new(memfd.as_fd(), 3 * PAGE_SIZE).unwrap();
             let fake = Self {
                 pages: Pages {
-                    mapping: Mapping::new(memfd.as_fd(), 3 * PAGE_SIZE).unwrap(),
-                    records: PAGE_SIZE + RECORDS as usize,
-                    stopwatches: 8,
+                    clock: mapping.words(0),
+                    state: mapping.words(PAGE_SIZE),
+                    records: mapping.array(RECORDS, 8),
                 },
                 memfd,
             };
-            fake.page(offset_of!(Page, flags), uapi::STOPWATCH_CLOCK_VALID);
-            fake.page(offset_of!(Page, mult), 1u32 << 31);
-            fake.page(offset_of!(Page, shift), 32u32);
+            fake.page64(offset_of!(Page, mult), 1 << 31);
             fake.page64(offset_of!(Page, counter_base), 1000);
-            fake.page64(offset_of!(Page, valid_until), 1_000_000);
+            fake.page64(offset_of!(Page, valid_ticks), 999_000);
             fake.page64(offset_of!(Page, time_ns), 70_000);
             fake.page64(offset_of!(Page, error_ns), 40);
-            fake.page(offset_of!(Page, drift_ppb), 10_000_000u32);
+            // 2^-7 for each ns.
+            fake.page64(offset_of!(Page, drift), 1 << 25);
             fake
         }
 
@@ -347,12 +415,12 @@ mod tests {
         }
 
         fn record(&self, watch: usize, offset: usize, value: u64) {
-            let record = self.pages.records + watch * size_of::<Record>();
+            let record = RECORDS + watch * size_of::<Record>();
             self.write(record + offset, &value.to_ne_bytes());
         }
 
         fn record32(&self, watch: usize, offset: usize, value: u32) {
-            let record = self.pages.records + watch * size_of::<Record>();
+            let record = RECORDS + watch * size_of::<Record>();
             self.write(record + offset, &value.to_ne_bytes());
         }
 
@@ -378,7 +446,7 @@ mod tests {
         assert_eq!(reading.state, State::Running);
         assert_eq!(reading.time_ns, 71_000);
         assert_eq!(reading.elapsed_ns, 11_500);
-        assert_eq!(reading.error_ns, 50, "40, and 1 % of 1000");
+        assert_eq!(reading.error_ns, 47, "40, and 2^-7 of 1000");
         assert_eq!(reading.lap_ns, None);
         assert_eq!(reading.deadline_ns, None);
     }
@@ -416,7 +484,9 @@ mod tests {
     #[test]
     fn says_why_it_takes_a_call() {
         let fake = Fake::new().running();
-        assert_eq!(fake.read(1_000_001), Err(WhyNot::Stale));
+        assert!(fake.read(999_999).is_ok());
+        assert_eq!(fake.read(1_000_000), Err(WhyNot::Stale));
+        assert_eq!(fake.read(999), Err(WhyNot::Stale), "before its time");
         assert_eq!(fake.pages.read(2, || 0), Err(WhyNot::NoSuchWatch));
         assert_eq!(fake.pages.read(8, || 0), Err(WhyNot::NoSuchWatch));
 
@@ -434,7 +504,12 @@ mod tests {
         fake.record32(3, offset_of!(Record, seq), 2);
         assert!(fake.read(3000).is_ok());
 
-        fake.page(offset_of!(Page, flags), 0);
+        fake.page(offset_of!(Page, seq), 1);
+        assert_eq!(fake.read(3000), Err(WhyNot::Busy));
+        fake.page(offset_of!(Page, seq), 2);
+        assert!(fake.read(3000).is_ok());
+
+        fake.page64(offset_of!(Page, valid_ticks), 0);
         assert_eq!(fake.read(3000), Err(WhyNot::NoClock));
     }
 
@@ -454,60 +529,55 @@ mod tests {
         assert_eq!(reading.unwrap().elapsed_ns, 11_700);
     }
 
-    fn page(mult: u32, shift: u32, base: u64, time_ns: u64) -> ClockPage {
-        ClockPage {
-            flags: uapi::STOPWATCH_CLOCK_VALID,
-            counter_base: base,
-            valid_until: u64::MAX,
-            time_ns,
-            mult,
-            shift,
-            error_ns: 0,
-            drift_ppb: 0,
-            paused_ns: 0,
-        }
-    }
-
     proptest! {
-        /// The C reader has no 128 bits on 32-bit machines; it does it in two
-        /// halves.
+        /// As long as it holds it is the product, and its error the other.
         #[test]
-        fn halves_give_the_same(mult: u32, shift in 0u32..=32, ticks in 0u64..1 << 50) {
-            let halves = (((ticks & 0xffff_ffff) * u64::from(mult)) >> shift)
-                .checked_add(((u128::from(ticks >> 32) * u128::from(mult)) << (32 - shift)) as u64);
-            let whole = page(mult, shift, 0, 0).time_at(ticks);
-            if let Ok((time, _)) = whole {
-                prop_assert_eq!(Some(time), halves);
-            }
-        }
-
-        #[test]
-        fn time_goes_forward(
-            mult: u32,
-            shift in 0u32..64,
-            base in 0u64..1 << 60,
+        fn time_and_error_are_as_the_header_says(
+            base: u64,
             time in 0u64..1 << 60,
-            first in 0u64..1 << 61,
-            more in 0u64..1 << 40,
+            error in 0u64..1 << 40,
+            valid in 1u64..1 << 34,
+            ticks in 0u64..1 << 34,
+            mult_parts in 1u64..1000,
+            drift in 0u64..1 << 32,
         ) {
-            let page = page(mult, shift, base, time);
-            if let (Ok(one), Ok(two)) = (page.time_at(first), page.time_at(first + more)) {
-                prop_assert!(time <= one.0);
-                prop_assert!(one.0 <= two.0);
+            // So that its time is no more than a second.
+            let mult = (1_000_000_000 << 32) / valid / 1000 * mult_parts;
+            let fake = Fake::new().running();
+            fake.page64(offset_of!(Page, counter_base), base);
+            fake.page64(offset_of!(Page, valid_ticks), valid);
+            fake.page64(offset_of!(Page, time_ns), time);
+            fake.page64(offset_of!(Page, mult), mult);
+            fake.page64(offset_of!(Page, error_ns), error);
+            fake.page64(offset_of!(Page, drift), drift);
+            let reading = fake.read(base.wrapping_add(ticks));
+            if ticks >= valid {
+                prop_assert_eq!(reading, Err(WhyNot::Stale));
+                return Ok(());
             }
+            let reading = reading.unwrap();
+            let since = (u128::from(ticks) * u128::from(mult)) >> 32;
+            let grown = (since * u128::from(drift)) >> 32;
+            prop_assert_eq!(u128::from(reading.time_ns), u128::from(time) + since);
+            prop_assert_eq!(u128::from(reading.error_ns), u128::from(error) + grown);
         }
 
         #[test]
-        fn no_page_makes_it_panic(
-            words in any::<(u32, u64, u64, u64, u32, u32, u64, u32, u64)>(),
+        fn no_pages_make_it_panic(
+            page in any::<[u64; 8]>(),
+            record in any::<[u64; 16]>(),
             counter: u64,
         ) {
-            let page = ClockPage {
-                flags: words.0, counter_base: words.1, valid_until: words.2, time_ns: words.3,
-                mult: words.4, shift: words.5, error_ns: words.6, drift_ppb: words.7,
-                paused_ns: words.8,
-            };
-            let _ = page.time_at(counter);
+            let fake = Fake::new();
+            for (index, word) in page.into_iter().enumerate() {
+                fake.page64(8 + 8 * index, word);
+            }
+            for (index, word) in record.into_iter().enumerate() {
+                // An even count, or it would wait for the writer.
+                let word = if index == 0 { word & !1 } else { word };
+                fake.record(3, 8 * index, word);
+            }
+            let _ = fake.read(counter);
         }
     }
 }
