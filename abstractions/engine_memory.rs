@@ -36,6 +36,22 @@ impl Memory for SharedMemory<'_> {
         SharedMemory::store_all(self, offset, words)
     }
 
+    // With one look whether all words are there.
+    #[inline]
+    fn take<const N: usize>(
+        &self,
+        offset: u32,
+        words: &mut [u64; N],
+        wanted: impl FnOnce(u64) -> bool,
+    ) -> bool {
+        SharedMemory::take(self, offset, words, wanted)
+    }
+
+    #[inline]
+    fn give<const N: usize>(&self, offset: u32, words: &[u64; N]) {
+        SharedMemory::give(self, offset, words)
+    }
+
     #[inline]
     fn fence_release(&self) {
         self.fence_stores()

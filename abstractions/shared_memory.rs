@@ -8,13 +8,10 @@ use core::{
     marker::PhantomData,
     ptr::NonNull,
     sync::atomic::{
+        fence,
         AtomicU64,
         Ordering, //
     }, //
-};
-use kernel::sync::barrier::{
-    smp_mb,
-    Write, //
 };
 
 /// A mapped range of memory that is shared with somebody who is not trusted, seen as 64-bit
@@ -62,13 +59,13 @@ impl SharedMemory<'_> {
         kernel::pr_warn_once!("shared memory: no word at offset {offset}\n");
     }
 
-    /// `count` words from `offset` bytes on, or none if they are not whole aligned words of the
-    /// memory.
+    /// `count` words from that at `offset` bytes on, a multiple of 8, or none if the memory has not
+    /// so many.
     #[inline]
     fn words(&self, offset: u32, count: usize) -> &[AtomicU64] {
         let index = offset as usize / size_of::<u64>();
 
-        if offset as usize % size_of::<u64>() != 0 || index + count > self.words {
+        if index + count > self.words {
             Self::no_word(offset);
             return &[];
         }
@@ -76,7 +73,7 @@ impl SharedMemory<'_> {
         unsafe { core::slice::from_raw_parts(self.start.add(index).as_ptr(), count) }
     }
 
-    /// The word at `offset` bytes, or `None` if it is not a whole aligned word of the memory.
+    /// The word at `offset` bytes, a multiple of 8, or `None` if the memory has not so many.
     #[inline]
     fn word(&self, offset: u32) -> Option<&AtomicU64> {
         self.words(offset, 1).first()
@@ -128,9 +125,49 @@ impl SharedMemory<'_> {
         }
     }
 
+    /// Reads words from `offset` bytes on, each at a time, the first one before all that follows,
+    /// and nothing more if `wanted` does not say so of that. Whether it did, and there are so many.
+    #[inline]
+    pub(crate) fn take<const N: usize>(
+        &self,
+        offset: u32,
+        words: &mut [u64; N],
+        wanted: impl FnOnce(u64) -> bool,
+    ) -> bool {
+        let mut pairs = self.words(offset, N).iter().zip(words);
+        let Some((from, first)) = pairs.next() else {
+            return false;
+        };
+
+        *first = u64::from_le(from.load(Ordering::Acquire));
+        let wanted = wanted(*first);
+        if wanted {
+            for (from, word) in pairs {
+                *word = u64::from_le(from.load(Ordering::Relaxed));
+            }
+        }
+        wanted
+    }
+
+    /// Writes words from `offset` bytes on, each at a time, the first one last, after all that came
+    /// before.
+    #[inline]
+    pub(crate) fn give<const N: usize>(&self, offset: u32, words: &[u64; N]) {
+        let to: Option<&[AtomicU64; N]> = self.words(offset, N).first_chunk();
+
+        if let Some(([first, others @ ..], [first_word, other_words @ ..])) =
+            to.map(|to| (to.as_slice(), words.as_slice()))
+        {
+            for (to, word) in others.iter().zip(other_words) {
+                to.store(word.to_le(), Ordering::Relaxed);
+            }
+            first.store(first_word.to_le(), Ordering::Release);
+        }
+    }
+
     /// Keeps the stores before it ahead of the stores after it.
     #[inline]
     pub(crate) fn fence_stores(&self) {
-        smp_mb(Write);
+        fence(Ordering::Release);
     }
 }

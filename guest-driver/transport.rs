@@ -58,6 +58,7 @@ use crate::{
         shared_memory::SharedMemory, //
     },
     engine::{
+        guest::Token,
         Layout,
         Message,
         Reply, //
@@ -80,7 +81,9 @@ struct Hardware {
 
 impl Hardware {
     #[inline]
-    fn ring_doorbell(&self, ring: usize) {
+    fn ring_doorbell(&self, ring: u32) {
+        let ring = ring as usize;
+
         match &self.ports {
             Some(ports) => ports.write32(ring * uapi::STOPWATCH_DOORBELL_STRIDE as usize, 0),
             None => registers::ring_doorbell(&self.registers, ring),
@@ -128,6 +131,13 @@ pub(crate) struct Answer {
     pub(crate) reply: Reply,
     pub(crate) before: u64,
     pub(crate) after: u64,
+}
+
+/// A call whose reply was not there at once.
+struct Pending {
+    /// `None` if there was no room in the ring.
+    token: Option<Token>,
+    before: u64,
 }
 
 /// The rings of a device, bound or not any more.
@@ -215,13 +225,13 @@ impl Transport {
     /// The ring of this CPU, and its number. Which CPU it is does not matter for what happens, only
     /// for how often CPUs meet.
     #[inline]
-    fn ring(&self) -> Result<(usize, &IrqLock<Ring>)> {
-        let mut index = CpuId::current().as_u32() as usize;
+    fn ring(&self) -> Result<(u32, &IrqLock<Ring>)> {
+        let mut index = CpuId::current().as_u32();
 
-        if index >= self.rings.len() {
-            index %= self.rings.len().max(1);
+        if index >= self.rings() {
+            index %= self.rings().max(1);
         }
-        Ok((index, self.rings.get(index).ok_or(ENODEV)?))
+        Ok((index, self.rings.get(index as usize).ok_or(ENODEV)?))
     }
 
     /// Reads what the host shows. Usable in any context; `look` must not sleep.
@@ -254,46 +264,72 @@ impl Transport {
     ) -> Result<Answer> {
         let message = message.into();
         let (index, ring) = self.ring()?;
-        let mut patience: Option<Patience> = None;
-        let mut token = None;
-        let mut before = 0;
+
+        let mut patience = None;
 
         loop {
-            // Before the last look at the ring: this task may have been away for long.
-            let is_over = patience.as_ref().is_some_and(Patience::is_over);
-
-            {
+            let pending = {
                 let hardware = self.hardware.try_access().ok_or(ENODEV)?;
                 let memory = hardware.region.memory();
-                if token.is_none() {
-                    admit(&memory)?;
-                }
+                admit(&memory)?;
                 let mut ring = ring.lock();
 
-                if token.is_none() {
-                    before = counter::now();
-                    token = ring.post(&memory, message);
-                    ring.note_doorbell();
-                    // Also if the ring is full, which may be of commands that wait for this.
-                    hardware.ring_doorbell(index);
-                }
-                if let Some(token) = token {
-                    if let Some(reply) = ring.poll(&memory, token) {
+                // Also if the ring is full, which may be of commands that wait for the doorbell.
+                ring.note_doorbell();
+                let before = counter::now();
+                match ring.call(&memory, &message, || hardware.ring_doorbell(index)) {
+                    Ok(reply) => {
                         return Ok(Answer {
                             reply,
                             before,
                             after: counter::now(),
-                        });
+                        })
                     }
-                    if is_over {
-                        ring.abandon(token);
-                    }
+                    Err(token) => Pending { token, before },
                 }
+            };
+            if let Some(answer) = self.wait(ring, pending, &mut patience)? {
+                return Ok(answer);
+            }
+        }
+    }
+
+    /// Waits for a reply that was not there when the write to the doorbell retired; `None` if the
+    /// ring was full and there is time to try again.
+    #[cold]
+    fn wait(
+        &self,
+        ring: &IrqLock<Ring>,
+        pending: Pending,
+        patience: &mut Option<Patience>,
+    ) -> Result<Option<Answer>> {
+        let patience = patience.get_or_insert_with(Patience::new);
+
+        loop {
+            patience.nap();
+            // Before the last look at the ring: this task may have been away for long.
+            let is_over = patience.is_over();
+
+            if let Some(token) = pending.token {
+                let hardware = self.hardware.try_access().ok_or(ENODEV)?;
+                let mut ring = ring.lock();
+
+                if let Some(reply) = ring.poll(&hardware.region.memory(), token) {
+                    return Ok(Some(Answer {
+                        reply,
+                        before: pending.before,
+                        after: counter::now(),
+                    }));
+                }
+                if is_over {
+                    ring.abandon(token);
+                }
+            } else if !is_over {
+                return Ok(None);
             }
             if is_over {
                 return Err(ETIMEDOUT);
             }
-            patience.get_or_insert_with(Patience::new).nap();
         }
     }
 
@@ -347,7 +383,7 @@ impl Transport {
         };
         let mut last = None;
 
-        for (index, ring) in self.rings.iter().enumerate() {
+        for (index, ring) in (0..).zip(self.rings.iter()) {
             let mut ring = ring.lock();
             // The doorbell of another ring may have been enough.
             if ring.note_doorbell() && !ring.is_idle(&hardware.region.memory()) {

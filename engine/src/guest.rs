@@ -19,7 +19,10 @@ use super::slot::Reply;
 use super::words::field;
 use super::words::load_from;
 use super::words::words_of;
+use super::words::WORD;
 use crate::uapi;
+use core::mem::offset_of;
+use core::ops::Range;
 
 /// A request that was posted, and whose reply was not taken yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,36 +48,67 @@ impl RequestRing {
     }
 
     /// The word of `waiting` for a place, and the bit in it.
+    #[inline]
     fn waiting(&mut self, place: Place) -> (Option<&mut u64>, u64) {
         let index = place.index(self.poster.slots());
         let word = self.waiting.get_mut(index as usize / 64);
         (word, 1 << (index % 64))
     }
 
-    /// Posts a request, which the host sees at the latest when the ring's
-    /// doorbell is rung. `None` if the ring is full.
-    pub fn post(&mut self, mem: &impl Memory, request: impl Into<Message>) -> Option<Token> {
+    /// Posts a request into the next slot, if nobody waits for what is in it.
+    #[inline]
+    fn place(&mut self, mem: &impl Memory, message: &Message) -> Option<Place> {
         if let (Some(word), bit) = self.waiting(self.poster.place()) {
             if *word & bit != 0 {
                 return None;
             }
         }
-        let place = self.poster.post(mem, *request.into().words())?;
+        self.poster.post(mem, *message.words())
+    }
+
+    /// That the reply in a place will be taken.
+    fn wait_for(&mut self, place: Place) -> Token {
         if let (Some(word), bit) = self.waiting(place) {
             *word |= bit;
         }
-        Some(Token(place))
+        Token(place)
+    }
+
+    /// Posts a request, which the host sees at the latest when the ring's
+    /// doorbell is rung. `None` if the ring is full.
+    pub fn post(&mut self, mem: &impl Memory, request: impl Into<Message>) -> Option<Token> {
+        let place = self.place(mem, &request.into())?;
+        Some(self.wait_for(place))
+    }
+
+    /// Posts a request, has the doorbell rung, and takes the reply if it is there
+    /// then, as it normally is.
+    ///
+    /// # Errors
+    ///
+    /// The request's token if the reply is not there, `None` if the ring is full.
+    /// The doorbell was rung: the host makes room.
+    #[inline]
+    pub fn call(
+        &mut self,
+        mem: &impl Memory,
+        message: &Message,
+        ring_doorbell: impl FnOnce(),
+    ) -> Result<Reply, Option<Token>> {
+        let place = self.place(mem, message);
+        ring_doorbell();
+        let place = place.ok_or(None)?;
+        match self.poster.completed(mem, place) {
+            Some(words) => Ok(Reply::decode(&words)),
+            None => Err(Some(self.wait_for(place))),
+        }
     }
 
     /// Posts a request whose reply nobody will take: one that is
     /// [`Stamped`](super::Stamped), mostly. Whether there was room.
     #[inline]
     pub fn post_abandoned(&mut self, mem: &impl Memory, request: impl Into<Message>) -> bool {
-        let token = self.post(mem, request);
-        if let Some(token) = token {
-            self.abandon(token);
-        }
-        token.is_some()
+        self.place(mem, &request.into()).is_some()
     }
 
     /// Whether the host has carried out all that was posted. If not, what is in
@@ -175,11 +209,42 @@ pub fn read_record(mem: &impl Memory, offset: u32) -> Option<Record> {
 /// Reads of the state `paused_ns` and `vmm_status` only.
 #[inline]
 pub fn read_pause(mem: &impl Memory, layout: &Layout) -> (u64, u32) {
-    const PAUSED: u32 = core::mem::offset_of!(uapi::stopwatch_state, paused_ns) as u32;
-    const STATUS: u32 = core::mem::offset_of!(uapi::stopwatch_state, vmm_status) as u32;
+    const PAUSED: u32 = offset_of!(uapi::stopwatch_state, paused_ns) as u32;
+    const STATUS: u32 = offset_of!(uapi::stopwatch_state, vmm_status) as u32;
     const { assert!(PAUSED % 8 == 0 && STATUS % 8 == 0) };
     let status = mem.load(layout.state() + STATUS) as u32;
     (mem.load(layout.state() + PAUSED), status)
+}
+
+/// Words of a record.
+type RecordWords = [u64; words_of::<uapi::stopwatch_record>()];
+
+const fn word(offset: usize) -> usize {
+    offset / WORD as usize
+}
+
+/// Reads of the record at `offset` the first word and others, by their numbers.
+/// `None` if the host was writing it.
+#[inline]
+fn load<const N: usize>(
+    mem: &impl Memory,
+    offset: u32,
+    others: [Range<usize>; N],
+) -> Option<RecordWords> {
+    let mut words = RecordWords::default();
+    // Acquire, and the fence: the others are read after the count, and before it
+    // is read again. Pairs with the release and the fence in `Record::publish()`.
+    let first = mem.load_acquire(offset);
+    words[0] = first;
+    for others in others {
+        let start = offset.wrapping_add(others.start as u32 * WORD);
+        if let Some(words) = words.get_mut(others) {
+            mem.load_all(start, words);
+        }
+    }
+    mem.fence_acquire();
+    let is_odd = field!(stopwatch_record.seq).get(&words) % 2 != 0;
+    (!is_odd && mem.load(offset) == first).then_some(words)
 }
 
 /// Whose a stopwatch is, and what others may do.
@@ -199,21 +264,15 @@ pub struct Ownership {
 /// writing it: try again.
 #[inline]
 pub fn read_ownership(mem: &impl Memory, offset: u32) -> Option<Ownership> {
-    let seq = field!(stopwatch_record.seq);
-    // As in `Record::read()`, with the words that are needed.
-    let before = seq.get32(&[mem.load_acquire(offset)]);
-    let owner = mem.load_acquire(offset + OWNER);
-    let clock = mem.load_acquire(offset + CLOCK);
-    let generation = mem.load_acquire(offset + GENERATION);
-    if before % 2 != 0 || seq.get32(&[mem.load(offset)]) != before {
-        return None;
-    }
-    // Two fields of 32 bits in each of the words: the lower one first.
+    const UID: usize = word(offset_of!(uapi::stopwatch_record, uid));
+    const CLOCK: usize = word(offset_of!(uapi::stopwatch_record, clock));
+    const GENERATION: usize = word(offset_of!(uapi::stopwatch_record, generation));
+    let words = load(mem, offset, [UID..CLOCK + 1, GENERATION..GENERATION + 1])?;
     Some(Ownership {
-        exists: (clock >> 32) as u32 & uapi::STOPWATCH_RECORD_EXISTS != 0,
-        uid: owner as u32,
-        mode: (owner >> 32) as u32,
-        generation: generation as u32,
+        exists: field!(stopwatch_record.flags).get32(&words) & uapi::STOPWATCH_RECORD_EXISTS != 0,
+        uid: field!(stopwatch_record.uid).get32(&words),
+        mode: field!(stopwatch_record.mode).get32(&words),
+        generation: field!(stopwatch_record.generation).get32(&words),
     })
 }
 
@@ -238,36 +297,20 @@ pub struct Glance {
 /// host was writing it: try again.
 #[inline]
 pub fn read_glance(mem: &impl Memory, offset: u32) -> Option<Glance> {
-    const ELAPSED: u32 = core::mem::offset_of!(uapi::stopwatch_record, elapsed_ns) as u32;
-    const STARTED: u32 = core::mem::offset_of!(uapi::stopwatch_record, started_ns) as u32;
-    let state = field!(stopwatch_record.state);
-    let seq = field!(stopwatch_record.seq);
-    // As in `Record::read()`, with the words that are needed.
-    let first = [mem.load_acquire(offset)];
-    let elapsed_ns = mem.load_acquire(offset + ELAPSED);
-    let started_ns = mem.load_acquire(offset + STARTED);
-    let clock = mem.load_acquire(offset + CLOCK);
-    let before = seq.get32(&first);
-    if before % 2 != 0 || seq.get32(&[mem.load(offset)]) != before {
-        return None;
-    }
-    let flags = (clock >> 32) as u32;
+    const ELAPSED: usize = word(offset_of!(uapi::stopwatch_record, elapsed_ns));
+    const STARTED: usize = word(offset_of!(uapi::stopwatch_record, started_ns));
+    const CLOCK: usize = word(offset_of!(uapi::stopwatch_record, clock));
+    let words = load(mem, offset, [ELAPSED..STARTED + 1, CLOCK..CLOCK + 1])?;
+    let flags = field!(stopwatch_record.flags).get32(&words);
     Some(Glance {
         exists: flags & uapi::STOPWATCH_RECORD_EXISTS != 0,
-        running: state.get32(&first) == uapi::STOPWATCH_RUNNING,
-        elapsed_ns,
-        started_ns,
-        clock: clock as u32,
+        running: field!(stopwatch_record.state).get32(&words) == uapi::STOPWATCH_RUNNING,
+        elapsed_ns: field!(stopwatch_record.elapsed_ns).get(&words),
+        started_ns: field!(stopwatch_record.started_ns).get(&words),
+        clock: field!(stopwatch_record.clock).get32(&words),
         skip_paused: flags & uapi::STOPWATCH_RECORD_SKIP_PAUSED != 0,
     })
 }
-
-const OWNER: u32 = core::mem::offset_of!(uapi::stopwatch_record, uid) as u32;
-const CLOCK: u32 = core::mem::offset_of!(uapi::stopwatch_record, clock) as u32;
-const GENERATION: u32 = core::mem::offset_of!(uapi::stopwatch_record, generation) as u32;
-const _: () = assert!(core::mem::offset_of!(uapi::stopwatch_record, mode) as u32 == OWNER + 4);
-const _: () = assert!(core::mem::offset_of!(uapi::stopwatch_record, flags) as u32 == CLOCK + 4);
-const _: () = assert!(OWNER % 8 == 0 && CLOCK % 8 == 0 && GENERATION % 8 == 0);
 
 /// Reads the laps of a stopwatch, from lap `first` on, as many as there are and
 /// fit. `None` if the host was writing its record, or if it has no such

@@ -2,6 +2,9 @@
 
 //! The region, as the engine reaches it.
 
+use core::sync::atomic::fence;
+use core::sync::atomic::Ordering;
+
 /// The region shared by host and guest, as 64-bit words.
 ///
 /// Offsets are bytes from the start of the region, in host and guest alike.
@@ -40,6 +43,42 @@ pub trait Memory {
         }
     }
 
+    /// Reads words from `offset` on, the first one before all that follows, and
+    /// nothing more if `wanted` does not say so of that. Whether it did.
+    #[inline]
+    fn take<const N: usize>(
+        &self,
+        offset: u32,
+        words: &mut [u64; N],
+        wanted: impl FnOnce(u64) -> bool,
+    ) -> bool {
+        let Some((first, others)) = words.split_first_mut() else {
+            return false;
+        };
+        *first = self.load_acquire(offset);
+        let wanted = wanted(*first);
+        if wanted {
+            self.load_all(offset + 8, others);
+        }
+        wanted
+    }
+
+    /// Writes words from `offset` on, the first one last, after all that came
+    /// before.
+    #[inline]
+    fn give<const N: usize>(&self, offset: u32, words: &[u64; N]) {
+        if let Some((first, others)) = words.split_first() {
+            self.store_all(offset + 8, others);
+            self.store_release(offset, *first);
+        }
+    }
+
     /// Orders earlier stores before later ones (`smp_wmb()`).
     fn fence_release(&self);
+
+    /// Orders earlier loads before later ones (`smp_rmb()`).
+    #[inline]
+    fn fence_acquire(&self) {
+        fence(Ordering::Acquire);
+    }
 }

@@ -6,7 +6,6 @@
 use super::memory::Memory;
 use super::words::field;
 use super::words::load_from;
-use super::words::store_from;
 use super::words::Field;
 use super::words::WORD;
 use crate::uapi;
@@ -45,8 +44,11 @@ impl Slots {
     }
 
     /// The offset in the region of slot `index`, which wraps.
+    #[inline]
     pub fn slot(self, index: u32) -> u32 {
-        self.offset + (index & self.mask) * uapi::STOPWATCH_SLOT_SIZE
+        // A layout has only rings that end below 2^32.
+        let offset = (index & self.mask).wrapping_mul(uapi::STOPWATCH_SLOT_SIZE);
+        self.offset.wrapping_add(offset)
     }
 }
 
@@ -90,6 +92,7 @@ impl Place {
     /// Where both ends of an empty ring are.
     const FIRST: Self = Self(0);
 
+    #[inline]
     fn next(self) -> Self {
         Self(self.0.wrapping_add(1))
     }
@@ -167,24 +170,21 @@ impl Place {
         words: &mut SlotWords,
         wanted: impl FnOnce(Owner) -> bool,
     ) -> Option<Owner> {
-        let offset = self.offset(slots);
-        // Pairs with the release in `write()` of the other end.
-        words[0] = mem.load_acquire(offset);
-        let owner = self.owner(slots, words[0]);
-        if !wanted(owner) {
-            return None;
-        }
-        load_from(mem, offset, words, 1);
-        Some(owner)
+        let mut owner = Owner::Free;
+        // Pairs with `give_away()` at the other end.
+        let taken = mem.take(self.offset(slots), words, |first| {
+            owner = self.owner(slots, first);
+            wanted(owner)
+        });
+        taken.then_some(owner)
     }
 }
 
 /// Writes a slot, the owner last.
 #[inline]
 fn give_away(mem: &impl Memory, offset: u32, words: &SlotWords) {
-    store_from(mem, offset, words, 1);
     // Pairs with the acquires in `Place::read()` and `Completer::next()`.
-    mem.store_release(offset, words[0]);
+    mem.give(offset, words);
 }
 
 /// Makes a ring empty, with phase 1 to come. What else slots say does not
@@ -224,6 +224,7 @@ impl Poster {
     }
 
     /// Posts a slot; `None` if the ring is full.
+    #[inline]
     pub(super) fn post(&mut self, mem: &impl Memory, mut words: SlotWords) -> Option<Place> {
         let place = self.place;
         // Acquire, so that the slot is not overwritten before the completer is
@@ -247,6 +248,7 @@ impl Poster {
     }
 
     /// What the completer left at `place`, once it has.
+    #[inline]
     pub(super) fn completed(&self, mem: &impl Memory, place: Place) -> Option<SlotWords> {
         let mut words = SlotWords::default();
         place

@@ -14,55 +14,45 @@ use super::words::bytes;
 use super::words::field;
 use crate::uapi;
 
-/// Status of a completed request: `STOPWATCH_S_*`.
+/// Status of a completed request: `STOPWATCH_S_*`, whose numbers it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
 pub enum Status {
     /// Done.
-    Ok,
+    Ok = uapi::STOPWATCH_S_OK,
     /// It was in that state; no change.
-    Already,
+    Already = uapi::STOPWATCH_S_ALREADY,
     /// Needs a running stopwatch; no change.
-    Stopped,
+    Stopped = uapi::STOPWATCH_S_STOPPED,
     /// The name is taken; no change.
-    Exists,
+    Exists = uapi::STOPWATCH_S_EXISTS,
     /// Unknown operation, or its feature is off.
-    BadOp,
+    BadOp = uapi::STOPWATCH_S_BAD_OP,
     /// There is no stopwatch of that number.
-    BadWatch,
+    BadWatch = uapi::STOPWATCH_S_BAD_WATCH,
     /// Unknown flag, or a reserved field is not zero.
-    BadFlags,
+    BadFlags = uapi::STOPWATCH_S_BAD_FLAGS,
     /// The argument is out of range.
-    BadArg,
+    BadArg = uapi::STOPWATCH_S_BAD_ARG,
     /// The owner field broke the rules.
-    BadOwner,
+    BadOwner = uapi::STOPWATCH_S_BAD_OWNER,
     /// The name is not one.
-    BadName,
+    BadName = uapi::STOPWATCH_S_BAD_NAME,
     /// No number is free.
-    Full,
+    Full = uapi::STOPWATCH_S_FULL,
     /// The VM's creator does not allow it.
-    Denied,
+    Denied = uapi::STOPWATCH_S_DENIED,
 }
 
 impl Status {
     /// The number that the header gives it.
+    #[inline]
     pub fn to_wire(self) -> u32 {
-        match self {
-            Self::Ok => uapi::STOPWATCH_S_OK,
-            Self::Already => uapi::STOPWATCH_S_ALREADY,
-            Self::Stopped => uapi::STOPWATCH_S_STOPPED,
-            Self::Exists => uapi::STOPWATCH_S_EXISTS,
-            Self::BadOp => uapi::STOPWATCH_S_BAD_OP,
-            Self::BadWatch => uapi::STOPWATCH_S_BAD_WATCH,
-            Self::BadFlags => uapi::STOPWATCH_S_BAD_FLAGS,
-            Self::BadArg => uapi::STOPWATCH_S_BAD_ARG,
-            Self::BadOwner => uapi::STOPWATCH_S_BAD_OWNER,
-            Self::BadName => uapi::STOPWATCH_S_BAD_NAME,
-            Self::Full => uapi::STOPWATCH_S_FULL,
-            Self::Denied => uapi::STOPWATCH_S_DENIED,
-        }
+        self as u32
     }
 
     /// The status of that number; the number itself if there is none.
+    #[inline]
     pub fn from_wire(status: u32) -> Result<Self, u32> {
         Ok(match status {
             uapi::STOPWATCH_S_OK => Self::Ok,
@@ -365,6 +355,7 @@ pub(super) fn stamp(words: &SlotWords) -> u64 {
 pub struct Message(SlotWords);
 
 impl Message {
+    #[inline]
     pub(super) fn words(&self) -> &SlotWords {
         &self.0
     }
@@ -386,6 +377,7 @@ pub struct Request {
 }
 
 impl From<Request> for Message {
+    #[inline]
     fn from(request: Request) -> Self {
         let mut words = SlotWords::default();
         field!(stopwatch_request.op).set(&mut words, request.op);
@@ -552,6 +544,7 @@ impl Reply {
     }
 
     /// The reply in a completed slot.
+    #[inline]
     pub(super) fn decode(words: &SlotWords) -> Self {
         Self {
             status: Status::from_wire(field!(stopwatch_reply.status).get32(words)),
