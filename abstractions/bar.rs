@@ -163,10 +163,22 @@ impl<'a, const SIZE: usize> IoBase<'a> for &'a RegisterBar<SIZE> {
     }
 }
 
+/// Where `pci_iomap()` maps port 0: see `lib/iomap.c` of the kernel.
+#[cfg(CONFIG_X86)]
+const PIO_OFFSET: usize = 0x10000;
+
 /// A BAR of I/O ports.
 ///
 /// It has to be dropped before the driver is unbound.
-pub(crate) struct PortBar(IoMapping);
+///
+/// # Invariants
+///
+/// On x86, `mapping` maps ports, the first of which is `first`.
+pub(crate) struct PortBar {
+    mapping: IoMapping,
+    #[cfg(CONFIG_X86)]
+    first: u16,
+}
 
 impl PortBar {
     /// Enables the device with its ports, as `pci_enable_device()`, and not only its memory. To be
@@ -180,23 +192,51 @@ impl PortBar {
     ///
     /// # Errors
     ///
-    /// As [`RegisterBar::new`].
+    /// As [`RegisterBar::new`], and on x86 `EINVAL` if the BAR is not of ports.
     pub(crate) fn new(
         pdev: &pci::Device<Bound>,
         bar: u32,
         len: usize,
         name: &'static CStr,
     ) -> Result<Self> {
-        Ok(Self(IoMapping::new(pdev, bar, len, name)?))
+        let mapping = IoMapping::new(pdev, bar, len, name)?;
+
+        Ok(Self {
+            // INVARIANT: Only ports are mapped to where this is not negative and has 16 bits.
+            #[cfg(CONFIG_X86)]
+            first: u16::try_from((mapping.cookie.as_ptr() as usize).wrapping_sub(PIO_OFFSET))
+                .map_err(|_| EINVAL)?,
+            mapping,
+        })
     }
 
     /// Writes 4 bytes at `offset`; nothing if the BAR does not have it. Earlier stores come before.
     #[inline]
     pub(crate) fn write32(&self, offset: usize, value: u32) {
-        if offset + size_of::<u32>() <= self.0.len {
-            // SAFETY: By the invariant of `IoMapping` it is mapped.
-            unsafe { bindings::iowrite32(value, self.0.cookie.as_ptr().wrapping_byte_add(offset)) };
+        if offset.saturating_add(size_of::<u32>()) > self.mapping.len {
+            return;
         }
+        // One instruction; the C functions find out each time that it is a port.
+        #[cfg(CONFIG_X86)]
+        // SAFETY: By the type invariant, and that of `IoMapping`, that is a port of the BAR, which
+        // we have for ourselves. What is written to a device's port is the device's business. CAST:
+        // There are no ports beyond 16 bits, and the BAR has this one.
+        unsafe {
+            core::arch::asm!(
+                "out dx, eax",
+                in("dx") self.first.wrapping_add(offset as u16),
+                in("eax") value,
+                options(nostack, preserves_flags),
+            )
+        };
+        #[cfg(not(CONFIG_X86))]
+        // SAFETY: By the invariant of `IoMapping` it is mapped.
+        unsafe {
+            bindings::iowrite32(
+                value,
+                self.mapping.cookie.as_ptr().wrapping_byte_add(offset),
+            )
+        };
     }
 }
 

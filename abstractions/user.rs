@@ -12,10 +12,10 @@ use kernel::{
 /// What is in no namespace a user.
 pub(crate) const NOBODY: u32 = u32::MAX;
 
-/// A user as the initial user namespace has it, which has every one.
+/// A user as the initial user namespace has it, which has every one: as the kernel has it, too.
+#[inline]
 pub(crate) fn to_initial(user: Kuid) -> u32 {
-    // SAFETY: The initial namespace is never freed.
-    unsafe { bindings::from_kuid(&raw mut bindings::init_user_ns, user.into_raw()) }
+    user.into_raw().val
 }
 
 /// A user of the initial user namespace as the current task's has it: the overflow user if it has

@@ -5,7 +5,10 @@
 //! The rules are those of `copy_struct_from_user()` in
 //! [`include/linux/uaccess.h`](srctree/include/linux/uaccess.h).
 
+use core::ptr;
 use kernel::{
+    bindings,
+    ffi::c_ulong,
     page::PAGE_SIZE,
     prelude::*,
     transmute::{
@@ -48,14 +51,27 @@ impl<T: UserStruct> UserCopy<T> {
         const SIZE_FIELD: usize = size_of::<u32>();
 
         let start = UserPtr::from_addr(arg);
-        let mut value = T::default();
-        let bytes = value.as_bytes_mut();
+        let mut copy = Self {
+            value: T::default(),
+            arg,
+            size: T::FIRST_SIZE,
+        };
+        let bytes = copy.value.as_bytes_mut();
 
         // What every caller has, so that most take one copy: with it comes how much there is.
         let (first, more) = bytes.split_at_mut(T::FIRST_SIZE);
-        UserSlice::new(start, T::FIRST_SIZE)
-            .reader()
-            .read_slice(first)?;
+        // SAFETY: `first` has so many bytes. That is a constant, and the memory a variable of ours,
+        // so the check of usercopy hardening, which is `copy_from_user()`'s, has nothing to find.
+        let missing = unsafe {
+            bindings::_copy_from_user(
+                first.as_mut_ptr().cast(),
+                ptr::with_exposed_provenance(arg),
+                T::FIRST_SIZE as c_ulong,
+            )
+        };
+        if missing != 0 {
+            return Err(EFAULT);
+        }
         let size = first
             .first_chunk::<SIZE_FIELD>()
             .map_or(0, |size| u32::from_ne_bytes(*size) as usize);
@@ -66,8 +82,8 @@ impl<T: UserStruct> UserCopy<T> {
             return Err(E2BIG);
         }
 
-        let known = size.min(size_of::<T>());
         if size > T::FIRST_SIZE {
+            let known = size.min(size_of::<T>());
             let rest = start.wrapping_byte_add(T::FIRST_SIZE);
             let mut rest = UserSlice::new(rest, size - T::FIRST_SIZE).reader();
             rest.read_slice(&mut more[..known - T::FIRST_SIZE])?;
@@ -76,12 +92,9 @@ impl<T: UserStruct> UserCopy<T> {
                     return Err(E2BIG);
                 }
             }
+            copy.size = known;
         }
-        Ok(Self {
-            value,
-            arg,
-            size: known,
-        })
+        Ok(copy)
     }
 
     /// Copies the value back, as much of it as the caller knows. May sleep.
@@ -91,10 +104,20 @@ impl<T: UserStruct> UserCopy<T> {
     /// `EFAULT` if it cannot be written.
     pub(crate) fn write_back(&self) -> Result {
         let bytes = self.value.as_bytes().get(..self.size).ok_or(EINVAL)?;
+        // SAFETY: `bytes` has so many, all of them initialised. As in `read()`, it is known where
+        // they are.
+        let missing = unsafe {
+            bindings::_copy_to_user(
+                ptr::with_exposed_provenance_mut(self.arg),
+                bytes.as_ptr().cast(),
+                bytes.len() as c_ulong,
+            )
+        };
 
-        UserSlice::new(UserPtr::from_addr(self.arg), self.size)
-            .writer()
-            .write_slice(bytes)
+        if missing != 0 {
+            return Err(EFAULT);
+        }
+        Ok(())
     }
 }
 

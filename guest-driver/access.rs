@@ -34,6 +34,7 @@ pub(crate) struct User(pub(crate) u32);
 
 impl User {
     /// The effective user of the current task.
+    #[inline]
     pub(crate) fn current() -> Self {
         Self(user::to_initial(Kuid::current_euid()))
     }
@@ -44,6 +45,7 @@ impl User {
     }
 
     /// Whether owner and mode let this user.
+    #[inline]
     pub(crate) fn may(self, want: Want, ownership: &Ownership) -> bool {
         let modes = match want {
             Want::See => uapi::STOPWATCH_MODE_READ | uapi::STOPWATCH_MODE_CONTROL,
@@ -65,10 +67,21 @@ pub(crate) fn is_root() -> bool {
 /// # Errors
 ///
 /// `ENOENT` if it is not there, or not for this task to see; `EACCES` if it is.
+#[inline]
 pub(crate) fn admit(want: Want, ownership: &Ownership) -> Result {
     let user = User::current();
 
-    if user.may(want, ownership) || ownership.exists && is_root() {
+    if user.may(want, ownership) {
+        Ok(())
+    } else {
+        admit_root(user, ownership)
+    }
+}
+
+/// [`admit`], of a user whom owner and mode do not let.
+#[cold]
+fn admit_root(user: User, ownership: &Ownership) -> Result {
+    if ownership.exists && is_root() {
         Ok(())
     } else if user.may(Want::See, ownership) {
         Err(EACCES)

@@ -17,7 +17,6 @@ use kernel::{
         Arc,
         Mutex, //
     },
-    transmute::AsBytes,
     uaccess::UserSliceWriter, //
 };
 
@@ -353,7 +352,7 @@ impl MiscFile for StopwatchFile {
                 .device
                 .events()
                 .next(self.queue, nonblocking)
-                .and_then(|record| buffer.write_slice(record.as_bytes()));
+                .and_then(|record| buffer.write(&record));
 
             match result {
                 Ok(()) => bytes += SIZE,
