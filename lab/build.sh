@@ -16,6 +16,7 @@ build_tools() {
 	need_rootfs
 	alone step tools "the programs of tools/, statically linked" \
 		in_tree "$ROOTFS" /stopwatch/lab/inside/tools
+	alone in_tree "$ROOTFS" /stopwatch/lab/inside/header
 }
 
 # Level 2 has no other files than those of its initramfs: the guest driver, and

@@ -6,12 +6,20 @@
 //! All guests boot at the same time, in the beginning. What takes one of them
 //! down comes last.
 
+mod clocks;
 mod descriptors;
 mod driver;
+mod files;
 mod guests;
+mod mapping;
+mod names;
+mod output;
 mod path;
 mod program;
+mod refusals;
+mod run;
 mod strangers;
+mod users;
 
 use std::env;
 use std::process::ExitCode;
@@ -30,6 +38,14 @@ fn main() -> ExitCode {
     let tests = [
         descriptors::tests(),
         program::tests(),
+        refusals::tests(),
+        output::tests(),
+        run::tests(),
+        files::tests(),
+        names::tests(),
+        users::tests(),
+        mapping::tests(),
+        clocks::tests(),
         driver::tests(),
         path::tests(),
         strangers::tests(),
