@@ -215,7 +215,7 @@ pub(crate) fn counter() -> u64 {
             options(nostack, preserves_flags),
         );
     }
-    u64::from(high) << 32 | u64::from(low)
+    (u64::from(high) << 32) | u64::from(low)
 }
 
 /// Registers EAX to EDX of CPUID, if the CPU knows the leaf.

@@ -66,13 +66,10 @@ fn laps() {
     );
     let text = here(guest, "cat lapped/laps");
     let laps = guest.json("stopwatch laps lapped --json");
-    let expected: String = laps["laps_ns"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .enumerate()
-        .map(|(number, ns)| format!("{number} {ns}\n"))
-        .collect();
+    let mut expected = String::new();
+    for (number, ns) in laps["laps_ns"].as_array().unwrap().iter().enumerate() {
+        expected += &format!("{number} {ns}\n");
+    }
     assert_eq!(text, expected);
     assert_eq!(text.lines().count(), 3);
     here(guest, "echo lapped >delete");
