@@ -100,7 +100,10 @@
  * Write anything, 4 bytes: a reset. When the write retires, all rings are
  * empty with phase 1, features are off, timeouts are disarmed and stopwatches
  * without a name are deleted, save the numbered ones; all others go on as they
- * were. A driver resets the device when it binds.
+ * were. A driver resets the device when it binds. A reset of the machine does
+ * the same, save that by which a guest wakes up from suspend to memory: then the
+ * VMM resets neither rings nor features nor timeouts, for the driver goes on
+ * where it was.
  */
 #define STOPWATCH_REG_RESET		0x080
 /*
@@ -176,7 +179,8 @@ struct stopwatch_state {
 /*
  * A stopwatch counts time as its clock does, from the VM's epoch on: its own
  * time. A guest that suspends or resets itself, or idles, changes nothing in
- * that. While the VMM has the VM paused, time is counted, too, unless the
+ * that; while it is suspended its timeouts expire, and their events wait in the
+ * event ring. While the VMM has the VM paused, time is counted, too, unless the
  * stopwatch was created with STOPWATCH_CREATE_SKIP_PAUSED: then its own time
  * stands still.
  */
