@@ -26,6 +26,7 @@ pub(crate) mod memfd;
 pub(crate) mod miscdevice;
 pub(crate) mod pci_id;
 pub(crate) mod pci_irq;
+pub(crate) mod pm_notifier;
 pub(crate) mod power;
 pub(crate) mod rcu;
 pub(crate) mod shared_memory;

@@ -7,6 +7,7 @@
 
 // As in `abstractions/shared_memory.rs`: a load is one instruction.
 use core::sync::atomic::{
+    AtomicBool,
     AtomicU64,
     Ordering::Relaxed, //
 };
@@ -44,6 +45,8 @@ pub(crate) struct Clock {
     learner: IrqLock<GuestClock>,
     /// The counter before which calls teach nothing that is worth the time.
     next: AtomicU64,
+    /// Nothing is learned now. Written under the lock of `learner`.
+    is_asleep: AtomicBool,
     /// Of the counter; 0 if there is none that is good enough.
     khz: u32,
     /// ns a tick, with 32 bits behind the point, as this kernel has it.
@@ -66,6 +69,7 @@ impl Clock {
             page,
             learner <- new_irq_lock!(GuestClock::new(khz), "stopwatch::Clock::learner"),
             next: AtomicU64::new(0),
+            is_asleep: AtomicBool::new(false),
             khz,
             tick_ns,
         }))
@@ -88,6 +92,9 @@ impl Clock {
             return;
         };
 
+        if self.is_asleep.load(Relaxed) {
+            return;
+        }
         if counter::khz() == self.khz && vmm_status == uapi::STOPWATCH_VMM_RUNNING {
             learner.learn(&Sample {
                 before: answer.before,
@@ -106,6 +113,26 @@ impl Clock {
             _ => u64::from(self.khz.max(1 << 20)),
         };
         self.next.store(answer.after.wrapping_add(pause), Relaxed);
+    }
+
+    /// Knows nothing from now on, until [`Self::wake`]. May be called again.
+    ///
+    /// The counter may begin anew while the system sleeps; then it comes to where it was a second
+    /// time, and what was learned would hold there.
+    pub(crate) fn sleep(&self) {
+        let mut learner = self.learner.lock();
+
+        self.is_asleep.store(true, Relaxed);
+        learner.forget();
+        guest_clock::publish(&self.page.memory(), 0, None);
+    }
+
+    /// Learns again, from the next call on.
+    pub(crate) fn wake(&self) {
+        let _learner = self.learner.lock();
+
+        self.next.store(0, Relaxed);
+        self.is_asleep.store(false, Relaxed);
     }
 
     /// VM time, if it is known; `pause` reads `paused_ns` and `vmm_status`. Usable in any context.

@@ -46,6 +46,10 @@ use crate::{
             Mapped,
             PageFault, //
         },
+        pm_notifier::{
+            PmHandler,
+            Sleep, //
+        },
         rcu,
         shared_memory::SharedMemory, //
     },
@@ -655,5 +659,25 @@ impl irq::Handler for Interrupt {
             device.events.count_interrupt();
         }
         irq::IrqReturn::Handled
+    }
+}
+
+/// The device goes on while the system is suspended, so there is little to do: what the PCI core
+/// restores is all that is lost. Its driver in the system that resumes a hibernation image would
+/// take up rings of a device that is another one, or was used by the system that loaded the image.
+impl PmHandler for Arc<StopwatchDevice> {
+    fn prepare(&self, sleep: Sleep) -> Result {
+        if sleep == Sleep::Hibernation {
+            pr_err!("a bound stopwatch device cannot hibernate: unload this module before\n");
+            return Err(eopnotsupp());
+        }
+        self.clock.sleep();
+        // Nothing is posted without a clock; what was posted is not left for after.
+        self.settle();
+        Ok(())
+    }
+
+    fn awake(&self, _sleep: Sleep) {
+        self.clock.wake();
     }
 }

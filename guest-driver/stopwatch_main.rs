@@ -52,7 +52,8 @@ use abstractions::{
     bar::PortBar,
     miscdevice::MiscRegistration,
     pci_id::pci_device_id,
-    pci_irq::MsixHandler, //
+    pci_irq::MsixHandler,
+    pm_notifier::PmNotifier, //
 };
 use device::{
     Interrupt,
@@ -112,6 +113,8 @@ struct Binding<'bound> {
     _top_files: TopFiles,
     #[pin]
     _irq: MsixHandler<'bound, Interrupt>,
+    #[pin]
+    _pm: PmNotifier<Arc<StopwatchDevice>>,
     scripts: Arc<Scripts>,
     device: Arc<StopwatchDevice>,
     _claim: Claim,
@@ -152,6 +155,7 @@ impl pci::Driver for StopwatchDriver {
                 _: {
                     device.turn_on_features(pdev.as_ref())?;
                 },
+                _pm <- PmNotifier::new(device.clone()),
                 scripts: Scripts::new(device.clone())?,
                 _top_files: scripts.top_files()?,
                 // Last, for a program may open it at once.

@@ -20,6 +20,14 @@
  * EAGAIN. A buffer with no room for one is EINVAL. Once the driver was unbound,
  * read() says ENODEV and poll() POLLERR and POLLHUP.
  *
+ * A guest that suspends, to idle or to memory, keeps its stopwatches, files and
+ * timeouts, and time goes on: a timeout that expires meanwhile does not wake the
+ * guest up, and its event is there when the guest is awake. What a mapping shows
+ * of the time holds again after the first call from then on. A guest in which
+ * this driver is bound does not hibernate: that says EOPNOTSUPP. After a reset
+ * of the guest, numbered and named stopwatches go on, timeouts are disarmed; in
+ * a VM that its VMM pauses time goes on, save for stopwatches that skip that.
+ *
  * Each struct begins with its size in bytes, which the caller sets. A kernel
  * that knows a longer struct takes the missing part as zero and fills in what
  * the caller has room for; one that knows a shorter struct says E2BIG if the
