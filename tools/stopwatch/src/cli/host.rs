@@ -110,7 +110,7 @@ Example:
         #[command(flatten)]
         refresh: Refresh,
 
-        /// End after so many looks
+        /// End after so many events [default: go on until interrupted, or until that VM has ended]
         #[arg(long, value_name = "N")]
         count: Option<u64>,
     },

@@ -96,11 +96,15 @@ pub(super) fn follow(
         Ok(looks)
     };
     let mut before = look()?;
-    let mut looks = 0;
-    while count.is_none_or(|count| looks < count) {
+    let mut left = count.unwrap_or(u64::MAX);
+    while left > 0 {
         sleep(interval.into());
         let now = look()?;
         for (vm, watch, change) in changes(&before, &now) {
+            if left == 0 {
+                break;
+            }
+            left -= 1;
             let told = Told {
                 vm: vm.vm,
                 vm_name: &vm.name,
@@ -112,7 +116,6 @@ pub(super) fn follow(
             output.print(&told, Text(vm, watch, &change))?;
         }
         before = now;
-        looks += 1;
         if only.is_some_and(|only| !before.contains_key(&only)) {
             break;
         }
