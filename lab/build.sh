@@ -17,6 +17,7 @@ build_tools() {
 	alone step tools "the programs of tools/, statically linked" \
 		in_tree "$ROOTFS" /stopwatch/lab/inside/tools
 	alone in_tree "$ROOTFS" /stopwatch/lab/inside/header
+	alone in_tree "$ROOTFS" /stopwatch/lab/inside/samples
 }
 
 # Level 2 has no other files than those of its initramfs: the guest driver, and
@@ -27,7 +28,8 @@ build_guest_initramfs() {
 		build/modules/stopwatch.ko \
 		build/bin/stopwatch* build/bin/guest-* \
 		vsock vmw_vsock_virtio_transport_common vmw_vsock_virtio_transport \
-		virtio-rng ptp_kvm ptp_vmclock
+		virtio-rng ptp_kvm ptp_vmclock \
+		button
 }
 
 # The slow ones are each slow on one processor for a while: do them at once.
