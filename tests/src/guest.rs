@@ -18,6 +18,7 @@ use serde_json::Value;
 use stopwatch::host::{Control, VmInfo, DEVICE};
 
 use crate::kmsg;
+use crate::program::stopwatch_program;
 use crate::suite::{environment, eventually};
 
 /// How long a boot may take: an emulated machine on a busy one is slow.
@@ -64,18 +65,13 @@ fn places(name: &str) -> (PathBuf, PathBuf) {
     (socket, console)
 }
 
-/// The program that the tests are about.
-pub fn stopwatch_program() -> PathBuf {
-    Path::new(&environment("STOPWATCH_BIN")).join("stopwatch")
-}
-
 impl Guest {
-    /// Boots a guest under `stopwatch host run`, with two rings and `doorbells`.
+    /// Boots a guest under `stopwatch host run`, with two rings and `options`.
     /// `before` goes before that command, `after` to the end of QEMU's arguments.
     ///
     /// Exits to the VMM can only be told from others with doorbells in memory:
     /// KVM's io_exits counts the writes to ports that it serves by itself, too.
-    pub fn boot(name: &str, doorbells: &str, before: &[&str], after: &[&str]) -> Self {
+    pub fn boot(name: &str, options: &[&str], before: &[&str], after: &[&str]) -> Self {
         let (socket, console) = places(name);
         let program = stopwatch_program();
         let mut words: Vec<&std::ffi::OsStr> = before.iter().map(AsRef::as_ref).collect();
@@ -83,17 +79,17 @@ impl Guest {
         let mut command = Command::new(words[0]);
         command.args(&words[1..]);
         command.args(["host", "run", "--name", name, "--rings", "2"]);
-        command.args(["--doorbells", doorbells, "--"]);
+        command.args(options).arg("--");
         command.arg(environment("STOPWATCH_GUEST"));
         command.args([&socket, &console]).args(after);
         Self::start(name, command, socket, console)
     }
 
     /// Boots a guest with a command that becomes QEMU by itself. It finds what
-    /// `$STOPWATCH_GUEST` takes at the end of its arguments.
-    pub fn boot_with(name: &str, mut command: Command) -> Self {
+    /// `$STOPWATCH_GUEST` takes at the end of its arguments, `after` included.
+    pub fn boot_with(name: &str, mut command: Command, after: &[&str]) -> Self {
         let (socket, console) = places(name);
-        command.args([&socket, &console]);
+        command.args([&socket, &console]).args(after);
         Self::start(name, command, socket, console)
     }
 
@@ -157,6 +153,27 @@ impl Guest {
         match marker.parse() {
             Ok(status) => Said { status, text },
             Err(_) => self.fail(&format!("it rebooted at `{command}`")),
+        }
+    }
+
+    /// The answer to a command during which the guest was suspended.
+    ///
+    /// As it wakes up, its virtio-console takes the other end of the port to be
+    /// closed, until somebody connects there.
+    pub fn said_after_suspend(&mut self, command: &str) -> Said {
+        let end = Instant::now() + COMMAND;
+        loop {
+            let stream = UnixStream::connect(&self.socket).expect("QEMU listens");
+            stream
+                .set_read_timeout(Some(Duration::from_secs(1)))
+                .expect("not zero");
+            let stream = self.stream.insert(stream);
+            let mut byte = [0];
+            let heard = stream.read(&mut byte).unwrap_or(0);
+            self.unread.extend_from_slice(&byte[..heard]);
+            if heard != 0 || Instant::now() > end {
+                return self.said(command);
+            }
         }
     }
 

@@ -9,6 +9,7 @@
 //! | [`module`] | loading and unloading a kernel module |
 //! | [`kvm`] | KVM's counters of exits |
 //! | [`guest`] | a guest under QEMU, and the shell in it |
+//! | [`program`] | `stopwatch host`, and a parser of its metrics |
 //! | [`scenario`] | the scenario of the demo |
 //! | [`harness`] | a VM without a VMM: plays VMM and guest on the region's memfd |
 
@@ -20,5 +21,6 @@ pub mod harness;
 pub mod kmsg;
 pub mod kvm;
 pub mod module;
+pub mod program;
 pub mod scenario;
 pub mod suite;

@@ -2,6 +2,7 @@
 
 //! Loading and unloading a kernel module.
 
+use std::ffi::CStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -29,9 +30,14 @@ impl Module {
 
     /// `insmod`.
     pub fn load(&self) -> Result<(), String> {
+        self.load_with(c"")
+    }
+
+    /// `insmod` with parameters.
+    pub fn load_with(&self, parameters: &CStr) -> Result<(), String> {
         let file = File::open(&self.path)
             .map_err(|error| format!("cannot open the module {}: {error}", self.path.display()))?;
-        finit_module(&file, c"", 0)
+        finit_module(&file, parameters, 0)
             .map_err(|errno| format!("cannot load {}: {errno}", self.path.display()))
     }
 

@@ -11,8 +11,9 @@ use std::time::Instant;
 
 use serde::Serialize;
 use stopwatch::Nanoseconds;
-use stopwatch_tests::guest::{stopwatch_program, Guest};
+use stopwatch_tests::guest::Guest;
 use stopwatch_tests::kmsg;
+use stopwatch_tests::program::stopwatch_program;
 use stopwatch_tests::scenario::{self, Burst, Results};
 use stopwatch_tests::suite::{environment, host_module};
 
@@ -99,7 +100,7 @@ fn run(log: &mut kmsg::Cursor) -> Vec<String> {
     module.load().unwrap_or_else(|error| panic!("{error}"));
     host("$ stopwatch host run --name demo --rings 2 --doorbells memory -- qemu-system-x86_64 ...");
     let begin = Instant::now();
-    let mut vm = Guest::boot("demo", "memory", &[], &[]);
+    let mut vm = Guest::boot("demo", &["--doorbells", "memory"], &[], &[]);
     vm.ready();
     let info = vm.vm();
     qemu(format_args!(

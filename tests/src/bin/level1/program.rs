@@ -5,15 +5,16 @@
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 use std::{fs, thread};
 
 use serde_json::Value;
-use stopwatch_tests::guest::stopwatch_program;
 use stopwatch_tests::harness::control;
+use stopwatch_tests::program::{
+    host_json as json, host_refused, host_text, stopwatch_program, Metrics,
+};
 use stopwatch_tests::suite::eventually;
 use stopwatch_tests::tests;
 
@@ -24,7 +25,9 @@ tests![
     creating_and_deleting,
     what_started_by_itself,
     events_are_told,
+    so_many_events_are_told,
     metrics_are_openmetrics,
+    the_parser_refuses_what_is_no_openmetrics,
     users_do_not_see_each_other,
     refusals_say_what_to_do,
 ];
@@ -63,29 +66,6 @@ impl Drop for Running {
     }
 }
 
-fn host(arguments: &[&str]) -> Output {
-    Command::new(stopwatch_program())
-        .arg("host")
-        .args(arguments)
-        .output()
-        .unwrap()
-}
-
-fn json(arguments: &[&str]) -> Value {
-    let output = host(&[arguments, &["--json"]].concat());
-    assert!(
-        output.status.success(),
-        "{arguments:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
-        panic!(
-            "{arguments:?} printed no JSON, {error}: {}",
-            String::from_utf8_lossy(&output.stdout)
-        )
-    })
-}
-
 fn a_vm_is_listed() {
     let vm = Running::new("web1", &["--stopwatches", "128", "--event-slots", "16"]);
     let list = json(&["list"]);
@@ -97,8 +77,7 @@ fn a_vm_is_listed() {
         (&it["stopwatches"], &it["rings"], &it["event_slots"]),
         (&128.into(), &1.into(), &16.into())
     );
-    let text = host(&["list"]).stdout;
-    assert!(String::from_utf8_lossy(&text).contains("web1"));
+    assert!(host_text(&["list"]).contains("web1"));
     assert_eq!(json(&["show", "1"])["name"], "web1", "by its number");
     drop(vm);
     assert_eq!(
@@ -174,7 +153,7 @@ fn creating_and_deleting() {
     );
     assert_eq!((&it["skip_paused"], &it["uid"]), (&true.into(), &0.into()));
     assert_eq!(json(&["delete", "web1", "größe"])["deleted"], true);
-    assert_eq!(host(&["read", "web1", "größe"]).status.code(), Some(1));
+    host_refused(&["read", "web1", "größe"], 1);
 }
 
 fn what_started_by_itself() {
@@ -233,68 +212,80 @@ fn events_are_told() {
     assert_eq!(changes, ["watch-started", "watch-laps", "watch-stopped"]);
 }
 
-/// Where `tests/prometheus` puts the parser.
-const PARSER: &str = "/cache/prometheus_client-0.23.1";
-
-/// Prints what the parser found, as JSON.
-const PARSE: &str = "
-import json, sys
-from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
-from prometheus_client.parser import text_string_to_metric_families as classic
-text = sys.stdin.read()
-assert list(classic(text))
-print(json.dumps([[s.name, s.labels, s.value] for f in openmetrics(text) for s in f.samples]))
-";
+fn so_many_events_are_told() {
+    let _vm = Running::new("web1", &[]);
+    let watches = ["1", "2", "3", "4"];
+    for watch in watches {
+        json(&["start", "web1", watch]);
+    }
+    let mut program = Command::new(stopwatch_program())
+        .args(["host", "events", "--count", "3", "--interval", "1s"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // More in one look than there is to tell of in all.
+    let ended = eventually(Duration::from_secs(30), || {
+        for watch in watches {
+            json(&["lap", "web1", watch]);
+        }
+        program.try_wait().unwrap().is_some()
+    });
+    program.kill().unwrap();
+    let output = program.wait_with_output().unwrap();
+    assert!(ended, "it goes on after three events");
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text.lines().count(), 3, "{text}");
+    assert!(text.lines().all(|line| line.contains("lap")), "{text}");
+}
 
 fn metrics_are_openmetrics() {
-    let _vm = Running::new("a \"quoted\" \\ name", &["--auto-start", "boot"]);
-    let number = "1";
-    json(&["start", number, "3"]);
-    json(&["lap", number, "3"]);
+    let name = "a \"quoted\" \\ name";
+    let _vm = Running::new(name, &["--auto-start", "boot"]);
+    json(&["start", "1", "3"]);
+    json(&["lap", "1", "3"]);
     let file = "/tmp/stopwatch-test.prom";
-    assert!(host(&["metrics", "--output", file]).status.success());
+    host_text(&["metrics", "--output", file]);
+    let text = fs::read_to_string(file).unwrap();
     assert_eq!(
-        fs::read_to_string(file).unwrap().lines().count(),
-        String::from_utf8(host(&["metrics"]).stdout)
-            .unwrap()
-            .lines()
-            .count()
+        text.lines().count(),
+        host_text(&["metrics"]).lines().count()
     );
-    assert!(
-        Path::new(PARSER).is_dir(),
-        "there is no {PARSER}; tests/prometheus, which `make test` runs, makes it"
+    let metrics = Metrics::parse(&text).unwrap();
+    let (info, _) = metrics.sample("stopwatch_vm_info", &[]);
+    assert_eq!(info["name"], name, "escaped and back");
+    assert_eq!(metrics.value("stopwatch_vm_stopwatches", &[]), 1024.0);
+    assert_eq!(metrics.value("stopwatch_vm_lost_events_total", &[]), 0.0);
+    assert_eq!(
+        metrics.value("stopwatch_running", &[("stopwatch", "3")]),
+        1.0
     );
-    let output = Command::new("python3")
-        .args(["-c", PARSE])
-        .env("PYTHONPATH", PARSER)
-        .stdin(fs::File::open(file).unwrap())
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let samples: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let samples = samples.as_array().unwrap();
-    let value = |name: &str, watch: Option<&str>| {
-        samples
-            .iter()
-            .find(|sample| {
-                sample[0] == name && watch.is_none_or(|watch| sample[1]["stopwatch"] == watch)
-            })
-            .unwrap_or_else(|| panic!("there is no {name} in {samples:?}"))
-            .clone()
-    };
-    let info = value("stopwatch_vm_info", None);
-    assert_eq!(info[1]["name"], "a \"quoted\" \\ name", "escaped and back");
-    assert_eq!(value("stopwatch_vm_stopwatches", None)[2], 1024.0);
-    assert_eq!(value("stopwatch_vm_lost_events_total", None)[2], 0.0);
-    assert_eq!(value("stopwatch_running", Some("3"))[2], 1.0);
-    assert_eq!(value("stopwatch_laps", Some("3"))[2], 1.0);
-    let boot = value("stopwatch_elapsed_seconds", Some("64"));
-    assert_eq!(boot[1]["name"], "boot");
-    assert!(boot[2].as_f64().unwrap() > 0.0);
+    assert_eq!(metrics.value("stopwatch_laps", &[("stopwatch", "3")]), 1.0);
+    let boot = metrics.value("stopwatch_elapsed_seconds", &[("name", "boot")]);
+    assert!(boot > 0.0);
+}
+
+/// Or else the test above proves little.
+fn the_parser_refuses_what_is_no_openmetrics() {
+    let _vm = Running::new("web1", &["--auto-start", "boot"]);
+    let text = host_text(&["metrics"]);
+    Metrics::parse(&text).unwrap();
+    for (wrong, what) in [
+        (text.replace("# EOF\n", ""), "the end is not said"),
+        (text.replace("_total{", "{"), "a counter without its suffix"),
+        (text.replace("web1\"", "web1"), "a label that does not end"),
+        (
+            text.replace(
+                "# UNIT stopwatch_vm_age_seconds seconds",
+                "# UNIT stopwatch_vm_age_seconds s",
+            ),
+            "another unit than in the name",
+        ),
+        (text.replace("# EOF", "\n# EOF"), "an empty line"),
+    ] {
+        assert_ne!(wrong, text, "{what}");
+        assert!(Metrics::parse(&wrong).is_err(), "{what}:\n{wrong}");
+    }
 }
 
 fn users_do_not_see_each_other() {
@@ -364,9 +355,7 @@ fn refusals_say_what_to_do() {
             "/no/such/socket",
         ),
     ] {
-        let output = host(arguments);
-        let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(status), "{arguments:?}: {text}");
+        let text = host_refused(arguments, status);
         assert!(text.contains(says), "{arguments:?}: {text}");
     }
     let bad: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(b"b\xff");

@@ -2,14 +2,16 @@
 
 //! Who sees which VM.
 
-use std::env;
+use std::collections::BTreeMap;
 use std::fs::{metadata, set_permissions, File, Permissions};
 use std::io::{Read, Write};
 use std::mem::offset_of;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{chown, PermissionsExt};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::{env, fs};
 
 use rustix::io::{fcntl_setfd, Errno, FdFlags};
 use stopwatch::host::{Control, Error, Operation, VmInfo, DEVICE};
@@ -25,6 +27,7 @@ tests![
     read_of_a_vm,
     read_of_no_stopwatch,
     the_node_is_root_s,
+    the_group_that_the_udev_rule_names,
     users_see_their_own,
     a_descriptor_does_not_lend_its_opener_s_eyes,
 ];
@@ -157,6 +160,48 @@ fn the_node_is_root_s() {
     assert_eq!(Looker::start(1000, None).say("open"), "EACCES");
 }
 
+/// The rule for the host in `tools/udev`, carried out here: its keys by what they
+/// have to match or are set to.
+fn udev_rule() -> BTreeMap<String, String> {
+    let rules = fs::read_to_string("tools/udev/60-stopwatch.rules").unwrap();
+    let mut found = rules
+        .lines()
+        .filter(|line| line.contains("\"vhost-stopwatch\""))
+        .map(|line| {
+            let keys = line.split(", ").map(|key| {
+                let (key, value) = key.split_once('=').expect("a key and a value");
+                let value = value.strip_prefix('=').unwrap_or(value);
+                let value = value.strip_prefix('"').and_then(|it| it.strip_suffix('"'));
+                (key.to_owned(), value.expect("it is in quotes").to_owned())
+            });
+            keys.collect()
+        });
+    let rule = found.next().expect("there is a rule for the node");
+    assert!(found.next().is_none(), "and only one");
+    rule
+}
+
+fn the_group_that_the_udev_rule_names() {
+    const KVM: u32 = 107;
+    let rule = udev_rule();
+    let device = Path::new("/sys/class/misc/vhost-stopwatch");
+    let uevent = fs::read_to_string(device.join("uevent")).unwrap();
+    let name = format!("DEVNAME={}", rule["KERNEL"]);
+    assert!(uevent.lines().any(|line| line == name), "{uevent}");
+    let subsystem = fs::read_link(device.join("subsystem")).unwrap();
+    assert!(subsystem.ends_with(&rule["SUBSYSTEM"]), "{subsystem:?}");
+    assert_eq!(rule["GROUP"], "kvm", "as for /dev/vhost-net");
+    let mode = u32::from_str_radix(&rule["MODE"], 8).unwrap();
+
+    chown(DEVICE, None, Some(KVM)).unwrap();
+    set_permissions(DEVICE, Permissions::from_mode(mode)).unwrap();
+    let mut member = Looker::in_group(1000, KVM, None);
+    assert_eq!(member.say("open"), "ok");
+    assert_eq!(member.say("make"), "ok");
+    assert_eq!(member.say("list"), "[1]");
+    assert_eq!(Looker::start(1001, None).say("open"), "EACCES");
+}
+
 fn users_see_their_own() {
     set_permissions(DEVICE, Permissions::from_mode(0o666)).unwrap();
     let mine = Vm::new(SMALL);
@@ -213,8 +258,12 @@ struct Looker {
 
 impl Looker {
     fn start(user: u32, control: Option<&Control>) -> Self {
+        Self::in_group(user, user, control)
+    }
+
+    fn in_group(user: u32, group: u32, control: Option<&Control>) -> Self {
         let mut command = Command::new(env::current_exe().unwrap());
-        command.arg("child-looks").uid(user).gid(user);
+        command.arg("child-looks").uid(user).gid(group);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         if let Some(control) = control {
             let copy = rustix::io::dup(control).unwrap();

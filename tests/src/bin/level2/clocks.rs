@@ -30,7 +30,7 @@ fn at(shown: &Value) -> (u64, u64) {
 
 /// Pauses the VM, and lets it go on when `until` is true.
 fn paused(until: impl FnMut() -> bool) {
-    let mut qemu = Qmp::connect(monitor()).unwrap();
+    let mut qemu = Qmp::connect(monitor("two")).unwrap();
     qemu.execute("stop", json!({})).unwrap();
     let came = eventually(Duration::from_secs(60), until);
     qemu.execute("cont", json!({})).unwrap();

@@ -4,12 +4,14 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{mpsc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, sleep};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{env, fs};
 
-use stopwatch::host::{Control, DEVICE};
+use serde_json::Value;
+use stopwatch::host::{Control, Operation, DEVICE};
+use stopwatch::{Name, State, Which};
 use stopwatch_tests::guest::{log_directory, Guest};
 use stopwatch_tests::suite::{eventually, host_module, Test};
 use stopwatch_tests::{kmsg, tests};
@@ -28,16 +30,44 @@ pub(crate) fn trace() -> PathBuf {
     log_directory().join("guest-two.ioctls")
 }
 
-/// The socket on which guest two's QEMU takes commands.
-pub(crate) fn monitor() -> PathBuf {
-    env::temp_dir().join("two.monitor")
+/// The socket on which the QEMU of a guest takes commands.
+pub(crate) fn monitor(guest: &str) -> String {
+    format!("{}/{guest}.monitor", env::temp_dir().display())
+}
+
+/// QEMU's argument to `-qmp` for it.
+fn monitor_argument(guest: &str) -> String {
+    format!("unix:{},server=on,wait=off", monitor(guest))
+}
+
+/// How guest two came up: its stopwatch "boot" was started by the host with the
+/// VM, and paused by the guest when it was ready.
+pub(crate) struct Launch {
+    /// What the stopwatch showed when it was paused.
+    pub(crate) elapsed: Duration,
+    /// Not less than that, by the host's clock: from when it was seen to run
+    /// until the guest was told to pause it.
+    pub(crate) least: Duration,
+    /// Not more: from before the VM was made until the guest had paused it.
+    pub(crate) most: Duration,
+    /// What the host read of it then.
+    pub(crate) read: u64,
+}
+
+static LAUNCH: OnceLock<Launch> = OnceLock::new();
+
+/// How guest two came up.
+pub(crate) fn launch() -> &'static Launch {
+    drop(two());
+    LAUNCH.get().expect("guest two came up")
 }
 
 /// Loads the host module and starts all guests.
 pub(crate) fn boot() {
     let host_log = kmsg::Cursor::now();
     host_module().load().expect("the host module loads");
-    let one = Guest::boot("one", "memory", &[], &[]);
+    let monitor = monitor_argument("one");
+    let one = Guest::boot("one", &["--doorbells", "memory"], &[], &["-qmp", &monitor]);
     let trace = trace()
         .into_os_string()
         .into_string()
@@ -52,11 +82,14 @@ pub(crate) fn boot() {
         "-o",
         &trace,
     ];
-    let monitor = format!("unix:{},server=on,wait=off", monitor().display());
-    let two = Guest::boot("two", "port", &strace, &["-qmp", &monitor]);
+    let monitor = monitor_argument("two");
+    let options = ["--stopwatches", "4096", "--auto-start", "boot"];
+    let launched = Instant::now();
+    let two = Guest::boot("two", &options, &strace, &["-qmp", &monitor]);
     let mut command = Command::new(env::current_exe().expect("it runs"));
     command.arg("child-strangers");
-    let strangers = Guest::boot_with("strangers", command);
+    let monitor = monitor_argument("strangers");
+    let strangers = Guest::boot_with("strangers", command, &["-qmp", &monitor]);
     let guests = Guests {
         one: Mutex::new(one),
         two: Mutex::new(two),
@@ -66,11 +99,49 @@ pub(crate) fn boot() {
     assert!(GUESTS.set(guests).is_ok(), "guests boot once");
     // Each is listened to from its boot on, so that one that does not come up
     // is known before its first test, to which it then says why.
-    let places: [fn(&'static Guests) -> &'static Mutex<Guest>; 3] =
-        [|it| &it.one, |it| &it.two, |it| &it.strangers];
-    for place in places {
-        thread::spawn(move || lock(place).ready());
+    thread::spawn(|| lock(|it| &it.one).ready());
+    thread::spawn(|| lock(|it| &it.strangers).ready());
+    let (locked, is_locked) = mpsc::channel();
+    thread::spawn(move || {
+        let mut two = lock(|it| &it.two);
+        // Nobody else comes first.
+        let _ = locked.send(());
+        let launch = watch_launch(&mut two, launched);
+        assert!(LAUNCH.set(launch).is_ok(), "it boots once");
+    });
+    is_locked.recv().expect("the thread runs");
+}
+
+fn watch_launch(two: &mut Guest, launched: Instant) -> Launch {
+    let host = Control::open(DEVICE).expect("the host module is loaded");
+    let boot = Which::Name("boot".parse::<Name>().expect("a name"));
+    let read = || {
+        let vm = host.find("two").ok()?.vm;
+        let (_, reading) = host.command(vm, &boot, Operation::Read).ok()?;
+        Some(reading)
+    };
+    let runs = || read().is_some_and(|reading| reading.state == State::Running);
+    assert!(eventually(Duration::from_secs(60), runs), "boot runs");
+    let seen = Instant::now();
+    two.ready();
+    two.load_driver();
+    let ready = Instant::now();
+    let paused = two.json("stopwatch pause boot --json");
+    let done = Instant::now();
+    let reading = read().expect("it stays");
+    // No other test looks for it.
+    two.shell("stopwatch delete boot");
+    Launch {
+        elapsed: Duration::from_nanos(elapsed_ns(&paused)),
+        least: ready - seen,
+        most: done - launched,
+        read: reading.elapsed_ns,
     }
+}
+
+/// Of what `stopwatch --json` printed of a stopwatch.
+pub(crate) fn elapsed_ns(shown: &Value) -> u64 {
+    shown["elapsed_ns"].as_u64().expect("it shows a time")
 }
 
 fn lock(
@@ -95,7 +166,7 @@ pub(crate) fn one() -> MutexGuard<'static, Guest> {
     with_driver(lock(|guests| &guests.one))
 }
 
-/// A guest whose QEMU runs under strace and has a monitor.
+/// A guest whose QEMU runs under strace, and that has 4,096 stopwatches.
 pub(crate) fn two() -> MutexGuard<'static, Guest> {
     with_driver(lock(|guests| &guests.two))
 }
@@ -136,7 +207,7 @@ fn a_guest_that_reboots() {
     let elapsed = |guest: &mut Guest| {
         let reading = guest.json("stopwatch show 7 --json");
         assert_eq!(reading["state"], "running");
-        reading["elapsed_ns"].as_u64().unwrap()
+        elapsed_ns(&reading)
     };
     let before = elapsed(&mut guest);
     guest.check_log();

@@ -11,14 +11,18 @@ mod descriptors;
 mod driver;
 mod files;
 mod guests;
+mod hotplug;
 mod mapping;
 mod names;
+mod operator;
 mod output;
 mod path;
 mod program;
 mod refusals;
 mod run;
+mod samples;
 mod strangers;
+mod suspend;
 mod users;
 
 use std::env;
@@ -46,9 +50,13 @@ fn main() -> ExitCode {
         users::tests(),
         mapping::tests(),
         clocks::tests(),
+        operator::tests(),
         driver::tests(),
         path::tests(),
+        samples::tests(),
         strangers::tests(),
+        hotplug::tests(),
+        suspend::tests(),
     ];
     let mut trials: Vec<Trial> = driver::checks().into_iter().collect();
     trials.extend(

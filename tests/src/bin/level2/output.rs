@@ -7,7 +7,7 @@ use std::fs;
 use std::process::Command;
 
 use serde_json::Value;
-use stopwatch_tests::guest::stopwatch_program;
+use stopwatch_tests::program::stopwatch_program;
 use stopwatch_tests::tests;
 
 use crate::guests::one;

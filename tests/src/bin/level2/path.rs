@@ -4,12 +4,10 @@
 //! not meet on it.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use serde_json::Value;
-use stopwatch::host::{Control, Operation, VmmStatus, DEVICE};
+use serde_json::{json, Value};
+use stopwatch::host::{Control, Operation, Qmp, VmmStatus, DEVICE};
 use stopwatch::Which;
 use stopwatch_tests::suite::eventually;
 use stopwatch_tests::{scenario, tests};
@@ -113,34 +111,15 @@ fn timeouts_in_two_guests_at_once() {
     assert_eq!((one.vm().events_lost, two.vm().events_lost), lost);
 }
 
-/// A command to QEMU's monitor.
-fn tell_qemu(stream: &mut BufReader<UnixStream>, command: &str) {
-    writeln!(stream.get_mut(), "{{\"execute\": \"{command}\"}}").unwrap();
-    let mut line = String::new();
-    while !line.contains("\"return\"") {
-        line.clear();
-        assert!(
-            stream.read_line(&mut line).unwrap() > 0,
-            "QEMU answers {command}"
-        );
-        assert!(!line.contains("\"error\""), "{line}");
-    }
-}
-
 fn a_paused_vm() {
     let mut guest = two();
     guest.shell("stopwatch reset 30; stopwatch start 30");
-    let mut stream = BufReader::new(UnixStream::connect(monitor()).unwrap());
-    stream
-        .get_ref()
-        .set_read_timeout(Some(Duration::from_secs(60)))
-        .unwrap();
-    tell_qemu(&mut stream, "qmp_capabilities");
+    let mut qemu = Qmp::connect(monitor("two")).unwrap();
     assert_eq!(guest.vm().vmm_status, VmmStatus::Running);
     let resets = guest.vm().resets;
-    tell_qemu(&mut stream, "stop");
+    qemu.execute("stop", json!({})).unwrap();
     assert_eq!(guest.vm().vmm_status, VmmStatus::Paused);
-    tell_qemu(&mut stream, "cont");
+    qemu.execute("cont", json!({})).unwrap();
     assert_eq!(guest.vm().vmm_status, VmmStatus::Running);
     assert_eq!(guest.vm().resets, resets);
     assert_eq!(guest.json("stopwatch show 30 --json")["state"], "running");

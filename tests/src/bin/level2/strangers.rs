@@ -81,7 +81,7 @@ fn inherited(fd: impl AsFd) -> String {
     fd.as_fd().as_raw_fd().to_string()
 }
 
-fn device_argument(vm: &Vm) -> String {
+pub(crate) fn device_argument(vm: &Vm) -> String {
     let kicks: Vec<_> = vm.kicks.iter().map(inherited).collect();
     format!(
         "stopwatch,vm={},region={},kicks={},calls={}",
