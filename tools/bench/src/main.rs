@@ -62,6 +62,12 @@ enum Guest {
         /// By batches for who counts instructions
         #[arg(long)]
         counting: bool,
+        /// Only this row; may be given again
+        #[arg(long = "row")]
+        rows: Vec<String>,
+        /// A table for people, not JSON
+        #[arg(long)]
+        table: bool,
     },
     /// One row, again and again, for who counts exits
     Burst {
@@ -157,11 +163,22 @@ fn run_guest(command: Guest) -> Result<()> {
             seconds,
             rounds,
             counting,
-        } => answer(&guest::measure(
-            Duration::from_secs(seconds),
-            rounds,
-            counting,
-        )?),
+            rows,
+            table,
+        } => {
+            let rows: Vec<&str> = if rows.is_empty() {
+                guest::rows::usual().collect()
+            } else {
+                rows.iter().map(String::as_str).collect()
+            };
+            let part = guest::measure(&rows, Duration::from_secs(seconds), rounds, counting)?;
+            if table {
+                print!("{}", report::guest_table(&part));
+                Ok(())
+            } else {
+                answer(&part)
+            }
+        }
         Guest::Burst { row, count } => answer(&guest::burst(&row, count)?),
         Guest::Spin { milliseconds } => answer(&guest::spin(Duration::from_millis(milliseconds))),
         Guest::Throughput { row } => answer(&guest::throughput(&row, Duration::from_secs(2))?),

@@ -96,6 +96,9 @@ pub struct GuestPart {
     pub port_doorbell: bool,
     /// Of the program that measured.
     pub addresses: Addresses,
+    /// The guest's own clock source, by which all rows are measured that do not say
+    /// another one.
+    pub clock_source: String,
 }
 
 /// Where code lies in a process.
@@ -174,6 +177,8 @@ pub struct Throughput {
     pub row: String,
     /// How many vCPUs, and operations a second of all together.
     pub by_vcpus: BTreeMap<u32, f64>,
+    /// Why there is no more.
+    pub limited_by: Option<String>,
 }
 
 /// How late a timer's end was seen.
@@ -228,6 +233,10 @@ pub struct Row {
     pub side: Side,
     /// Instructions of one operation, on both sides of the boundary.
     pub insns: Option<u64>,
+    /// Those of them that the guest executes, and those of the host.
+    pub insns_guest: Option<u64>,
+    /// As above.
+    pub insns_host: Option<u64>,
     /// Median.
     pub wall_ns_p50: f64,
     /// 99th percentile.
@@ -249,6 +258,8 @@ pub struct Target {
     pub limit: f64,
     /// Whether it is; nothing if there is no value.
     pub met: Option<bool>,
+    /// What the figure comes from, or why there is none.
+    pub note: String,
 }
 
 /// `results.json`.
@@ -260,6 +271,8 @@ pub struct Results {
     pub rows: Vec<Row>,
     /// All targets.
     pub targets: Vec<Target>,
+    /// The same by other rows that could be meant.
+    pub other_readings: Vec<Target>,
     /// Rows that are not there, and why.
     pub missing: Vec<Missing>,
     /// Both parts, as they were measured.

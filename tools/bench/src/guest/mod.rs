@@ -35,15 +35,12 @@ struct Operation {
     /// How many while instructions are counted: few, since what takes long is
     /// mostly disturbed by a tick.
     counted: u32,
-    /// The clock source that the guest has to have meanwhile.
-    clock_source: &'static str,
+    /// The clock source that the guest has to have meanwhile, if not its own.
+    clock_source: Option<&'static str>,
     /// Makes each batch begin alike.
     before: Option<Box<dyn FnMut() -> Result<()>>>,
     run: Run,
 }
-
-/// The guest's usual clock source, with which all rows but one are measured.
-const CLOCK_SOURCE: &str = "kvm-clock";
 
 impl Operation {
     /// Something that takes far longer than reading the counter does.
@@ -65,7 +62,7 @@ impl Operation {
             side: Side::GuestUser,
             batch,
             counted,
-            clock_source: CLOCK_SOURCE,
+            clock_source: None,
             before: None,
             run: Box::new(move |count, span| {
                 span.begin();
@@ -115,21 +112,23 @@ impl Running {
     }
 }
 
-/// Measures every row for about so long, in at least `rounds` rounds; if `counting`,
+/// Measures rows by their names for about so long, in at least `rounds` rounds; if `counting`,
 /// by the batches for who counts instructions.
 ///
 /// # Errors
 ///
 /// An operation that worked once and then did not.
-pub fn measure(limit: Duration, rounds: u32, counting: bool) -> Result<GuestPart> {
+pub fn measure(names: &[&str], limit: Duration, rounds: u32, counting: bool) -> Result<GuestPart> {
     let mut part = GuestPart {
         ticks_per_ns: counter::ticks_per_ns(),
         port_doorbell: device::has_port_doorbell(),
         addresses: system::addresses()?,
+        clock_source: system::clock_source()?,
         ..GuestPart::default()
     };
     let mut running: Vec<Running> = Vec::new();
-    for (index, row) in rows::NAMES.into_iter().enumerate() {
+    let chosen = |(_, row): &(usize, &str)| names.contains(row);
+    for (index, row) in rows::NAMES.into_iter().enumerate().filter(chosen) {
         // The first one may load, allocate or fault in what later ones find.
         let prepared = rows::prepare(row).and_then(|mut operation| {
             system::set_clock_source(operation.clock_source)?;
@@ -164,7 +163,7 @@ pub fn measure(limit: Duration, rounds: u32, counting: bool) -> Result<GuestPart
                 .with_context(|| format!("{}, round {round}", rows::NAMES[row.index]))?;
         }
     }
-    system::set_clock_source(CLOCK_SOURCE)?;
+    system::set_clock_source(None)?;
 
     let empty = Timing::of("", Side::GuestUser, 1, empty).p50;
     part.empty_ns = empty / part.ticks_per_ns;
@@ -201,7 +200,7 @@ pub fn burst(row: &str, count: u32) -> Result<BurstPart> {
         (operation.run)(count, Span::NONE)?;
     }
     let ns = begin.elapsed().as_nanos() as u64;
-    system::set_clock_source(CLOCK_SOURCE)?;
+    system::set_clock_source(None)?;
     Ok(BurstPart {
         operations: count.into(),
         ns,

@@ -62,8 +62,19 @@ pub const TIER2_KERNEL: &str = "tier 2: posted lap, in the kernel";
 /// This device, from the guest's kernel.
 pub const TIER3_KERNEL: &str = "tier 3: call, in the kernel";
 
+/// This device with its doorbells in memory, from a program.
+pub const TIER3_MEMORY: &str = "tier 3: call, doorbell in memory";
+/// This device with its doorbells in memory, from the guest's kernel.
+pub const TIER3_MEMORY_KERNEL: &str = "tier 3: call, doorbell in memory, in the kernel";
+
+/// This device with the largest ring, from a program.
+pub const TIER2_LARGE: &str = "tier 2: posted lap, ring of 4,096 slots";
+
+/// Those that need a guest of their own, whose doorbells are in memory.
+pub const MEMORY_NAMES: [&str; 2] = [TIER3_MEMORY, TIER3_MEMORY_KERNEL];
+
 /// All rows of the guest, in the order of the table.
-pub const NAMES: [&str; 23] = [
+pub const NAMES: [&str; 26] = [
     NOTHING,
     LOOP,
     SYSTEM_CALL,
@@ -88,7 +99,28 @@ pub const NAMES: [&str; 23] = [
     TIER1_KERNEL,
     TIER2_KERNEL,
     TIER3_KERNEL,
+    TIER3_MEMORY,
+    TIER3_MEMORY_KERNEL,
+    TIER2_LARGE,
 ];
+
+/// All but those that need another guest.
+pub fn usual() -> impl Iterator<Item = &'static str> {
+    let usual = |row: &&str| *row != TIER2_LARGE && !MEMORY_NAMES.contains(row);
+    NAMES.into_iter().filter(usual)
+}
+
+const KVM_CLOCK: &str = "kvm-clock";
+const TSC: &str = "tsc";
+
+/// The row of the vDSO with that clock source.
+pub fn vdso_by(clock_source: &str) -> Option<&'static str> {
+    match clock_source {
+        KVM_CLOCK => Some(VDSO_KVM),
+        TSC => Some(VDSO_TSC),
+        _ => None,
+    }
+}
 
 /// Opens what a row needs.
 pub(super) fn prepare(row: &str) -> Result<Operation> {
@@ -113,15 +145,15 @@ pub(super) fn prepare(row: &str) -> Result<Operation> {
         RNG => rng(),
         VSOCK => vsock(),
         PTP => ptp(),
-        VDSO_KVM => vdso("kvm-clock"),
-        VDSO_TSC => vdso("tsc"),
+        VDSO_KVM => vdso(KVM_CLOCK),
+        VDSO_TSC => vdso(TSC),
         VMCLOCK => vmclock(),
         TIER1 => device::read(),
-        TIER2 => device::posted_lap(),
-        TIER3 => device::call(),
+        TIER2 | TIER2_LARGE => device::posted_lap(),
+        TIER3 | TIER3_MEMORY => device::call(),
         TIER1_KERNEL => device::kernel("read", 400, 100),
         TIER2_KERNEL => device::kernel("lap", 128, 32),
-        TIER3_KERNEL => device::kernel("call", 20, 10),
+        TIER3_KERNEL | TIER3_MEMORY_KERNEL => device::kernel("call", 20, 10),
         _ => bail!(
             "there is no row \"{row}\"; expected one of {}",
             NAMES.join(", ")
@@ -220,7 +252,7 @@ fn ptp() -> Result<Operation> {
 fn vdso(clock_source: &'static str) -> Result<Operation> {
     system::clock_source_is_there(clock_source)?;
     Ok(Operation {
-        clock_source,
+        clock_source: Some(clock_source),
         ..Operation::short(|| system::clock_ns(libc::CLOCK_MONOTONIC).map(drop))
     })
 }

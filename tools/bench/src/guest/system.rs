@@ -212,17 +212,40 @@ pub(super) fn clock_source_is_there(name: &str) -> Result<()> {
     Ok(())
 }
 
-thread_local! {
-    static CURRENT: RefCell<String> = const { RefCell::new(String::new()) };
+/// The kernel's own choice, as long as [`set_clock_source`] has not changed it.
+pub(super) fn clock_source() -> Result<String> {
+    text(format!("{CLOCK_SOURCES}/current_clocksource"))
 }
 
-/// Has the kernel go by that clock source, where it has it, from now on.
-pub(super) fn set_clock_source(name: &str) -> Result<()> {
-    CURRENT.with_borrow_mut(|current| {
-        if current != name && clock_source_is_there(name).is_ok() {
+/// The clock source now, and the one before this program changed it.
+struct ClockSource {
+    current: String,
+    own: String,
+}
+
+thread_local! {
+    static CLOCK_SOURCE: RefCell<Option<ClockSource>> = const { RefCell::new(None) };
+}
+
+/// Has the kernel go by that clock source from now on, or by its own.
+pub(super) fn set_clock_source(name: Option<&str>) -> Result<()> {
+    CLOCK_SOURCE.with_borrow_mut(|state| {
+        let state = match state {
+            Some(state) => state,
+            None if name.is_none() => return Ok(()),
+            None => {
+                let own = clock_source()?;
+                state.insert(ClockSource {
+                    current: own.clone(),
+                    own,
+                })
+            }
+        };
+        let name = name.unwrap_or(&state.own);
+        if state.current != name {
             let path = format!("{CLOCK_SOURCES}/current_clocksource");
             fs::write(&path, name).with_context(|| path.clone())?;
-            name.clone_into(current);
+            state.current = name.to_owned();
         }
         Ok(())
     })

@@ -31,6 +31,8 @@ pub fn throughput(row: &str, time: Duration) -> Result<Throughput> {
     Ok(Throughput {
         row: row.to_owned(),
         by_vcpus,
+        limited_by: (available < 4)
+            .then(|| format!("this guest has {available} vCPUs, as its host has no more CPUs")),
     })
 }
 

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::{ensure, Context, Result};
 
 use crate::guest::rows;
-use crate::results::{BurstPart, Exits, Part};
+use crate::results::{BurstPart, Exits, GuestPart, Part};
 use exits::ExitCounter;
 use vm::Vm;
 
@@ -49,15 +49,17 @@ pub fn measure(plan: Plan, console: &Path) -> Result<Part> {
         machine: machine(plan.vcpus),
         ..Part::default()
     };
+    let arguments = format!(
+        "--seconds {} --rounds {} {}",
+        plan.rows.as_secs(),
+        plan.rounds,
+        if plan.rows_only { "--counting" } else { "" }
+    );
     {
         say("booting the guest");
-        let mut vm = Vm::boot(plan.vcpus, plan.patience, console)?;
+        let mut vm = Vm::boot(plan.vcpus, &[], plan.patience, console)?;
         say("rows, in turns");
-        let (seconds, rounds) = (plan.rows.as_secs(), plan.rounds);
-        let counting = if plan.rows_only { "--counting" } else { "" };
-        part.guest = vm.bench(&format!(
-            "rows --seconds {seconds} --rounds {rounds} {counting}"
-        ))?;
+        part.guest = vm.rows(&arguments, &[])?;
         for missing in &part.guest.missing {
             say(&format!(
                 "not measured: {}: {}",
@@ -68,7 +70,7 @@ pub fn measure(plan: Plan, console: &Path) -> Result<Part> {
             symbols(&mut vm, console)?;
         } else {
             say("exits");
-            part.exits = exits(&mut vm, &part)?;
+            part.exits = exits(&mut vm, &part.guest)?;
             say("traces");
             let rows = part.guest.timings.iter().map(|timing| timing.row.as_str());
             trace::trace(&mut vm, rows, &console.with_file_name("traces"))?;
@@ -82,6 +84,23 @@ pub fn measure(plan: Plan, console: &Path) -> Result<Part> {
             say("timeouts");
             part.lateness = Some(vm.bench("lateness --count 1000")?);
         }
+    }
+    if part.guest.port_doorbell {
+        say("booting a guest with other rings and doorbells");
+        let device = ["--doorbells", "memory", "--ring-slots", "4096"];
+        let console = console.with_extension("other.console");
+        let mut vm = Vm::boot(plan.vcpus, &device, plan.patience, &console)?;
+        let mut names = rows::MEMORY_NAMES.to_vec();
+        if !plan.rows_only {
+            // A round of so large a ring is too long to be counted without a tick.
+            names.push(rows::TIER2_LARGE);
+        }
+        let other = vm.rows(&arguments, &names)?;
+        if !plan.rows_only {
+            part.exits.extend(exits(&mut vm, &other)?);
+        }
+        part.guest.timings.extend(other.timings);
+        part.guest.missing.extend(other.missing);
     }
     if plan.rows_only {
         say("kicks");
@@ -141,27 +160,40 @@ fn load_modules() -> Result<()> {
 
 /// How long a burst may take.
 const BURST: Duration = Duration::from_millis(1500);
-/// What is shorter makes no exit, or not each time.
-const SHORT_NS: f64 = 30_000.0;
-/// Operations in the burst of such a row.
-const NO_EXIT_OPERATIONS: f64 = 1e6;
+/// For so long at most a guest only computes; more is inferred.
+const BACKGROUND_MS: u64 = 2000;
+/// Operations in the burst of a row that makes no exits of its own.
+const NO_EXIT_OPERATIONS: u64 = 1_000_000;
+
+/// Rows that make none of their own: for these it takes many to show it.
+fn makes_none(row: &str) -> bool {
+    [
+        rows::TIER1,
+        rows::TIER1_KERNEL,
+        rows::TIER2,
+        rows::TIER2_KERNEL,
+        rows::TIER2_LARGE,
+    ]
+    .contains(&row)
+}
 
 /// Exits of a burst of each row, less those of a guest that computes as long.
-fn exits(vm: &mut Vm, part: &Part) -> Result<BTreeMap<String, Exits>> {
+fn exits(vm: &mut Vm, guest: &GuestPart) -> Result<BTreeMap<String, Exits>> {
     let counter = ExitCounter::new()?;
     let mut all = BTreeMap::new();
-    for timing in &part.guest.timings {
+    for timing in &guest.timings {
         let row = &timing.row;
-        let operations = if timing.p50 < SHORT_NS {
+        let operations = if makes_none(row) {
             NO_EXIT_OPERATIONS
         } else {
-            (BURST.as_nanos() as f64 / timing.p50).clamp(100.0, 10_000.0)
-        } as u64;
+            (BURST.as_nanos() as f64 / timing.p50.max(1.0)).clamp(100.0, 100_000.0) as u64
+        };
         // Starting the program costs exits, too.
         let (_, start) = counter.count(|| vm.bench::<BurstPart>(&format!("burst '{row}' 0")))?;
         let (burst, during) =
             counter.count(|| vm.bench::<BurstPart>(&format!("burst '{row}' {operations}")))?;
-        let milliseconds = burst.ns.div_ceil(1_000_000);
+        let milliseconds = burst.ns.div_ceil(1_000_000).min(BACKGROUND_MS);
+        let times = burst.ns as f64 / 1e6 / milliseconds as f64;
         let (_, spinning) =
             counter.count(|| vm.bench::<BurstPart>(&format!("spin {milliseconds}")))?;
         let (_, nothing) = counter.count(|| vm.bench::<BurstPart>("spin 0"))?;
@@ -177,7 +209,7 @@ fn exits(vm: &mut Vm, part: &Part) -> Result<BTreeMap<String, Exits>> {
             .map(|reason| {
                 let burst = count(&during, reason) - count(&start, reason);
                 let other = count(&spinning, reason) - count(&nothing, reason);
-                (burst - other.max(0.0)).max(0.0)
+                (burst - (times * other).max(0.0)).max(0.0)
             })
             .sum();
         let to_vmm = during.to_vmm.saturating_sub(start.to_vmm) as f64;

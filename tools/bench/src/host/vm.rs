@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, ensure, Context, Result};
 use serde::de::DeserializeOwned;
 
+use crate::results::GuestPart;
+
 /// The stock kernel's modules that rows need, in the order of loading, and ours.
 const MODULES: [&str; 7] = [
     "vsock",
@@ -50,8 +52,14 @@ pub(super) struct Vm {
 
 impl Vm {
     /// Boots it with that many vCPUs, each with a ring, and loads the modules.
-    /// Nothing in it may take longer than `patience`.
-    pub(super) fn boot(vcpus: u32, patience: Duration, console: &Path) -> Result<Self> {
+    /// `device` are further arguments of `stopwatch host run`. Nothing in the guest
+    /// may take longer than `patience`.
+    pub(super) fn boot(
+        vcpus: u32,
+        device: &[&str],
+        patience: Duration,
+        console: &Path,
+    ) -> Result<Self> {
         let launcher = env::var_os("STOPWATCH_GUEST")
             .context("STOPWATCH_GUEST is not set: run this in level 1 of the lab")?;
         let socket = Path::new("/run/stopwatch-bench-shell");
@@ -59,8 +67,12 @@ impl Vm {
         let vcpus = vcpus.to_string();
 
         let mut command = Command::new("stopwatch");
-        command.args(["host", "run", "--name", "bench", "--rings", &vcpus, "--"]);
-        command.arg(launcher).args([socket, console]);
+        command.args(["host", "run", "--name", "bench", "--rings", &vcpus]);
+        command
+            .args(device)
+            .arg("--")
+            .arg(launcher)
+            .args([socket, console]);
         command.args([
             "-machine",
             "hpet=on",
@@ -119,6 +131,12 @@ impl Vm {
             output.trim_end()
         );
         Ok(output)
+    }
+
+    /// Measures rows in the guest, those named or all, by such arguments.
+    pub(super) fn rows(&mut self, arguments: &str, names: &[&str]) -> Result<GuestPart> {
+        let names: Vec<_> = names.iter().map(|name| format!("--row '{name}'")).collect();
+        self.bench(&format!("rows {arguments} {}", names.join(" ")))
     }
 
     /// Runs this program in the guest, which answers in JSON.

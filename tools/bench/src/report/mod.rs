@@ -13,34 +13,41 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::results::{Detail, Part, Results, Row, Timing};
+use crate::results::{Detail, Instructions, Part, Results, Row, Timing};
 
 pub use instructions::{count_instructions, profile};
+pub use text::guest_table;
 
 /// Rows and targets out of the two parts of a run.
 pub fn results(wall: Part, instructions: Option<Part>) -> Results {
     let rows = all_timings(&wall)
-        .map(|timing| Row {
-            row: timing.row.clone(),
-            side: timing.side,
-            insns: instructions
-                .as_ref()
-                .and_then(|part| part.instructions.get(&timing.row))
-                .map(|instructions| instructions.all.round() as u64),
-            wall_ns_p50: timing.p50,
-            wall_ns_p99: timing.p99,
-            exits_per_op: wall.exits.get(&timing.row).map(|exits| exits.per_operation),
-            samples: timing.samples,
+        .map(|timing| {
+            let counted = instructions.as_ref();
+            let counted = counted.and_then(|part| part.instructions.get(&timing.row));
+            let insns = |of: fn(&Instructions) -> f64| counted.map(|all| of(all).round() as u64);
+            Row {
+                row: timing.row.clone(),
+                side: timing.side,
+                insns: insns(|all| all.all),
+                insns_guest: insns(|all| all.guest_user + all.guest_kernel),
+                insns_host: insns(|all| all.host_kernel + all.host_user),
+                wall_ns_p50: timing.p50,
+                wall_ns_p99: timing.p99,
+                exits_per_op: wall.exits.get(&timing.row).map(|exits| exits.per_operation),
+                samples: timing.samples,
+            }
         })
         .collect();
     let mut results = Results {
         machine: wall.machine.clone(),
         rows,
         targets: Vec::new(),
+        other_readings: Vec::new(),
         missing: wall.guest.missing.clone(),
         detail: Detail { wall, instructions },
     };
     results.targets = targets::targets(&results);
+    results.other_readings = targets::other_readings(&results);
     results
 }
 

@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use crate::results::{Results, Row, Target};
+use crate::results::{GuestPart, Results, Row, Target};
 
 const BEGIN: &str = "<!-- Written by `make bench` from here -->";
 const END: &str = "<!-- to here -->";
@@ -65,6 +65,32 @@ pub(super) fn markdown(results: &Results) -> String {
     out
 }
 
+/// What the guest measured, for a terminal.
+pub fn guest_table(part: &GuestPart) -> String {
+    let mut out = String::new();
+    let width = part.timings.iter().map(|timing| timing.row.len()).max();
+    let width = width.unwrap_or(0);
+    let _ = writeln!(
+        out,
+        "{:width$}  {:>10} {:>10} {:>8}",
+        "", "p50", "p99", "samples"
+    );
+    for timing in &part.timings {
+        let _ = writeln!(
+            out,
+            "{:width$}  {:>10} {:>10} {:>8}",
+            timing.row,
+            time(timing.p50),
+            time(timing.p99),
+            timing.samples
+        );
+    }
+    for missing in &part.missing {
+        let _ = writeln!(out, "not measured: {}: {}", missing.row, missing.reason);
+    }
+    out
+}
+
 /// The same and the chart, in one file that needs no other.
 pub(super) fn page(results: &Results, chart: &str) -> String {
     let mut out = String::from(
@@ -104,6 +130,8 @@ fn sections(results: &Results) -> Vec<(&'static str, Table, String)> {
             "operation",
             "side",
             "instructions",
+            "of them in the guest",
+            "on the host",
             "p50",
             "p99",
             "exits",
@@ -116,9 +144,9 @@ fn sections(results: &Results) -> Vec<(&'static str, Table, String)> {
             .map(|row| row_cells(results, row))
             .collect(),
     };
-    let targets = Table {
-        head: vec!["figure", "value", "limit", "met"],
-        lines: results.targets.iter().map(target_cells).collect(),
+    let targets = |targets: &[Target]| Table {
+        head: vec!["figure", "value", "limit", "met", "by"],
+        lines: targets.iter().map(target_cells).collect(),
     };
     let missing = Table {
         head: vec!["operation", "why"],
@@ -194,10 +222,20 @@ fn sections(results: &Results) -> Vec<(&'static str, Table, String)> {
             "One operation",
             rows,
             "Instructions are those of level 1 as a whole, guest, host kernel and QEMU together; \
-             wall time is of the other run, with the machine as it was."
+             wall time is of the other run, with the machine as it was. The first two rows are \
+             what is known beforehand."
                 .to_owned(),
         ),
-        ("Targets", targets, "Ratios within this run.".to_owned()),
+        (
+            "Targets",
+            targets(&results.targets),
+            "Ratios within this run; (i) of instructions.".to_owned(),
+        ),
+        (
+            "The same by other rows",
+            targets(&results.other_readings),
+            "No targets, but what one could also compare.".to_owned(),
+        ),
         ("Not measured", missing, String::new()),
         ("Throughput", throughput, "All vCPUs at once.".to_owned()),
         ("Timeouts", lateness, lateness_note),
@@ -212,18 +250,18 @@ fn sections(results: &Results) -> Vec<(&'static str, Table, String)> {
 
 fn row_cells(results: &Results, row: &Row) -> Vec<String> {
     let exits = results.detail.wall.exits.get(&row.row);
-    let rounded = |exits: f64| {
-        if exits < 0.005 {
-            "0".to_owned()
-        } else {
-            format!("{exits:.2}")
-        }
+    let rounded = |exits: f64| match exits {
+        exits if exits < 0.00005 => "0".to_owned(),
+        exits if exits < 0.1 => format!("{exits:.4}"),
+        exits => format!("{exits:.2}"),
     };
+    let insns = |insns: Option<u64>| insns.map_or("-".to_owned(), |insns| count(insns as f64));
     vec![
         row.row.clone(),
         row.side.name().to_owned(),
-        row.insns
-            .map_or("-".to_owned(), |insns| count(insns as f64)),
+        insns(row.insns),
+        insns(row.insns_guest),
+        insns(row.insns_host),
         time(row.wall_ns_p50),
         time(row.wall_ns_p99),
         row.exits_per_op.map_or("-".to_owned(), rounded),
@@ -248,6 +286,7 @@ fn target_cells(target: &Target) -> Vec<String> {
         target.value.map_or("-".to_owned(), number),
         number(target.limit),
         met.to_owned(),
+        target.note.clone(),
     ]
 }
 
