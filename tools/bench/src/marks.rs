@@ -29,9 +29,14 @@ impl Span {
         Self(2 + 2 * index as u64)
     }
 
-    /// A kick with so many VMs open.
+    /// A kick with so many VMs open; with none, nothing but the marks.
     pub fn kick(vms: u32) -> Self {
         Self(1_000_000 + u64::from(vms))
+    }
+
+    /// The number that the plugin writes.
+    pub fn number(self) -> u64 {
+        self.0
     }
 
     /// Where it begins.

@@ -118,7 +118,7 @@ pub struct Instructions {
     /// Quartiles of those.
     pub quartiles: (f64, f64),
     /// How many occurrences there were, and how many of them no tick disturbed.
-    /// If none, all count.
+    /// If those are less than a twentieth, all count.
     pub occurrences: (u64, u64),
     /// In programs of the guest.
     pub guest_user: f64,

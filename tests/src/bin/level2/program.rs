@@ -17,6 +17,7 @@ tests![
     the_host_s_list,
     the_host_s_view_of_a_vm,
     no_such_vm,
+    a_short_bench,
 ];
 
 fn commands_print_the_reading() {
@@ -172,4 +173,38 @@ fn the_host_s_view_of_a_vm() {
 
 fn no_such_vm() {
     assert!(host_refused(&["show", "nobody"], 1).contains("nobody"));
+}
+
+/// That it can measure, not what comes out.
+fn a_short_bench() {
+    let mut guest = one();
+    let result = guest.json("stopwatch bench rows --seconds 0 --rounds 2 --json");
+    let timings = result["timings"].as_array().expect("there are rows");
+    for row in [
+        "nothing",
+        "system call, getppid",
+        "tier 1: exit-free read",
+        "tier 2: posted lap",
+        "tier 3: call",
+        "tier 1: exit-free read, in the kernel",
+        "tier 2: posted lap, in the kernel",
+        "tier 3: call, in the kernel",
+    ] {
+        let timing = timings.iter().find(|timing| timing["row"] == row);
+        let timing = timing.unwrap_or_else(|| panic!("no row \"{row}\" in {result}"));
+        assert_eq!(timing["samples"], 2, "{row}");
+        assert!(timing["p50"].as_f64() >= Some(0.0), "{timing}");
+    }
+    // This guest has not the devices of the bench, which says so.
+    let missing = result["missing"].as_array().expect("some rows are missing");
+    let edu = missing
+        .iter()
+        .find(|missing| missing["row"] == "edu register");
+    let reason = edu.and_then(|missing| missing["reason"].as_str());
+    assert!(
+        reason.is_some_and(|reason| reason.contains("no PCI device 1234:11e8")),
+        "{result}"
+    );
+    let text = guest.shell("stopwatch bench rows --seconds 0 --rounds 1");
+    assert!(text.contains("tier 3: call, in the kernel "), "{text}");
 }

@@ -4,6 +4,7 @@
 //! doorbell is a write to its eventfd, as KVM's ioeventfd does it.
 
 use std::fs;
+use std::hint::black_box;
 use std::process::Command;
 use std::ptr::NonNull;
 use std::sync::atomic::{fence, AtomicU64, Ordering};
@@ -50,6 +51,13 @@ pub(super) fn scale(counts: &[u32], kicks: u32, idle: Duration) -> Result<Vec<Sc
         // the others are there. All in turn would measure the CPU's caches.
         let span = Span::kick(count);
         let mut samples = Vec::new();
+        let nothing = Span::kick(0);
+        for _ in 0..20 {
+            nothing.begin();
+            let begin = counter::now();
+            black_box(counter::now() - begin);
+            nothing.end();
+        }
         for guest in guests.iter_mut().step_by(count.div_ceil(5) as usize) {
             for _ in 0..kicks / 5.min(count) {
                 span.begin();

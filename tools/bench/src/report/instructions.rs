@@ -52,6 +52,7 @@ pub fn count_instructions(part: &mut Part, directory: &Path) -> Result<()> {
             code.instructions(counted, f64::from(timing.batch)),
         );
     }
+    let empty = code.usual(log.occurrences(Span::kick(0))?);
     for scale in &part.scale {
         let kick = code.usual(log.occurrences(Span::kick(scale.vms))?);
         all.insert(
@@ -137,7 +138,7 @@ impl Code {
     }
 
     /// The median of the occurrences that no tick of a kernel disturbed; of all, if
-    /// every one was.
+    /// hardly one was: then those few are not like the others.
     fn usual(&self, occurrences: &[Occurrence]) -> Usual {
         let is_disturbed = |occurrence: &&Occurrence| {
             [false, true].into_iter().any(|guest| {
@@ -153,7 +154,7 @@ impl Code {
             .filter(|occurrence| !is_disturbed(occurrence))
             .collect();
         let undisturbed = chosen.len() as u64;
-        if chosen.is_empty() {
+        if chosen.len() * 20 <= occurrences.len() {
             chosen = occurrences.iter().collect();
         }
         chosen.sort_by_key(sum);

@@ -132,6 +132,20 @@ pub(crate) enum BenchCommand {
         #[arg(long, default_value = "10000", value_parser = values::even)]
         count: usize,
     },
+
+    /// Time every way to the host that this guest has, in turns: the device's, and
+    /// those of other devices and of the kernel
+    ///
+    /// Takes root, and the program stopwatch-bench beside this one.
+    Rows {
+        /// For so long
+        #[arg(long, value_name = "N", default_value_t = 10)]
+        seconds: u64,
+
+        /// In at least so many rounds
+        #[arg(long, value_name = "N", default_value_t = 20)]
+        rounds: u32,
+    },
 }
 
 /// A stopwatch, number 0 if nothing is said.

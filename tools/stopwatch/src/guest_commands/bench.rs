@@ -2,11 +2,43 @@
 
 //! `stopwatch bench`.
 
+use std::env;
 use std::fmt::{self, Display};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
 
+use anyhow::{anyhow, Context, Error};
 use serde::Serialize;
-use stopwatch::guest::Burst;
+use stopwatch::guest::{Burst, DEVICE};
 use stopwatch::Nanoseconds;
+
+use crate::output::Output;
+
+/// Becomes the program that measures all ways; returns why it could not.
+pub(super) fn rows(device: &Path, seconds: u64, rounds: u32, output: Output) -> Error {
+    const PROGRAM: &str = "stopwatch-bench";
+    if device != Path::new(DEVICE) {
+        return anyhow!(
+            "bench rows measures {DEVICE} alone, not {}",
+            device.display()
+        );
+    }
+    let program = match env::current_exe().context("the path of this program") {
+        Ok(path) => path.with_file_name(PROGRAM),
+        Err(error) => return error,
+    };
+    let mut command = Command::new(&program);
+    command.args(["guest", "rows", "--seconds", &seconds.to_string()]);
+    command.args(["--rounds", &rounds.to_string()]);
+    if !output.json {
+        command.arg("--table");
+    }
+    Error::new(command.exec()).context(format!(
+        "cannot run {}: put {PROGRAM}, which is built with this program, beside it",
+        program.display()
+    ))
+}
 
 /// The result of `bench call`. All but `wall_ns` is by the host's clock, from
 /// one answer to the next.

@@ -31,6 +31,9 @@ pub(crate) fn run(
     match &command {
         GuestCommand::Doctor => return doctor::run(&path, output),
         GuestCommand::Timeout(arguments) => timeout::check(arguments),
+        GuestCommand::Bench(BenchCommand::Rows { seconds, rounds }) => {
+            return Err(bench::rows(&path, *seconds, *rounds, output))
+        }
         _ => {}
     }
     let device = Device::open(&path)?;
@@ -99,7 +102,9 @@ fn use_device(command: GuestCommand, device: &Device, output: Output) -> anyhow:
             output.print(&result, &result)
         }
         // Those that have an exit status of their own.
-        GuestCommand::Run(_) | GuestCommand::Doctor => unreachable!("done in run()"),
+        GuestCommand::Run(_)
+        | GuestCommand::Doctor
+        | GuestCommand::Bench(BenchCommand::Rows { .. }) => unreachable!("done in run()"),
     }
 }
 
