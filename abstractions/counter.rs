@@ -22,6 +22,21 @@ pub(crate) fn now() -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
 
+/// A mark for who counts instructions from outside the machine: does nothing, with `number` in rax.
+/// What it is for is in `tools/bench/instructions.c`. Usable in any context.
+#[cfg(CONFIG_X86)]
+#[inline]
+pub(crate) fn mark(number: u64) {
+    // SAFETY: It is `nopl 0x504f5453(%rax)`, which accesses neither registers nor memory.
+    unsafe {
+        core::arch::asm!(
+            ".byte 0x0f, 0x1f, 0x80, 0x53, 0x54, 0x4f, 0x50",
+            in("rax") number,
+            options(nostack, preserves_flags),
+        )
+    };
+}
+
 /// How fast the counter is, in kHz, about; 0 if this kernel has found out by now that it is not the
 /// same on all CPUs or at all times. Usable in any context.
 #[cfg(CONFIG_X86)]
@@ -42,6 +57,10 @@ pub(crate) fn khz() -> u32 {
 pub(crate) fn now() -> u64 {
     0
 }
+
+/// Nobody counts.
+#[cfg(not(CONFIG_X86))]
+pub(crate) fn mark(_number: u64) {}
 
 /// There is no counter.
 #[cfg(not(CONFIG_X86))]

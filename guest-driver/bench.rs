@@ -3,7 +3,8 @@
 //! `/sys/kernel/debug/stopwatch/bench`: how long each way to the host takes, without a program
 //! around it.
 //!
-//! It takes `WAY COUNT`, and then says how long so many of them took: `NS TICKS`, in ns of this
+//! It takes `WAY COUNT`, or `WAY COUNT SPAN` with a number for the marks of who counts instructions
+//! ([`counter::mark`]), and then says how long so many of them took: `NS TICKS`, in ns of this
 //! kernel's clock and in ticks of the CPU's counter. The ways are
 //!
 //! - `read`: a reading of a running stopwatch from what the host shows and the counter;
@@ -51,6 +52,13 @@ struct Taken {
     ticks: u64,
 }
 
+/// How often, and which span that is.
+#[derive(Clone, Copy)]
+struct Order {
+    count: u32,
+    span: u64,
+}
+
 /// The file.
 pub(crate) struct Bench {
     device: Arc<StopwatchDevice>,
@@ -60,6 +68,8 @@ pub(crate) struct Bench {
 impl Bench {
     /// More would only keep the one who asks waiting.
     const MAX_COUNT: u32 = 10_000_000;
+    /// A span that nobody asks for.
+    const NO_SPAN: &str = "4294967295";
 
     pub(crate) fn new(device: Arc<StopwatchDevice>) -> Result<Self> {
         let taken = new_mutex!(Taken::default(), "stopwatch::Bench::taken");
@@ -85,8 +95,10 @@ impl Bench {
             .result
     }
 
-    fn measure(count: u32, mut once: impl FnMut() -> Result) -> Result<Taken> {
+    fn measure(order: Order, mut once: impl FnMut() -> Result) -> Result<Taken> {
+        let Order { count, span } = order;
         let (ns, ticks) = (monotonic_ns(), counter::now());
+        counter::mark(span << 1);
 
         for index in 0..count {
             once()?;
@@ -94,18 +106,19 @@ impl Bench {
                 return Err(EINTR);
             }
         }
+        counter::mark(span << 1 | 1);
         Ok(Taken {
             ticks: counter::now() - ticks,
             ns: monotonic_ns() - ns,
         })
     }
 
-    fn run(&self, way: &str, count: u32, watch: u32) -> Result<Taken> {
+    fn run(&self, way: &str, order: Order, watch: u32) -> Result<Taken> {
         let device = &self.device;
 
         self.call(uapi::STOPWATCH_OP_START, watch)?;
         match way {
-            "read" => Self::measure(count, || match device.glance(watch)? {
+            "read" => Self::measure(order, || match device.glance(watch)? {
                 Some(_) => Ok(()),
                 // The clock was good for so long; a call renews it.
                 None => {
@@ -116,7 +129,7 @@ impl Bench {
             "lap" => {
                 // CAST: An operation.
                 let lap = uapi::STOPWATCH_OP_LAP as u16;
-                Self::measure(count, || {
+                Self::measure(order, || {
                     if device.post(lap, watch)? {
                         return Ok(());
                     }
@@ -128,7 +141,7 @@ impl Bench {
                         .ok_or_else(eopnotsupp)
                 })
             }
-            "call" => Self::measure(count, || self.call(uapi::STOPWATCH_OP_READ, watch)),
+            "call" => Self::measure(order, || self.call(uapi::STOPWATCH_OP_READ, watch)),
             _ => Err(EINVAL),
         }
     }
@@ -146,8 +159,10 @@ impl DebugFile for Bench {
     }
 
     fn write(&self, text: &str) -> Result {
-        let (way, count) = text.split_once(' ').ok_or(EINVAL)?;
+        let (way, order) = text.split_once(' ').ok_or(EINVAL)?;
+        let (count, span) = order.split_once(' ').unwrap_or((order, Self::NO_SPAN));
         let count: u32 = count.parse().map_err(|_| EINVAL)?;
+        let span: u32 = span.parse().map_err(|_| EINVAL)?;
 
         if count > Self::MAX_COUNT {
             return Err(EINVAL);
@@ -157,7 +172,11 @@ impl DebugFile for Bench {
             ..Default::default()
         })?;
         result?;
-        let taken = self.run(way, count, created.watch);
+        let order = Order {
+            count,
+            span: span.into(),
+        };
+        let taken = self.run(way, order, created.watch);
         self.device.delete(created);
         *self.taken.lock() = taken?;
         Ok(())

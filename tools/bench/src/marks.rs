@@ -21,12 +21,7 @@ impl Span {
 
     /// A batch of the row with that index.
     pub fn row(index: usize) -> Self {
-        Self(1 + 2 * index as u64)
-    }
-
-    /// One operation of that row, where a batch costs something by itself.
-    pub fn one(index: usize) -> Self {
-        Self(2 + 2 * index as u64)
+        Self(1 + index as u64)
     }
 
     /// A kick with so many VMs open; with none, nothing but the marks.

@@ -99,10 +99,8 @@ pub(super) fn kernel(tier: &'static str, batch: u32, counted: u32) -> Result<Ope
     let file = File::options().read(true).write(true).open(BENCH);
     let mut file = file.context(BENCH)?;
     let run = move |count: u32, span: Span| {
-        let order = format!("{tier} {count}");
-        span.begin();
+        let order = format!("{tier} {count} {}", span.number());
         let written = file.write_all(order.as_bytes());
-        span.end();
         written.with_context(|| format!("write \"{order}\" to {BENCH}"))?;
         // Nanoseconds, then ticks of the counter.
         let mut answer = String::new();

@@ -88,26 +88,20 @@ struct Running {
 impl Running {
     fn measure(&mut self, counting: bool) -> Result<()> {
         let Operation {
-            side,
             batch,
             counted,
             clock_source,
             ref mut before,
             ref mut run,
+            ..
         } = self.operation;
         let batch = if counting { counted } else { batch };
         system::set_clock_source(clock_source)?;
         if let Some(before) = before {
             before()?;
         }
-        if side == Side::GuestKernel {
-            // What it takes to have the kernel do it, so that it can be taken off.
-            run(1, Span::one(self.index))?;
-        }
-        let more = u32::from(side == Side::GuestKernel);
-        let ticks = run(batch + more, Span::row(self.index))?;
-        self.samples
-            .push(ticks as f64 * f64::from(batch) / f64::from(batch + more));
+        let ticks = run(batch, Span::row(self.index))?;
+        self.samples.push(ticks as f64);
         Ok(())
     }
 }
