@@ -192,6 +192,8 @@ fn all_files_say_what_was_measured() {
     );
     assert!(table.contains(&line), "{table}");
     assert!(table.contains("no hypercall <here>"), "{table}");
+    let parts = format!("| {} | 0 | 1,000 | 0 | 0 | 2,000 | 0 | 0 |", rows::TIER3);
+    assert!(table.contains(&parts), "{table}");
     let new = fs::read_to_string(&document).unwrap();
     assert!(
         new.starts_with("before\n") && new.ends_with("after\n"),

@@ -49,17 +49,16 @@ pub fn measure(plan: Plan, console: &Path) -> Result<Part> {
         machine: machine(plan.vcpus),
         ..Part::default()
     };
-    let arguments = format!(
-        "--seconds {} --rounds {} {}",
-        plan.rows.as_secs(),
-        plan.rounds,
-        if plan.rows_only { "--counting" } else { "" }
-    );
+    let arguments = |time: Duration| {
+        let counting = if plan.rows_only { "--counting" } else { "" };
+        let (seconds, rounds) = (time.as_secs(), plan.rounds);
+        format!("--seconds {seconds} --rounds {rounds} {counting}")
+    };
     {
         say("booting the guest");
         let mut vm = Vm::boot(plan.vcpus, &[], plan.patience, console)?;
         say("rows, in turns");
-        part.guest = vm.rows(&arguments, &[])?;
+        part.guest = vm.rows(&arguments(plan.rows), &[])?;
         for missing in &part.guest.missing {
             say(&format!(
                 "not measured: {}: {}",
@@ -95,7 +94,7 @@ pub fn measure(plan: Plan, console: &Path) -> Result<Part> {
             // A round of so large a ring is too long to be counted without a tick.
             names.push(rows::TIER2_LARGE);
         }
-        let other = vm.rows(&arguments, &names)?;
+        let other = vm.rows(&arguments(plan.rows / 10), &names)?;
         if !plan.rows_only {
             part.exits.extend(exits(&mut vm, &other)?);
         }
@@ -159,9 +158,9 @@ fn load_modules() -> Result<()> {
 }
 
 /// How long a burst may take.
-const BURST: Duration = Duration::from_millis(1500);
+const BURST: Duration = Duration::from_millis(500);
 /// For so long at most a guest only computes; more is inferred.
-const BACKGROUND_MS: u64 = 2000;
+const BACKGROUND_MS: u64 = 500;
 /// Operations in the burst of a row that makes no exits of its own.
 const NO_EXIT_OPERATIONS: u64 = 1_000_000;
 
@@ -186,7 +185,7 @@ fn exits(vm: &mut Vm, guest: &GuestPart) -> Result<BTreeMap<String, Exits>> {
         let operations = if makes_none(row) {
             NO_EXIT_OPERATIONS
         } else {
-            (BURST.as_nanos() as f64 / timing.p50.max(1.0)).clamp(100.0, 100_000.0) as u64
+            (BURST.as_nanos() as f64 / timing.p50.max(1.0)).clamp(50.0, 100_000.0) as u64
         };
         // Starting the program costs exits, too.
         let (_, start) = counter.count(|| vm.bench::<BurstPart>(&format!("burst '{row}' 0")))?;

@@ -18,6 +18,12 @@ use crate::symbols::Symbols;
 /// Where each tick of a kernel comes in.
 const TICK: &str = "asm_sysvec_apic_timer_interrupt";
 
+/// Who executes a function.
+pub(super) const GUEST_PROGRAM: &str = "guest program";
+pub(super) const GUEST_KERNEL: &str = "guest kernel";
+pub(super) const HOST_KERNEL: &str = "host kernel";
+pub(super) const HOST_PROGRAMS: &str = "host programs";
+
 /// Fills in the instructions of each row of a part that was counted in `directory`.
 ///
 /// # Errors
@@ -230,10 +236,10 @@ enum Who {
 impl Who {
     fn name(self) -> &'static str {
         match self {
-            Self::GuestUser => "guest program",
-            Self::GuestKernel => "guest kernel",
-            Self::HostKernel => "host kernel",
-            Self::HostUser => "host programs",
+            Self::GuestUser => GUEST_PROGRAM,
+            Self::GuestKernel => GUEST_KERNEL,
+            Self::HostKernel => HOST_KERNEL,
+            Self::HostUser => HOST_PROGRAMS,
         }
     }
 }

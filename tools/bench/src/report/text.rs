@@ -4,7 +4,8 @@
 
 use std::fmt::Write;
 
-use crate::results::{GuestPart, Results, Row, Target};
+use super::instructions::{GUEST_KERNEL, GUEST_PROGRAM, HOST_KERNEL, HOST_PROGRAMS};
+use crate::results::{Function, GuestPart, Instructions, Results, Row, Target};
 
 const BEGIN: &str = "<!-- Written by `make bench` from here -->";
 const END: &str = "<!-- to here -->";
@@ -144,6 +145,16 @@ fn sections(results: &Results) -> Vec<(&'static str, Table, String)> {
             .map(|row| row_cells(results, row))
             .collect(),
     };
+    let parts = Table {
+        head: PARTS.iter().map(|(name, _)| *name).collect(),
+        lines: results
+            .detail
+            .instructions
+            .iter()
+            .flat_map(|part| results.rows.iter().map(|row| (row, &part.instructions)))
+            .filter_map(|(row, counted)| Some(part_cells(&row.row, counted.get(&row.row)?)))
+            .collect(),
+    };
     let targets = |targets: &[Target]| Table {
         head: vec!["figure", "value", "limit", "met", "by"],
         lines: targets.iter().map(target_cells).collect(),
@@ -227,6 +238,12 @@ fn sections(results: &Results) -> Vec<(&'static str, Table, String)> {
                 .to_owned(),
         ),
         (
+            "Where the instructions are",
+            parts,
+            "By the module that a function is in. `build/bench/profile.md` has the functions."
+                .to_owned(),
+        ),
+        (
             "Targets",
             targets(&results.targets),
             "Ratios within this run; (i) of instructions.".to_owned(),
@@ -246,6 +263,40 @@ fn sections(results: &Results) -> Vec<(&'static str, Table, String)> {
                 .to_owned(),
         ),
     ]
+}
+
+/// Who executes what: the column, and whether a function belongs there.
+type IsThere = fn(&Function) -> bool;
+const PARTS: [(&str, IsThere); 8] = [
+    ("operation", |_| false),
+    ("guest: program", |f| f.place == GUEST_PROGRAM),
+    ("our driver", |f| f.place == GUEST_KERNEL && ours(f)),
+    ("rest of its kernel", |f| f.place == GUEST_KERNEL && !ours(f)),
+    ("host: KVM", |f| f.place == HOST_KERNEL && kvm(f)),
+    ("our module", |f| f.place == HOST_KERNEL && ours(f)),
+    ("rest of its kernel", |f| {
+        f.place == HOST_KERNEL && !ours(f) && !kvm(f)
+    }),
+    ("programs", |f| f.place == HOST_PROGRAMS),
+];
+
+fn ours(function: &Function) -> bool {
+    function.name.ends_with("stopwatch]")
+}
+
+fn kvm(function: &Function) -> bool {
+    ["[kvm]", "[kvm_amd]", "[kvm_intel]"]
+        .iter()
+        .any(|module| function.name.ends_with(module))
+}
+
+fn part_cells(row: &str, counted: &Instructions) -> Vec<String> {
+    let sum = |(_, is_there): &(&str, IsThere)| {
+        let there = counted.functions.iter().filter(|f| is_there(f));
+        count(there.map(|function| function.instructions).sum())
+    };
+    let parts = PARTS.iter().skip(1).map(sum);
+    std::iter::once(row.to_owned()).chain(parts).collect()
 }
 
 fn row_cells(results: &Results, row: &Row) -> Vec<String> {
