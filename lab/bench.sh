@@ -5,7 +5,7 @@
 # bench [PART]: all of it, or just how many instructions each operation has, and
 # in which functions they are.
 bench() {
-	local out=$BUILD/bench part=${1:-all}
+	local out=$BUILD/bench part=${1:-all} limit=${STOPWATCH_TIMEOUT:-1800}
 	case $part in
 	all | profile) ;;
 	*) die "bench: no part $part; expected none, or profile" ;;
@@ -24,10 +24,10 @@ bench() {
 	STOPWATCH_MACHINE="$(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1), $(nproc) CPUs"
 	if [[ $part == all ]]; then
 		say "bench: by the clock, about 5 min"
-		level1_boot "$ACCEL" "$LEVEL1_TIMEOUT" stopwatch-bench host build/bench/wall.json
+		level1_boot "$ACCEL" "$limit" stopwatch-bench host build/bench/wall.json
 	fi
 	say "bench: by counting instructions, about 5 min"
-	level1_boot counting "$LEVEL1_TIMEOUT" stopwatch-bench host --instructions build/bench/instructions.json
+	level1_boot counting "$limit" stopwatch-bench host --instructions build/bench/instructions.json
 	in_tree "$ROOTFS" build/bin/stopwatch-bench profile build/bench >"$out/profile.md"
 	say "bench: build/bench/profile.md says in which functions the instructions are"
 	if [[ $part == all ]]; then
