@@ -271,7 +271,9 @@ const PARTS: [(&str, IsThere); 8] = [
     ("operation", |_| false),
     ("guest: program", |f| f.place == GUEST_PROGRAM),
     ("our driver", |f| f.place == GUEST_KERNEL && ours(f)),
-    ("rest of its kernel", |f| f.place == GUEST_KERNEL && !ours(f)),
+    ("rest of its kernel", |f| {
+        f.place == GUEST_KERNEL && !ours(f)
+    }),
     ("host: KVM", |f| f.place == HOST_KERNEL && kvm(f)),
     ("our module", |f| f.place == HOST_KERNEL && ours(f)),
     ("rest of its kernel", |f| {
