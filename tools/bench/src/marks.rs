@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn a_span_is_the_places_that_were_executed() {
         let text = "place 3 guest 401000\nspan 0 3:4\nplace 9 host ffffffff81000000\n\
-                    span 0 3:4 9:100\nspan 7 9:1\n";
+                    span 0 3:4 9:100\nspan 4 9:1\n";
         let log = Log::read(text).unwrap();
         let guest = Place {
             guest: true,
