@@ -21,6 +21,7 @@ mod program;
 mod refusals;
 mod run;
 mod samples;
+mod second_device;
 mod strangers;
 mod suspend;
 mod users;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         samples::tests(),
         strangers::tests(),
         hotplug::tests(),
+        second_device::tests(),
         suspend::tests(),
     ];
     let mut trials: Vec<Trial> = driver::checks().into_iter().collect();
