@@ -21,7 +21,7 @@ bench() {
 		-o build/bench/instructions.so tools/bench/instructions.c' - "/cache/$QEMU"
 
 	# shellcheck disable=SC2034 # level1_environment passes on what is named so
-	STOPWATCH_MACHINE="$(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1), $(nproc) CPUs"
+	STOPWATCH_MACHINE="$(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1), $(nproc) CPUs, load average $(cut -d ' ' -f 1 /proc/loadavg)"
 	if [[ $part == all ]]; then
 		say "bench: by the clock, about 5 min"
 		level1_boot "$ACCEL" "$limit" stopwatch-bench host build/bench/wall.json
