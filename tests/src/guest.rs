@@ -156,11 +156,12 @@ impl Guest {
         }
     }
 
-    /// The answer to a command during which the guest was suspended.
+    /// Waits until the guest is awake after it was suspended by a command, whose
+    /// answer may get lost.
     ///
     /// As it wakes up, its virtio-console takes the other end of the port to be
     /// closed, until somebody connects there.
-    pub fn said_after_suspend(&mut self, command: &str) -> Said {
+    pub fn awake(&mut self) {
         let end = Instant::now() + COMMAND;
         loop {
             let stream = UnixStream::connect(&self.socket).expect("QEMU listens");
@@ -172,9 +173,12 @@ impl Guest {
             let heard = stream.read(&mut byte).unwrap_or(0);
             self.unread.extend_from_slice(&byte[..heard]);
             if heard != 0 || Instant::now() > end {
-                return self.said(command);
+                break;
             }
         }
+        // What came before is of that command, or of a shell that begins anew.
+        self.send("echo awake");
+        while !self.answer(COMMAND, "echo awake").0.contains("awake") {}
     }
 
     /// Runs a command that has to succeed.

@@ -87,9 +87,15 @@ fn check(guest: &mut Guest, before: &Before) {
             "host and guest agree: {shown}"
         );
     }
-    let mapped = guest.shell("stopwatch-sample-c");
-    assert!(mapped.contains("\nexit-free "), "{mapped}");
-
+    // Mapped readings are possible again, unless the kernel has lost its trust in the
+    // CPU's counter, which where it is emulated may happen.
+    let mut sample = String::new();
+    let exit_free = eventually(Duration::from_secs(20), || {
+        sample = guest.shell("stopwatch-sample-c");
+        sample.contains("\nexit-free ")
+    });
+    let log = guest.shell("dmesg | grep -i tsc");
+    assert!(exit_free || log.contains("nstable"), "{sample}{log}");
     let shown = guest.json("stopwatch show 41 --json");
     assert_eq!(shown["deadline_ns"], before.far, "it is armed as it was");
     let told = eventually(Duration::from_secs(20), || {
@@ -125,17 +131,13 @@ fn to_idle() {
     let suspends_before = suspends(&mut guest);
     let before = prepare(&mut guest);
     guest.shell("[ -d /sys/module/button ] || insmod /modules/button.ko");
-    guest.send("echo freeze >/sys/power/state");
+    guest.send("echo freeze >/sys/power/state; echo $? >/tmp/status");
     // The timeout expires meanwhile, which does not wake it up.
     while_it_sleeps(&before);
     let mut qemu = Qmp::connect(monitor("one")).unwrap();
     qemu.execute("system_powerdown", json!({})).unwrap();
-    let said = guest.said_after_suspend("echo freeze");
-    assert_eq!(
-        (said.status, &*said.text),
-        (0, ""),
-        "its button wakes it up: {said:?}"
-    );
+    guest.awake();
+    assert_eq!(guest.shell("cat /tmp/status"), "0\n");
     assert_eq!(suspends(&mut guest), suspends_before + 1);
     check(&mut guest, &before);
 }
