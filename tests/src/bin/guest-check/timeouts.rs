@@ -145,6 +145,7 @@ fn overruns_are_counted() {
     const INTERVAL: u64 = MS / 10;
     let file = open();
     let watch = anonymous(&file);
+    let lost = device_info(&file).events_lost;
     let armed = arm(&file, watch, 0, MS, INTERVAL).unwrap();
     let first = armed.time_ns + MS;
     thread::sleep(Duration::from_millis(20));
@@ -174,7 +175,14 @@ fn overruns_are_counted() {
     while polled(&file, Duration::from_millis(300)) == PollFlags::IN {
         take(read_event(&file));
     }
-    assert_eq!(last.timeouts, ended.timeouts, "all of them were told");
+    // A guest that has had no CPU for a while finds its event ring full.
+    let lost = device_info(&file).events_lost - lost;
+    assert!(
+        last.timeouts == ended.timeouts || last.timeouts < ended.timeouts && lost != 0,
+        "{} of {} were told, and {lost} events counted as lost",
+        last.timeouts,
+        ended.timeouts
+    );
     let over = (ended.time_ns - first) / INTERVAL + 1;
     assert!(u64::from(ended.timeouts) <= over);
     figure(format_args!(
