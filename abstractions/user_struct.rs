@@ -41,22 +41,27 @@ pub(crate) struct UserCopy<T: UserStruct> {
 }
 
 impl<T: UserStruct> UserCopy<T> {
-    /// Copies the struct at address `arg` of the caller, each byte once. May sleep.
+    /// A copy of nothing yet, of the struct at address `arg` of the caller.
+    #[inline]
+    pub(crate) fn of(arg: usize) -> Self {
+        Self {
+            value: T::default(),
+            arg,
+            size: T::FIRST_SIZE,
+        }
+    }
+
+    /// Copies the struct, each byte once. May sleep. To be called once.
     ///
     /// # Errors
     ///
     /// `EFAULT` if it cannot be read, `EINVAL` if its size is below the first version's, `E2BIG` if
     /// it is larger than a page or has a non-zero byte beyond what this kernel knows.
-    pub(crate) fn read(arg: usize) -> Result<Self> {
+    #[inline]
+    pub(crate) fn read(&mut self) -> Result<&mut T> {
         const SIZE_FIELD: usize = size_of::<u32>();
 
-        let start = UserPtr::from_addr(arg);
-        let mut copy = Self {
-            value: T::default(),
-            arg,
-            size: T::FIRST_SIZE,
-        };
-        let bytes = copy.value.as_bytes_mut();
+        let bytes = self.value.as_bytes_mut();
 
         // What every caller has, so that most take one copy: with it comes how much there is.
         let (first, more) = bytes.split_at_mut(T::FIRST_SIZE);
@@ -65,7 +70,7 @@ impl<T: UserStruct> UserCopy<T> {
         let missing = unsafe {
             bindings::_copy_from_user(
                 first.as_mut_ptr().cast(),
-                ptr::with_exposed_provenance(arg),
+                ptr::with_exposed_provenance(self.arg),
                 T::FIRST_SIZE as c_ulong,
             )
         };
@@ -84,7 +89,7 @@ impl<T: UserStruct> UserCopy<T> {
 
         if size > T::FIRST_SIZE {
             let known = size.min(size_of::<T>());
-            let rest = start.wrapping_byte_add(T::FIRST_SIZE);
+            let rest = UserPtr::from_addr(self.arg).wrapping_byte_add(T::FIRST_SIZE);
             let mut rest = UserSlice::new(rest, size - T::FIRST_SIZE).reader();
             rest.read_slice(&mut more[..known - T::FIRST_SIZE])?;
             while !rest.is_empty() {
@@ -92,9 +97,9 @@ impl<T: UserStruct> UserCopy<T> {
                     return Err(E2BIG);
                 }
             }
-            copy.size = known;
+            self.size = known;
         }
-        Ok(copy)
+        Ok(&mut self.value)
     }
 
     /// Copies the value back, as much of it as the caller knows. May sleep.

@@ -54,8 +54,14 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    /// From so many calls on it is enough to learn from one each millisecond.
+    /// Of so many calls each one is learned from.
     const EAGER_SAMPLES: u64 = 32;
+
+    /// What is known gets worse by 500 ppm of the time at the most. So in 512 times the error it
+    /// gets worse by a quarter of that, and to learn earlier is not worth the time.
+    const WORTH_LEARNING: u64 = 512;
+    /// Calls that are all there is to learn from are not left out for longer, in ms.
+    const LONGEST_PAUSE_MS: u64 = 250;
 
     /// A clock that knows nothing. May sleep.
     pub(crate) fn new() -> Result<impl PinInit<Self>> {
@@ -80,12 +86,17 @@ impl Clock {
     pub(crate) fn learn(&self, answer: &Answer, pause: impl FnOnce() -> Option<(u64, u32)>) {
         // Also if the counter has gone back behind it by half of what it can count.
         if (answer.after.wrapping_sub(self.next.load(Relaxed)) as i64) >= 0 {
-            self.learn_now(answer, pause());
+            let Answer {
+                ref reply,
+                before,
+                after,
+            } = *answer;
+            self.learn_now(before, after, reply.reading.time_ns, pause());
         }
     }
 
     #[cold]
-    fn learn_now(&self, answer: &Answer, pause: Option<(u64, u32)>) {
+    fn learn_now(&self, before: u64, after: u64, time_ns: u64, pause: Option<(u64, u32)>) {
         // Who comes second has nothing to say that is worth waiting for.
         let (Some((paused_ns, vmm_status)), Some(mut learner)) = (pause, self.learner.try_lock())
         else {
@@ -97,9 +108,9 @@ impl Clock {
         }
         if counter::khz() == self.khz && vmm_status == uapi::STOPWATCH_VMM_RUNNING {
             learner.learn(&Sample {
-                before: answer.before,
-                after: answer.after,
-                time_ns: answer.reply.reading.time_ns,
+                before,
+                after,
+                time_ns,
                 paused_ns,
             });
         } else {
@@ -107,12 +118,17 @@ impl Clock {
         }
         let estimate = learner.estimate();
         guest_clock::publish(&self.page.memory(), 0, estimate.as_ref());
+        // Ticks in a millisecond. Without a counter it is a while, too.
+        let khz = u64::from(self.khz.max(1 << 20));
         let pause = match estimate {
             Some(estimate) if estimate.samples < Self::EAGER_SAMPLES => 0,
-            // A millisecond. Without a counter it is a while, too.
-            _ => u64::from(self.khz.max(1 << 20)),
+            Some(estimate) => {
+                let ns = estimate.error_ns.saturating_mul(Self::WORTH_LEARNING);
+                khz * (ns / 1_000_000).clamp(1, Self::LONGEST_PAUSE_MS)
+            }
+            None => khz,
         };
-        self.next.store(answer.after.wrapping_add(pause), Relaxed);
+        self.next.store(after.wrapping_add(pause), Relaxed);
     }
 
     /// Knows nothing from now on, until [`Self::wake`]. May be called again.

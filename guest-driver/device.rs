@@ -94,6 +94,7 @@ fn is_numbered(watch: u32) -> bool {
 }
 
 /// What the host says of a request, as an errno of an ioctl.
+#[inline]
 fn result(status: Result<Status, u32>) -> Result {
     match status {
         Ok(Status::Ok) => Ok(()),
@@ -199,7 +200,7 @@ impl StopwatchDevice {
         };
         let answer = self
             .transport
-            .call(request, |_| Ok(()))
+            .ask(request)
             .inspect_err(|_| {
                 dev_err!(
                     dev,
@@ -235,7 +236,16 @@ impl StopwatchDevice {
     /// # Errors
     ///
     /// `EIO` if it never is done, which takes it some dozen stores.
+    #[inline(always)]
     fn settled<T>(mut read: impl FnMut() -> Option<T>) -> Result<T> {
+        match read() {
+            Some(value) => Ok(value),
+            None => Self::settled_later(read),
+        }
+    }
+
+    #[cold]
+    fn settled_later<T>(mut read: impl FnMut() -> Option<T>) -> Result<T> {
         const TRIES: u32 = 100_000;
 
         for _ in 0..TRIES {
@@ -247,7 +257,7 @@ impl StopwatchDevice {
         Err(EIO)
     }
 
-    #[inline]
+    #[inline(always)]
     fn ownership(&self, memory: &SharedMemory<'_>, watch: u32) -> Result<Ownership> {
         let offset = self.layout.record(watch).ok_or(ENOENT)?;
 
@@ -259,7 +269,7 @@ impl StopwatchDevice {
     /// # Errors
     ///
     /// As [`access::admit`].
-    #[inline]
+    #[inline(always)]
     fn admit(&self, memory: &SharedMemory<'_>, want: Want, watch: u32) -> Result {
         if is_numbered(watch) {
             // If there is none of that number, the host says so.
@@ -282,7 +292,6 @@ impl StopwatchDevice {
     /// # Errors
     ///
     /// As [`Transport::call`] and [`access::admit`]; what the host says is in the outcome.
-    #[inline]
     pub(crate) fn command(&self, want: Want, request: Request) -> Result<Outcome> {
         let since = (!self.clock.has_counter()).then(monotonic_ns);
         let answer = self
@@ -388,7 +397,7 @@ impl StopwatchDevice {
             rcu::synchronize();
             changes.deleted = false;
         }
-        let answer = self.transport.call(creation, |_| Ok(()))?;
+        let answer = self.transport.ask(creation)?;
         self.learn(&answer);
         let watch = answer.reply.watch;
         let generation = self
@@ -425,7 +434,7 @@ impl StopwatchDevice {
             };
             changes.deleted = true;
             // If there is no host to do it, it is not there either.
-            let _ = self.transport.call(request, |_| Ok(()));
+            let _ = self.transport.ask(request);
         }
     }
 

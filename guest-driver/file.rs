@@ -107,7 +107,7 @@ fn operation(op: u32) -> Result<(Want, u32)> {
 
 impl StopwatchFile {
     fn command(&self, arg: usize) -> Result<isize> {
-        let mut command = UserCopy::<uapi::stopwatch_command>::read(arg)?;
+        let mut command = UserCopy::<uapi::stopwatch_command>::of(arg);
         let uapi::stopwatch_command {
             op,
             watch,
@@ -115,7 +115,7 @@ impl StopwatchFile {
             arg,
             interval,
             ..
-        } = command.value;
+        } = *command.read()?;
 
         let (want, allowed) = operation(op)?;
         let is_timeout = op == uapi::STOPWATCH_OP_TIMEOUT;
@@ -172,8 +172,8 @@ impl StopwatchFile {
     }
 
     fn create(&self, arg: usize) -> Result<isize> {
-        let mut creation = UserCopy::<uapi::stopwatch_creation>::read(arg)?;
-        let wanted = &creation.value;
+        let mut creation = UserCopy::<uapi::stopwatch_creation>::of(arg);
+        let wanted = creation.read()?;
 
         if wanted.reserved != 0 || wanted.flags & !uapi::STOPWATCH_CREATE_SKIP_PAUSED != 0 {
             return Err(EINVAL);
@@ -221,23 +221,24 @@ impl StopwatchFile {
     }
 
     fn find(&self, arg: usize) -> Result<isize> {
-        let mut find = UserCopy::<uapi::stopwatch_find>::read(arg)?;
+        let mut find = UserCopy::<uapi::stopwatch_find>::of(arg);
 
-        if find.value.flags != 0 || find.value.reserved != 0 {
+        let wanted = find.read()?;
+        if wanted.flags != 0 || wanted.reserved != 0 {
             return Err(EINVAL);
         }
         // What is no name is nobody's.
-        let name = Name::new(find.value.name).ok_or(ENOENT)?;
-        find.value.watch = self.device.find(name)?;
+        let name = Name::new(wanted.name).ok_or(ENOENT)?;
+        wanted.watch = self.device.find(name)?;
         find.write_back()?;
         Ok(0)
     }
 
     fn describe(&self, arg: usize) -> Result<isize> {
-        let mut description = UserCopy::<uapi::stopwatch_description>::read(arg)?;
+        let mut description = UserCopy::<uapi::stopwatch_description>::of(arg);
         let uapi::stopwatch_description {
             size, flags, watch, ..
-        } = description.value;
+        } = *description.read()?;
 
         if flags & !uapi::STOPWATCH_DESCRIBE_NEXT != 0 {
             return Err(EINVAL);
@@ -258,8 +259,8 @@ impl StopwatchFile {
     }
 
     fn laps(&self, arg: usize) -> Result<isize> {
-        let mut laps = UserCopy::<uapi::stopwatch_laps>::read(arg)?;
-        let wanted = &mut laps.value;
+        let mut laps = UserCopy::<uapi::stopwatch_laps>::of(arg);
+        let wanted = laps.read()?;
 
         if wanted.flags != 0 || wanted.reserved != 0 {
             return Err(EINVAL);
@@ -281,13 +282,14 @@ impl StopwatchFile {
     }
 
     fn info(&self, arg: usize) -> Result<isize> {
-        let mut info = UserCopy::<uapi::stopwatch_device_info>::read(arg)?;
+        let mut info = UserCopy::<uapi::stopwatch_device_info>::of(arg);
 
-        if info.value.flags != 0 {
+        let asked = info.read()?;
+        if asked.flags != 0 {
             return Err(EINVAL);
         }
-        info.value = uapi::stopwatch_device_info {
-            size: info.value.size,
+        *asked = uapi::stopwatch_device_info {
+            size: asked.size,
             ..self.device.info()?
         };
         info.write_back()?;

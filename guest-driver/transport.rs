@@ -256,7 +256,7 @@ impl Transport {
     ///
     /// `ENODEV` if the device is gone, `ETIMEDOUT` if the host did not answer in time. It may then
     /// still carry the request out.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn call(
         &self,
         message: impl Into<Message>,
@@ -292,6 +292,15 @@ impl Transport {
                 return Ok(answer);
             }
         }
+    }
+
+    /// [`Self::call`], of the driver's own, which nobody has to admit.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::call`].
+    pub(crate) fn ask(&self, message: impl Into<Message>) -> Result<Answer> {
+        self.call(message.into(), |_| Ok(()))
     }
 
     /// Waits for a reply that was not there when the write to the doorbell retired; `None` if the

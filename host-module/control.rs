@@ -187,14 +187,14 @@ impl MiscFile for ControlFile {
 
 /// An ioctl that takes a struct.
 fn take<T: UserStruct>(arg: usize, act: impl FnOnce(&T) -> Result) -> Result {
-    act(&UserCopy::read(arg)?.value)
+    act(UserCopy::of(arg).read()?)
 }
 
 /// An ioctl that takes a struct and fills it in.
 fn answer<T: UserStruct>(arg: usize, act: impl FnOnce(&mut T) -> Result) -> Result {
-    let mut copy = UserCopy::read(arg)?;
+    let mut copy = UserCopy::of(arg);
 
-    act(&mut copy.value)?;
+    act(copy.read()?)?;
     copy.write_back()
 }
 
@@ -226,8 +226,8 @@ impl ControlFile {
     }
 
     fn set_geometry(&self, arg: usize) -> Result {
-        let mut copy = UserCopy::<uapi::vhost_stopwatch_geometry>::read(arg)?;
-        let it = &mut copy.value;
+        let mut copy = UserCopy::<uapi::vhost_stopwatch_geometry>::of(arg);
+        let it = copy.read()?;
 
         zero(it.flags)?;
         zero(it.reserved)?;
@@ -370,8 +370,8 @@ impl ControlFile {
     }
 
     fn command(&self, arg: usize) -> Result {
-        let mut copy = UserCopy::<uapi::vhost_stopwatch_command>::read(arg)?;
-        let it = &mut copy.value;
+        let mut copy = UserCopy::<uapi::vhost_stopwatch_command>::of(arg);
+        let it = copy.read()?;
         let op = u16::try_from(it.op).map_err(|_| eopnotsupp())?;
         let name = Name::new(it.name).ok_or(EINVAL)?;
         let vm = self.registry.get(it.vm)?;
@@ -442,11 +442,12 @@ impl ControlFile {
     }
 
     fn laps(&self, arg: usize) -> Result {
-        let mut copy = UserCopy::<uapi::vhost_stopwatch_laps>::read(arg)?;
-        let vm = self.registry.get(copy.value.vm)?;
-        let it = &mut copy.value.laps;
+        let mut copy = UserCopy::<uapi::vhost_stopwatch_laps>::of(arg);
+        let asked = copy.read()?;
+        let vm = self.registry.get(asked.vm)?;
 
-        zero(copy.value.reserved)?;
+        zero(asked.reserved)?;
+        let it = &mut asked.laps;
         zero(it.flags)?;
         zero(it.reserved)?;
         let room = it.count.min(uapi::STOPWATCH_LAP_SLOTS) as usize;

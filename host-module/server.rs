@@ -400,7 +400,7 @@ impl DeadlineTimer<Core> {
     /// Does what the VMM has asked for and serves a ring, within the budget. Any context.
     ///
     /// What is left is for a worker.
-    #[inline]
+    #[inline(always)]
     fn serve(&self, ring: u32, state: &mut State) -> Served {
         if !state.started {
             return Served::default();
@@ -496,6 +496,7 @@ impl Doorbell {
 }
 
 impl Listener for Doorbell {
+    #[inline(always)]
     fn signalled(&self) {
         let served = {
             let mut state = self.server.state.lock();

@@ -169,6 +169,7 @@ impl Times {
 
     /// The own time that goes at `pace`, as of [`Self::vm_time`]. On VM time's
     /// clock it costs no look at the clock.
+    #[inline(always)]
     pub(super) fn own(&mut self, clock: &impl Clock, pace: Pace) -> u64 {
         if pace == Pace::default() {
             return self.at;
@@ -181,6 +182,7 @@ impl Times {
     }
 
     /// The time on a clock that is not VM time's, as of [`Self::vm_time`].
+    #[cold]
     fn past(&mut self, clock: &impl Clock, id: ClockId) -> u64 {
         let mut time = self.look(clock, id);
         *self.latest.of_mut(id) = time;

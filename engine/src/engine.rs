@@ -35,6 +35,7 @@ mod rings;
 mod room;
 mod slot;
 mod stopwatch;
+mod stopwatches;
 mod timers;
 mod words;
 

@@ -19,10 +19,8 @@ use super::slot::Reply;
 use super::words::field;
 use super::words::load_from;
 use super::words::words_of;
-use super::words::WORD;
 use crate::uapi;
 use core::mem::offset_of;
-use core::ops::Range;
 
 /// A request that was posted, and whose reply was not taken yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,8 +32,10 @@ pub struct Token(Place);
 /// polled until it is, or abandoned: its slot is not used again before.
 pub struct RequestRing {
     poster: Poster,
-    /// A bit for each slot whose reply was not taken.
+    /// A bit for each slot whose reply is waited for.
     waiting: [u64; uapi::STOPWATCH_MAX_SLOTS as usize / 64],
+    /// How many bits of `waiting` are set: mostly none.
+    waits: u32,
 }
 
 impl RequestRing {
@@ -44,34 +44,51 @@ impl RequestRing {
         Self {
             poster: Poster::new(slots),
             waiting: [0; uapi::STOPWATCH_MAX_SLOTS as usize / 64],
+            waits: 0,
         }
     }
 
     /// The word of `waiting` for a place, and the bit in it.
-    #[inline]
     fn waiting(&mut self, place: Place) -> (Option<&mut u64>, u64) {
         let index = place.index(self.poster.slots());
         let word = self.waiting.get_mut(index as usize / 64);
         (word, 1 << (index % 64))
     }
 
+    /// Whether the reply in a place is waited for.
+    #[cold]
+    fn is_waited_for(&mut self, place: Place) -> bool {
+        let (word, bit) = self.waiting(place);
+        word.is_some_and(|word| *word & bit != 0)
+    }
+
     /// Posts a request into the next slot, if nobody waits for what is in it.
     #[inline]
     fn place(&mut self, mem: &impl Memory, message: &Message) -> Option<Place> {
-        if let (Some(word), bit) = self.waiting(self.poster.place()) {
-            if *word & bit != 0 {
-                return None;
-            }
+        if self.waits != 0 && self.is_waited_for(self.poster.place()) {
+            return None;
         }
         self.poster.post(mem, *message.words())
     }
 
-    /// That the reply in a place will be taken.
+    /// That the reply in a place will be taken. Nobody waits for it yet.
     fn wait_for(&mut self, place: Place) -> Token {
         if let (Some(word), bit) = self.waiting(place) {
             *word |= bit;
+            self.waits += 1;
         }
         Token(place)
+    }
+
+    /// That the reply in a place is not waited for any more. Whether it was.
+    fn end_wait(&mut self, place: Place) -> bool {
+        let (Some(word), bit) = self.waiting(place) else {
+            return false;
+        };
+        let waited = *word & bit != 0;
+        *word &= !bit;
+        self.waits -= u32::from(waited);
+        waited
     }
 
     /// Posts a request, which the host sees at the latest when the ring's
@@ -88,7 +105,7 @@ impl RequestRing {
     ///
     /// The request's token if the reply is not there, `None` if the ring is full.
     /// The doorbell was rung: the host makes room.
-    #[inline]
+    #[inline(always)]
     pub fn call(
         &mut self,
         mem: &impl Memory,
@@ -120,23 +137,14 @@ impl RequestRing {
 
     /// Gives up a request whose reply was not taken. The host may still carry it
     /// out; the slot is used again once it has been completed.
-    #[inline]
     pub fn abandon(&mut self, token: Token) {
-        if let (Some(word), bit) = self.waiting(token.0) {
-            *word &= !bit;
-        }
+        self.end_wait(token.0);
     }
 
     /// Takes the reply to a request, if it is there. It can be taken once.
     pub fn poll(&mut self, mem: &impl Memory, token: Token) -> Option<Reply> {
         let words = self.poster.completed(mem, token.0)?;
-        if let (Some(word), bit) = self.waiting(token.0) {
-            if *word & bit == 0 {
-                return None;
-            }
-            *word &= !bit;
-        }
-        Some(Reply::decode(&words))
+        self.end_wait(token.0).then(|| Reply::decode(&words))
     }
 }
 
@@ -216,36 +224,30 @@ pub fn read_pause(mem: &impl Memory, layout: &Layout) -> (u64, u32) {
     (mem.load(layout.state() + PAUSED), status)
 }
 
-/// Words of a record.
-type RecordWords = [u64; words_of::<uapi::stopwatch_record>()];
-
-const fn word(offset: usize) -> usize {
-    offset / WORD as usize
-}
-
-/// Reads of the record at `offset` the first word and others, by their numbers.
-/// `None` if the host was writing it.
-#[inline]
-fn load<const N: usize>(
-    mem: &impl Memory,
-    offset: u32,
-    others: [Range<usize>; N],
-) -> Option<RecordWords> {
-    let mut words = RecordWords::default();
+/// Reads of the record at `offset` the first word, and what `others` reads beside
+/// it. `None` if the host was writing it.
+#[inline(always)]
+fn glimpse<T>(mem: &impl Memory, offset: u32, others: impl FnOnce(u64) -> T) -> Option<T> {
     // Acquire, and the fence: the others are read after the count, and before it
     // is read again. Pairs with the release and the fence in `Record::publish()`.
     let first = mem.load_acquire(offset);
-    words[0] = first;
-    for others in others {
-        let start = offset.wrapping_add(others.start as u32 * WORD);
-        if let Some(words) = words.get_mut(others) {
-            mem.load_all(start, words);
-        }
-    }
+    let others = others(first);
     mem.fence_acquire();
-    let is_odd = field!(stopwatch_record.seq).get(&words) % 2 != 0;
-    (!is_odd && mem.load(offset) == first).then_some(words)
+    let is_odd = field!(stopwatch_record.seq).of(first) % 2 != 0;
+    (!is_odd && mem.load(offset) == first).then_some(others)
 }
+
+/// Reads the word of the record at `offset` that has a field.
+macro_rules! load {
+    ($mem:ident, $offset:ident, $field:ident) => {
+        $mem.load($offset.wrapping_add(field!(stopwatch_record.$field).offset()))
+    };
+}
+
+// Those that come in one word.
+const _: () = assert!(field!(stopwatch_record.uid).is_beside(field!(stopwatch_record.mode)));
+const _: () = assert!(field!(stopwatch_record.clock).is_beside(field!(stopwatch_record.flags)));
+const _: () = assert!(field!(stopwatch_record.seq).is_beside(field!(stopwatch_record.state)));
 
 /// Whose a stopwatch is, and what others may do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -264,15 +266,16 @@ pub struct Ownership {
 /// writing it: try again.
 #[inline]
 pub fn read_ownership(mem: &impl Memory, offset: u32) -> Option<Ownership> {
-    const UID: usize = word(offset_of!(uapi::stopwatch_record, uid));
-    const CLOCK: usize = word(offset_of!(uapi::stopwatch_record, clock));
-    const GENERATION: usize = word(offset_of!(uapi::stopwatch_record, generation));
-    let words = load(mem, offset, [UID..CLOCK + 1, GENERATION..GENERATION + 1])?;
-    Some(Ownership {
-        exists: field!(stopwatch_record.flags).get32(&words) & uapi::STOPWATCH_RECORD_EXISTS != 0,
-        uid: field!(stopwatch_record.uid).get32(&words),
-        mode: field!(stopwatch_record.mode).get32(&words),
-        generation: field!(stopwatch_record.generation).get32(&words),
+    glimpse(mem, offset, |_| {
+        let user = load!(mem, offset, uid);
+        let flags = field!(stopwatch_record.flags).of(load!(mem, offset, flags)) as u32;
+        Ownership {
+            exists: flags & uapi::STOPWATCH_RECORD_EXISTS != 0,
+            uid: field!(stopwatch_record.uid).of(user) as u32,
+            mode: field!(stopwatch_record.mode).of(user) as u32,
+            generation: field!(stopwatch_record.generation).of(load!(mem, offset, generation))
+                as u32,
+        }
     })
 }
 
@@ -297,18 +300,18 @@ pub struct Glance {
 /// host was writing it: try again.
 #[inline]
 pub fn read_glance(mem: &impl Memory, offset: u32) -> Option<Glance> {
-    const ELAPSED: usize = word(offset_of!(uapi::stopwatch_record, elapsed_ns));
-    const STARTED: usize = word(offset_of!(uapi::stopwatch_record, started_ns));
-    const CLOCK: usize = word(offset_of!(uapi::stopwatch_record, clock));
-    let words = load(mem, offset, [ELAPSED..STARTED + 1, CLOCK..CLOCK + 1])?;
-    let flags = field!(stopwatch_record.flags).get32(&words);
-    Some(Glance {
-        exists: flags & uapi::STOPWATCH_RECORD_EXISTS != 0,
-        running: field!(stopwatch_record.state).get32(&words) == uapi::STOPWATCH_RUNNING,
-        elapsed_ns: field!(stopwatch_record.elapsed_ns).get(&words),
-        started_ns: field!(stopwatch_record.started_ns).get(&words),
-        clock: field!(stopwatch_record.clock).get32(&words),
-        skip_paused: flags & uapi::STOPWATCH_RECORD_SKIP_PAUSED != 0,
+    glimpse(mem, offset, |first| {
+        let kind = load!(mem, offset, clock);
+        let flags = field!(stopwatch_record.flags).of(kind) as u32;
+        let state = field!(stopwatch_record.state).of(first) as u32;
+        Glance {
+            exists: flags & uapi::STOPWATCH_RECORD_EXISTS != 0,
+            running: state == uapi::STOPWATCH_RUNNING,
+            elapsed_ns: load!(mem, offset, elapsed_ns),
+            started_ns: load!(mem, offset, started_ns),
+            clock: field!(stopwatch_record.clock).of(kind) as u32,
+            skip_paused: flags & uapi::STOPWATCH_RECORD_SKIP_PAUSED != 0,
+        }
     })
 }
 

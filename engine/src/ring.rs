@@ -5,7 +5,6 @@
 
 use super::memory::Memory;
 use super::words::field;
-use super::words::load_from;
 use super::words::Field;
 use super::words::WORD;
 use crate::uapi;
@@ -69,7 +68,7 @@ enum Owner {
 const OWNER_BITS: u64 = (uapi::STOPWATCH_OWNER_POSTED | uapi::STOPWATCH_OWNER_DONE) as u64;
 
 impl Owner {
-    /// What the first word of a slot says, by [`Place::flip`].
+    /// What the first word of a slot says, by the flip of its [`Place`].
     #[inline]
     fn of(word: u64, flip: u64) -> Self {
         const POSTED: u64 = uapi::STOPWATCH_OWNER_POSTED as u64;
@@ -84,107 +83,91 @@ impl Owner {
 }
 
 /// A place in a ring: slots counted from the first one ever used, so that both
-/// the index and the phase follow from it.
+/// the index and the phase follow from it; and what follows from it, as it is
+/// needed several times.
+///
+/// # Invariants
+///
+/// `offset` is that of the slot here, and `flip` makes of an owner here one as if
+/// the phase were 1, and back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place(u32);
+pub(super) struct Place {
+    number: u32,
+    offset: u32,
+    flip: u64,
+}
 
 impl Place {
     /// Where both ends of an empty ring are.
-    const FIRST: Self = Self(0);
+    fn first(slots: Slots) -> Self {
+        Self::at(slots, 0)
+    }
+
+    /// The phase is 1 in the first round, then 0, then 1. It does not break where
+    /// the count wraps, for a count of slots divides 2^31.
+    #[inline]
+    fn at(slots: Slots, number: u32) -> Self {
+        let phase = number & slots.count() == 0;
+        Self {
+            number,
+            offset: slots.slot(number),
+            flip: if phase { 0 } else { OWNER_BITS },
+        }
+    }
 
     #[inline]
-    fn next(self) -> Self {
-        Self(self.0.wrapping_add(1))
+    fn next(self, slots: Slots) -> Self {
+        Self::at(slots, self.number.wrapping_add(1))
     }
 
-    fn previous(self) -> Self {
-        Self(self.0.wrapping_sub(1))
-    }
-
-    /// The offset of the slot here.
-    fn offset(self, slots: Slots) -> u32 {
-        slots.slot(self.0)
+    fn previous(self, slots: Slots) -> Self {
+        Self::at(slots, self.number.wrapping_sub(1))
     }
 
     /// The slot's number within the ring.
+    #[inline]
     pub(super) fn index(self, slots: Slots) -> u32 {
-        self.0 & slots.mask
-    }
-
-    /// The phase of the round that this place is in: 1, then 0, then 1. It does
-    /// not break where the count wraps, for a count of slots divides 2^31.
-    #[inline]
-    fn phase(self, slots: Slots) -> bool {
-        self.0 & slots.count() == 0
-    }
-
-    /// What makes of an owner here one as if the phase were 1, and back.
-    #[inline]
-    fn flip(self, slots: Slots) -> u64 {
-        if self.phase(slots) {
-            0
-        } else {
-            OWNER_BITS
-        }
+        self.number & slots.mask
     }
 
     /// Whose `word`, the first of the slot here, says the slot is.
     #[inline]
-    fn owner(self, slots: Slots, word: u64) -> Owner {
-        Owner::of(word, self.flip(slots))
+    fn owner(self, word: u64) -> Owner {
+        Owner::of(word, self.flip)
     }
 
     /// What the one who posts writes here.
-    fn posted(self, slots: Slots) -> u32 {
-        if self.phase(slots) {
-            uapi::STOPWATCH_OWNER_POSTED
-        } else {
-            uapi::STOPWATCH_OWNER_DONE
-        }
+    #[inline]
+    fn posted(self) -> u64 {
+        u64::from(uapi::STOPWATCH_OWNER_POSTED) ^ self.flip
     }
 
     /// What the one who completes writes here.
-    #[cfg(test)]
-    fn completed(self, slots: Slots) -> u32 {
-        if self.phase(slots) {
-            uapi::STOPWATCH_OWNER_POSTED | uapi::STOPWATCH_OWNER_DONE
-        } else {
-            0
-        }
+    #[inline]
+    fn completed(self) -> u64 {
+        OWNER_BITS ^ self.flip
     }
 
-    /// Gives the slot here away, with what it says.
+    /// Gives the slot here away, with what it says, the owner last.
     #[inline]
-    fn write(self, mem: &impl Memory, slots: Slots, owner: u32, words: &mut SlotWords) {
+    fn write(self, mem: &impl Memory, owner: u64, words: &mut SlotWords) {
         OWNER.set(words, owner);
-        give_away(mem, self.offset(slots), words);
+        // Pairs with the one in `read()` at the other end.
+        mem.give(self.offset, words);
     }
 
     /// Reads the slot here into `words` if `wanted` says so of its owner; each word
-    /// once.
+    /// once. Whether it did.
     #[inline]
     fn read(
         self,
         mem: &impl Memory,
-        slots: Slots,
         words: &mut SlotWords,
         wanted: impl FnOnce(Owner) -> bool,
-    ) -> Option<Owner> {
-        let mut owner = Owner::Free;
-        // Pairs with `give_away()` at the other end.
-        let taken = mem.take(self.offset(slots), words, |first| {
-            owner = self.owner(slots, first);
-            wanted(owner)
-        });
-        taken.then_some(owner)
+    ) -> bool {
+        // Pairs with the one in `write()` at the other end.
+        mem.take(self.offset, words, |first| wanted(self.owner(first)))
     }
-}
-
-/// Writes a slot, the owner last.
-#[inline]
-fn give_away(mem: &impl Memory, offset: u32, words: &SlotWords) {
-    // Pairs with the acquires in `Place::read()` and `Completer::next()`.
-    mem.give(offset, words);
 }
 
 /// Makes a ring empty, with phase 1 to come. What else slots say does not
@@ -210,7 +193,7 @@ impl Poster {
     pub(super) fn new(slots: Slots) -> Self {
         Self {
             slots,
-            place: Place::FIRST,
+            place: Place::first(slots),
         }
     }
 
@@ -219,6 +202,7 @@ impl Poster {
     }
 
     /// Where the next slot will be posted.
+    #[inline]
     pub(super) fn place(&self) -> Place {
         self.place
     }
@@ -229,22 +213,20 @@ impl Poster {
         let place = self.place;
         // Acquire, so that the slot is not overwritten before the completer is
         // done with it.
-        let owner = mem.load_acquire(place.offset(self.slots));
-        if place.owner(self.slots, owner) != Owner::Free {
+        if place.owner(mem.load_acquire(place.offset)) != Owner::Free {
             return None;
         }
-        place.write(mem, self.slots, place.posted(self.slots), &mut words);
-        self.place = place.next();
+        place.write(mem, place.posted(), &mut words);
+        self.place = place.next(self.slots);
         Some(place)
     }
 
     /// Whether the completer has completed all that was posted.
     pub(super) fn is_idle(&self, mem: &impl Memory) -> bool {
-        let last = self.place.previous();
+        let last = self.place.previous(self.slots);
         // Acquire, for what the completer did before. A slot that was never used
         // is one that was completed in the round before the first.
-        let owner = mem.load_acquire(last.offset(self.slots));
-        last.owner(self.slots, owner) == Owner::Completed
+        last.owner(mem.load_acquire(last.offset)) == Owner::Completed
     }
 
     /// What the completer left at `place`, once it has.
@@ -252,10 +234,8 @@ impl Poster {
     pub(super) fn completed(&self, mem: &impl Memory, place: Place) -> Option<SlotWords> {
         let mut words = SlotWords::default();
         place
-            .read(mem, self.slots, &mut words, |owner| {
-                owner == Owner::Completed
-            })
-            .map(|_| words)
+            .read(mem, &mut words, |owner| owner == Owner::Completed)
+            .then_some(words)
     }
 }
 
@@ -269,33 +249,19 @@ pub(super) struct Posted {
 }
 
 /// The end of a ring that completes: the host in a request ring, the guest in
-/// the event ring. It looks far more often than it goes on, so what it looks for
-/// is kept.
-///
-/// # Invariants
-///
-/// `offset` is that of the slot at `place`, and `flip` is [`Place::flip`] of it.
+/// the event ring.
 #[derive(Clone, Copy)]
 pub(super) struct Completer {
     slots: Slots,
     place: Place,
-    offset: u32,
-    flip: u64,
 }
 
 impl Completer {
     /// The completer of an empty ring.
     pub(super) fn new(slots: Slots) -> Self {
-        Self::at(slots, Place::FIRST)
-    }
-
-    #[inline]
-    fn at(slots: Slots, place: Place) -> Self {
         Self {
             slots,
-            place,
-            offset: place.offset(slots),
-            flip: place.flip(slots),
+            place: Place::first(slots),
         }
     }
 
@@ -307,42 +273,34 @@ impl Completer {
     /// is.
     #[inline]
     pub(super) fn next(&self, mem: &impl Memory, posted: &mut Posted) -> bool {
-        // Pairs with the release in `write()` of the other end.
-        let word = mem.load_acquire(self.offset);
-        match Owner::of(word, self.flip) {
-            Owner::Posted => posted.bad_owner = false,
-            Owner::Bad => posted.bad_owner = true,
-            Owner::Free | Owner::Completed => return false,
-        }
-        posted.words[0] = word;
-        load_from(mem, self.offset, &mut posted.words, 1);
-        true
+        self.place.read(mem, &mut posted.words, |owner| {
+            posted.bad_owner = owner == Owner::Bad;
+            matches!(owner, Owner::Posted | Owner::Bad)
+        })
     }
 
     /// Whether the next slot is for the completer.
     #[inline]
     pub(super) fn waiting(&self, mem: &impl Memory) -> bool {
-        let word = mem.load(self.offset);
-        matches!(Owner::of(word, self.flip), Owner::Posted | Owner::Bad)
+        let owner = self.place.owner(mem.load(self.place.offset));
+        matches!(owner, Owner::Posted | Owner::Bad)
     }
 
     /// Completes the slot that [`Self::next`] told of, and goes on.
     #[inline]
     pub(super) fn complete(&mut self, mem: &impl Memory, words: &mut SlotWords) {
-        // Owner of a completed slot, as if the phase were 1, is all ones.
-        OWNER.set(words, OWNER_BITS ^ self.flip);
-        give_away(mem, self.offset, words);
-        *self = Self::at(self.slots, self.place.next());
+        self.place.write(mem, self.place.completed(), words);
+        self.place = self.place.next(self.slots);
     }
 
     /// [`Self::complete`], for a ring in which the completer writes nothing but
     /// the owner.
     pub(super) fn give_back(&mut self, mem: &impl Memory, words: &SlotWords) {
         let mut first = [words[0]];
-        OWNER.set(&mut first, OWNER_BITS ^ self.flip);
+        OWNER.set(&mut first, self.place.completed());
         // Pairs with the acquire in `Poster::post()`.
-        mem.store_release(self.offset, first[0]);
-        *self = Self::at(self.slots, self.place.next());
+        mem.store_release(self.place.offset, first[0]);
+        self.place = self.place.next(self.slots);
     }
 }
 
@@ -421,22 +379,16 @@ mod tests {
                 ],
             ),
         ] {
-            let place = Place(place);
+            let place = Place::at(slots, place);
             for (bits, owner) in table {
                 let word = u64::from(bits) | 0xffff_ffff_ffff_0000;
-                assert_eq!(place.owner(slots, word), owner, "{place:?} {bits}");
+                assert_eq!(place.owner(word), owner, "{place:?} {bits}");
                 for other in 2..16 {
-                    assert_eq!(place.owner(slots, word | (1 << other)), Owner::Bad);
+                    assert_eq!(place.owner(word | (1 << other)), Owner::Bad);
                 }
             }
-            assert_eq!(
-                place.owner(slots, place.posted(slots).into()),
-                Owner::Posted
-            );
-            assert_eq!(
-                place.owner(slots, place.completed(slots).into()),
-                Owner::Completed
-            );
+            assert_eq!(place.owner(place.posted()), Owner::Posted);
+            assert_eq!(place.owner(place.completed()), Owner::Completed);
         }
     }
 
@@ -446,11 +398,11 @@ mod tests {
             let mem = Region::new(count);
             let slots = Slots::new(0, count);
             let mut poster = Poster::new(slots);
-            let mut completer;
+            let mut completer = Completer::new(slots);
             // So that the count of slots wraps on the way, too.
-            let start = Place(0u32.wrapping_sub(4 * count));
+            let start = Place::at(slots, 0u32.wrapping_sub(4 * count));
             poster.place = start;
-            completer = Completer::at(slots, start);
+            completer.place = start;
 
             for round in 0..9u64 {
                 assert!(!completer.waiting(&mem));
@@ -473,7 +425,7 @@ mod tests {
                     assert_eq!(reply[1], !posted.words[1]);
                 }
             }
-            assert!(poster.place.0 < start.0, "the count wrapped");
+            assert!(poster.place.number < start.number, "the count wrapped");
         }
     }
 

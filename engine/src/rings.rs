@@ -77,24 +77,13 @@ impl<S: Storage> Rings<S> {
         self.fresh = 0;
     }
 
-    /// The end of one, if there is one of that number, to be taken by itself.
-    pub(super) fn end(&self, ring: u32) -> Option<Completer> {
-        self.ends.get(ring as usize).copied()
-    }
-
-    /// Notes how far one has been taken by itself.
-    pub(super) fn set_end(&mut self, ring: u32, end: Completer) {
-        if let Some(own) = self.ends.get_mut(ring as usize) {
-            *own = end;
-        }
-    }
-
-    /// Whether any waits but `ring`.
+    /// The end of one, to be taken by itself, and the other ones. `None` if there
+    /// is none of that number.
     #[inline]
-    pub(super) fn others_wait(&self, mem: &impl Memory, ring: u32) -> bool {
-        (0u32..)
-            .zip(self.ends.iter())
-            .any(|(other, end)| other != ring && end.waiting(mem))
+    pub(super) fn one(&mut self, ring: u32) -> Option<(&mut Completer, Others<'_>)> {
+        let (before, rest) = self.ends.split_at_mut_checked(ring as usize)?;
+        let (end, after) = rest.split_first_mut()?;
+        Some((end, Others { before, after }))
     }
 
     /// Begins to take them together. What is found in `first` was found before
@@ -182,6 +171,21 @@ impl<S: Storage> Rings<S> {
     /// Whether any waits, of those that were found.
     pub(super) fn any_waits(&self) -> bool {
         self.waiting | self.held != 0
+    }
+}
+
+/// The ends of all request rings but one.
+pub(super) struct Others<'a> {
+    before: &'a [Completer],
+    after: &'a [Completer],
+}
+
+impl Others<'_> {
+    /// Whether anything waits in any of them.
+    #[inline]
+    pub(super) fn any_waits(&self, mem: &impl Memory) -> bool {
+        let waits = |end: &Completer| end.waiting(mem);
+        self.before.iter().any(waits) || self.after.iter().any(waits)
     }
 }
 

@@ -35,6 +35,18 @@ impl Field {
         words.get(self.word).copied().unwrap_or(0)
     }
 
+    /// The offset of the word that the field is in, from the start of the struct, in
+    /// bytes.
+    pub(super) const fn offset(self) -> u32 {
+        self.word as u32 * WORD
+    }
+
+    /// The field's value, given the word that it is in.
+    #[inline]
+    pub(super) const fn of(self, word: u64) -> u64 {
+        (word >> self.shift) & self.mask
+    }
+
     /// Whether the field is the low half of a word, of which `other` is the high
     /// one.
     pub(super) const fn is_beside(self, other: Self) -> bool {
@@ -49,7 +61,7 @@ impl Field {
     #[inline]
     pub(super) fn get(self, words: &[u64]) -> u64 {
         match words.get(self.word) {
-            Some(word) => (word >> self.shift) & self.mask,
+            Some(word) => self.of(*word),
             None => 0,
         }
     }

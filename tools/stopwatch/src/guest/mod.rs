@@ -284,6 +284,7 @@ impl Device {
     /// # Errors
     ///
     /// See [`enum@Error`].
+    #[inline]
     pub fn command(&self, watch: u32, operation: Operation) -> Result<Reading, Error> {
         let mut command = operation.command(watch);
         match COMMAND.call(self.as_fd(), &mut command) {
@@ -520,6 +521,7 @@ impl Device {
 }
 
 /// Puts the errno of a command into words.
+#[cold]
 fn explain(watch: u32, operation: Operation, errno: Errno, reading: Reading) -> Error {
     match (errno, operation) {
         (Errno::ALREADY, Operation::Start) => Error::Running { watch, reading },

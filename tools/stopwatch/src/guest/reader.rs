@@ -233,8 +233,9 @@ impl Pages {
         }
     }
 
-    /// One look; `None` if it shows no reading, whatever the reason.
-    #[inline]
+    /// One look; `None` if it shows no reading, whatever the reason. By itself it would
+    /// be a good part of a call, and of a copy of the reading.
+    #[inline(always)]
     fn glance(&self, watch: u32, counter: &impl Fn() -> u64) -> Option<Reading> {
         let record = self.records.get(watch as usize)?;
         let field = |word: usize| load(&record[word]);

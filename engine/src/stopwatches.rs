@@ -1,0 +1,497 @@
+// SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
+
+//! All stopwatches of a device: what is done with them, whoever asks for it, and
+//! what is shown of them. How requests get here is not.
+
+use super::clock::Clock;
+use super::clock::Pace;
+use super::clock::Times;
+use super::device::Functions;
+use super::device::Policy;
+use super::device::Storage;
+use super::geometry::Layout;
+use super::memory::Memory;
+use super::name::Name;
+use super::numbers::Numbers;
+use super::record::Laps;
+use super::record::Record;
+use super::ring::Posted;
+use super::ring::SlotWords;
+use super::room::Room;
+use super::slot;
+use super::slot::Act;
+use super::slot::Asker;
+use super::slot::Creation;
+use super::slot::Event;
+use super::slot::Operation;
+use super::slot::Reply;
+use super::slot::Status;
+use super::slot::Terms;
+use super::stopwatch::Identity;
+use super::stopwatch::Reading;
+use super::stopwatch::Stopwatch;
+use super::stopwatch::Timeout;
+use crate::uapi;
+
+/// The stopwatches of a device, and the times that they go by.
+pub(super) struct Stopwatches<S: Storage> {
+    pub(super) layout: Layout,
+    pub(super) policy: Policy,
+    /// The features that are on.
+    pub(super) features: u64,
+    pub(super) times: Times,
+    pub(super) existing: Numbers<S>,
+    pub(super) room: Room<S>,
+    /// More room is wanted.
+    pub(super) room_wanted: bool,
+    /// There is none to be had for the next one that is created.
+    room_denied: bool,
+}
+
+/// What was done for a request that is not refused.
+struct Done {
+    watch: u32,
+    status: Status,
+    /// The stopwatch's own time.
+    now: u64,
+    /// The reading, if it is not that of after.
+    before: Option<Reading>,
+}
+
+impl<S: Storage> Stopwatches<S> {
+    /// The numbered ones exist, stopped at 0, and the features are off.
+    pub(super) fn new(layout: Layout, policy: Policy) -> Result<Self, S::Error> {
+        let stopwatches = layout.geometry().stopwatches;
+        let numbered = stopwatches.min(uapi::STOPWATCH_NUMBERED);
+        Ok(Self {
+            layout,
+            policy,
+            features: 0,
+            times: Times::default(),
+            existing: Numbers::new(stopwatches, numbered)?,
+            room: Room::first(stopwatches)?,
+            room_wanted: false,
+            room_denied: false,
+        })
+    }
+
+    /// For how many stopwatches there should be room, if that is more than there
+    /// is.
+    pub(super) fn wants_room(&self) -> Option<u32> {
+        self.more_room().filter(|_| self.room_wanted)
+    }
+
+    fn more_room(&self) -> Option<u32> {
+        let limit = self.layout.geometry().stopwatches;
+        self.room.wanted(self.existing.count(), limit)
+    }
+
+    /// Gives it room, and takes the room that it had, which is to be dropped.
+    /// Nothing happens to a device if the new one is not larger.
+    pub(super) fn set_room(&mut self, mut room: Room<S>) -> Room<S> {
+        if room.count() <= self.room.count() {
+            return room;
+        }
+        room.take_over(&self.room);
+        core::mem::swap(&mut room, &mut self.room);
+        self.room_wanted = self.more_room().is_some();
+        room
+    }
+
+    /// There is no more room to be had now. A stopwatch that waits for it is
+    /// refused.
+    pub(super) fn deny_room(&mut self) {
+        self.room_wanted = false;
+        self.room_denied = true;
+    }
+
+    /// Whether a request has to wait for [`Self::set_room`].
+    pub(super) fn lacks_room(&mut self, words: &SlotWords) -> bool {
+        if !slot::creates(words) || self.existing.count() < self.room.count() {
+            return false;
+        }
+        self.room_wanted = self.more_room().is_some();
+        self.room_wanted && !self.room_denied
+    }
+
+    pub(super) fn has(&self, feature: u32) -> bool {
+        self.features & u64::from(feature) != 0
+    }
+
+    /// The number of the stopwatch that has a name.
+    pub(super) fn find(&self, name: &Name) -> Option<u32> {
+        self.room.find(name)
+    }
+
+    /// The smallest number not below `from` that a stopwatch exists under.
+    pub(super) fn next_existing(&self, from: u32) -> Option<u32> {
+        self.existing.next(from)
+    }
+
+    /// What a stopwatch is, if it exists.
+    pub(super) fn describe(&self, watch: u32) -> Option<Record> {
+        let stopwatch = self.room.get(watch)?;
+        self.existing
+            .contains(watch)
+            .then(|| stopwatch.record(true))
+    }
+
+    /// Reads the laps of a stopwatch, if it exists, from lap `first` on, as many
+    /// as there are and fit.
+    ///
+    /// They are read from the state pages, where alone they are kept. These are
+    /// only an output, and a VMM that overwrites them deceives nobody but those
+    /// who look at the laps of its own VM.
+    pub(super) fn laps(
+        &self,
+        mem: &impl Memory,
+        watch: u32,
+        first: u32,
+        into: &mut [u64],
+    ) -> Option<Laps> {
+        let stopwatch = self.room.get(watch)?;
+        let laps = || Laps::copy(mem, &self.layout, watch, stopwatch.laps(), first, into);
+        self.existing.contains(watch).then(laps)
+    }
+
+    /// Notes the next timeout whose deadline has come, if there is one, and says
+    /// what the guest is to be told of it, without a sequence number.
+    pub(super) fn expire(&mut self, mem: &impl Memory, clock: &impl Clock) -> Option<Event> {
+        let due = self.room.deadlines.due(&mut self.times, clock)?;
+        let stopwatch = self.room.get_mut(due.watch)?;
+        let expiry = stopwatch.expire(due.now, due.deadline);
+        let event = Event {
+            kind: uapi::STOPWATCH_EVENT_TIMEOUT as u16,
+            watch: due.watch,
+            sequence: 0,
+            deadline_ns: due.deadline,
+            time_ns: due.now,
+            timeouts: stopwatch.timeouts(),
+            count: expiry.count,
+        };
+        match expiry.next {
+            Some(deadline) => self.room.arm(due.watch, deadline),
+            None => self.room.disarm(due.watch),
+        }
+        self.publish(mem, due.watch);
+        Some(event)
+    }
+
+    /// Answers what is in a slot, and leaves the answer in its place. Whether the
+    /// request broke the rules.
+    #[inline(always)]
+    pub(super) fn respond(
+        &mut self,
+        mem: &impl Memory,
+        clock: &impl Clock,
+        functions: &impl Functions,
+        posted: &mut Posted,
+    ) -> bool {
+        // The short way, which nearly all requests go.
+        if let Some((watch, act)) = slot::act(&posted.words, self.features) {
+            if !posted.bad_owner && self.existing.contains(watch) {
+                if let Some((status, reading)) = self.act(mem, clock, watch, act) {
+                    let status = status.to_wire();
+                    posted.words = slot::encode_reply(&posted.words, status, watch, &reading);
+                    return false;
+                }
+            }
+        }
+        // A copy, so that those that go the short way need not be in memory.
+        let request = *posted;
+        let (words, bad) = self.respond_to_any(mem, clock, functions, &request);
+        posted.words = words;
+        bad
+    }
+
+    /// Answers what is in a slot, whatever that is: the words of the answer, and
+    /// whether the request broke the rules.
+    #[cold]
+    #[inline(never)]
+    fn respond_to_any(
+        &mut self,
+        mem: &impl Memory,
+        clock: &impl Clock,
+        functions: &impl Functions,
+        posted: &Posted,
+    ) -> (SlotWords, bool) {
+        let words = &posted.words;
+        let reply = match slot::function(words) {
+            _ if posted.bad_owner => Reply::refusal(words, Status::BadOwner),
+            Some(op) => self.call(functions, op, words),
+            None => self.answer(mem, clock, words, Asker::Guest),
+        };
+        (reply.encode(words), reply.is_bad())
+    }
+
+    /// Has the host do what is no stopwatch's work.
+    fn call(&self, functions: &impl Functions, op: u16, words: &SlotWords) -> Reply {
+        let on = |feature| feature & !self.features == 0;
+        let status = if functions.feature(op).is_some_and(on) {
+            match slot::judge_function(words) {
+                Ok(arg) => functions.call(op, arg),
+                Err(status) => status,
+            }
+        } else {
+            Status::BadOp
+        };
+        let mut reply = Reply::refusal(words, status);
+        if !status.is_refused() {
+            reply.reading.time_ns = self.times.vm_time();
+        }
+        reply
+    }
+
+    /// Judges a request, and does what it asks for. VM time is that of the last
+    /// [`Times::advance`].
+    pub(super) fn answer(
+        &mut self,
+        mem: &impl Memory,
+        clock: &impl Clock,
+        words: &SlotWords,
+        asker: Asker,
+    ) -> Reply {
+        let terms = Terms {
+            asker,
+            existing: &self.existing,
+            offered: self.policy.features,
+            features: self.features,
+            min_interval_ns: self.policy.min_interval_ns,
+        };
+        let done = match slot::judge(words, &terms) {
+            Ok((_, Operation::Create)) => {
+                Creation::judge(words).and_then(|identity| self.create(mem, clock, identity))
+            }
+            Ok((watch, operation)) => self.execute(mem, clock, watch, operation),
+            Err(status) => Err(status),
+        };
+        match done {
+            Ok(done) => self.reply(&done),
+            Err(status) => Reply::refusal(words, status),
+        }
+    }
+
+    /// Does what a judged request asks for, and publishes what that changed.
+    fn execute(
+        &mut self,
+        mem: &impl Memory,
+        clock: &impl Clock,
+        watch: u32,
+        operation: Operation,
+    ) -> Result<Done, Status> {
+        if let Operation::Act(act) = operation {
+            let (status, reading) = self.act(mem, clock, watch, act).ok_or(Status::BadWatch)?;
+            return Ok(Done {
+                watch,
+                status,
+                now: reading.time_ns,
+                before: Some(reading),
+            });
+        }
+        let stopwatch = self.room.get_mut(watch).ok_or(Status::BadWatch)?;
+        let now = self.times.own(clock, stopwatch.identity.pace);
+
+        let mut done = Done {
+            watch,
+            status: Status::Ok,
+            now,
+            before: None,
+        };
+        match operation {
+            Operation::Act(_) => return Err(Status::BadOp),
+            Operation::ReadReset => {
+                done.before = Some(stopwatch.read(now, self.times.vm_time()));
+                stopwatch.reset();
+                self.disarm(mem, watch);
+            }
+            Operation::Timeout(ns, interval) => {
+                stopwatch.set_timeout(Timeout {
+                    target: None,
+                    interval,
+                });
+                self.room.arm(watch, now.saturating_add(ns));
+                self.publish(mem, watch);
+            }
+            Operation::TimeoutElapsed(target, interval) => {
+                stopwatch.set_timeout(Timeout {
+                    target: Some(target),
+                    interval,
+                });
+                if let Some(deadline) = stopwatch.elapsed_deadline(now, None) {
+                    self.room.arm(watch, deadline);
+                }
+                self.publish(mem, watch);
+            }
+            Operation::Disarm => self.disarm(mem, watch),
+            Operation::Create => return Err(Status::BadOp),
+            Operation::Delete => self.delete(mem, watch),
+            Operation::SetMode { uid, mode } => {
+                stopwatch.identity.uid = uid;
+                stopwatch.identity.mode = mode;
+                self.publish(mem, watch);
+            }
+            Operation::SetFeatures(features) => self.set_features(mem, features),
+        }
+        Ok(done)
+    }
+
+    /// The reply to a request that is not refused.
+    fn reply(&self, done: &Done) -> Reply {
+        let read = |stopwatch: &Stopwatch| stopwatch.read(done.now, self.times.vm_time());
+        let now = || self.room.get(done.watch).map(read);
+        Reply {
+            status: Ok(done.status),
+            watch: done.watch,
+            reading: done.before.or_else(now).unwrap_or_default(),
+        }
+    }
+
+    /// Does something with a stopwatch, publishes it, and reads it. `None` if there
+    /// is no room for one of that number.
+    #[inline(always)]
+    fn act(
+        &mut self,
+        mem: &impl Memory,
+        clock: &impl Clock,
+        watch: u32,
+        act: Act,
+    ) -> Option<(Status, Reading)> {
+        let stopwatch = self.room.get_mut(watch)?;
+        let now = self.times.own(clock, stopwatch.identity.pace);
+        let status = match act {
+            Act::Start => stopwatch.start(now),
+            Act::Pause => stopwatch.pause(now),
+            Act::Lap => stopwatch.lap(now),
+            Act::Reset => stopwatch.reset(),
+            Act::Read => return Some((Status::Ok, stopwatch.read(now, self.times.vm_time()))),
+        };
+        if status == Status::Ok {
+            let mut lap = None;
+            if act == Act::Lap {
+                lap = self.layout.lap(watch, stopwatch.laps().wrapping_sub(1));
+            } else if stopwatch.has_timeout() {
+                self.follow(mem, watch, act, now);
+            }
+            self.publish_counts(mem, watch, lap);
+        }
+        let stopwatch = self.room.get(watch)?;
+        Some((status, stopwatch.read(now, self.times.vm_time())))
+    }
+
+    /// After a start, pause or reset of a stopwatch that has a timeout.
+    #[cold]
+    #[inline(never)]
+    fn follow(&mut self, mem: &impl Memory, watch: u32, act: Act, now: u64) {
+        let Some(stopwatch) = self.room.get(watch) else {
+            return;
+        };
+        if act == Act::Reset {
+            self.disarm(mem, watch);
+        } else if stopwatch.waits_for_elapsed() {
+            let armed = self.room.deadline(watch);
+            if let Some(deadline) = stopwatch.elapsed_deadline(now, armed) {
+                self.room.arm(watch, deadline);
+            }
+        }
+    }
+
+    /// Makes a stopwatch under the smallest number that is free.
+    fn create(
+        &mut self,
+        mem: &impl Memory,
+        clock: &impl Clock,
+        identity: Identity,
+    ) -> Result<Done, Status> {
+        let named = !identity.name.is_none();
+        if let Some(other) = self.find(&identity.name).filter(|_| named) {
+            return Ok(Done {
+                watch: other,
+                status: Status::Exists,
+                now: self.times.own(clock, self.pace_of(other)),
+                before: None,
+            });
+        }
+        self.room_denied = false;
+        let watch = self.existing.free().ok_or(Status::Full)?;
+        let Some(stopwatch) = self.room.get_mut(watch) else {
+            self.room_wanted = true;
+            return Err(Status::Full);
+        };
+        stopwatch.create(identity);
+        self.existing.insert(watch);
+        self.room_wanted = self.more_room().is_some();
+        if named {
+            self.room.insert_name(watch);
+        }
+        self.publish(mem, watch);
+        Ok(Done {
+            watch,
+            status: Status::Ok,
+            now: self.times.own(clock, identity.pace),
+            before: None,
+        })
+    }
+
+    /// Deletes a stopwatch.
+    pub(super) fn delete(&mut self, mem: &impl Memory, watch: u32) {
+        self.room.disarm(watch);
+        if !self.room.name_of(watch).is_none() {
+            self.room.remove_name(watch);
+        }
+        self.existing.remove(watch);
+        if let Some(stopwatch) = self.room.get_mut(watch) {
+            stopwatch.delete();
+        }
+        self.publish(mem, watch);
+    }
+
+    /// Disarms the timeout of a stopwatch, if one is armed, and publishes all of
+    /// the stopwatch.
+    fn disarm(&mut self, mem: &impl Memory, watch: u32) {
+        if let Some(stopwatch) = self.room.get_mut(watch) {
+            stopwatch.set_timeout(Timeout::default());
+        }
+        self.room.disarm(watch);
+        self.publish(mem, watch);
+    }
+
+    /// Sets which features are on. Timeouts do not outlast theirs.
+    pub(super) fn set_features(&mut self, mem: &impl Memory, features: u64) {
+        self.features = features;
+        // What is posted from now on is not from before.
+        self.times.settle();
+        if features & u64::from(uapi::STOPWATCH_F_TIMEOUT) == 0 {
+            while let Some(watch) = self.room.deadlines.armed() {
+                self.disarm(mem, watch);
+            }
+        }
+    }
+
+    fn pace_of(&self, watch: u32) -> Pace {
+        let stopwatch = self.room.get(watch);
+        stopwatch.map_or(Pace::default(), |stopwatch| stopwatch.identity.pace)
+    }
+
+    /// Publishes a stopwatch.
+    pub(super) fn publish(&mut self, mem: &impl Memory, watch: u32) {
+        if let (Some(stopwatch), Some(offset)) =
+            (self.room.get_mut(watch), self.layout.record(watch))
+        {
+            let exists = self.existing.contains(watch);
+            let record = stopwatch.record(exists);
+            record.publish(mem, offset, &mut stopwatch.seq);
+        }
+    }
+
+    /// Publishes what a stopwatch that exists has counted and, given where it
+    /// belongs, its last lap.
+    #[inline]
+    fn publish_counts(&mut self, mem: &impl Memory, watch: u32, lap: Option<u32>) {
+        if let (Some(stopwatch), Some(offset)) =
+            (self.room.get_mut(watch), self.layout.record(watch))
+        {
+            let record = stopwatch.record(true);
+            record.publish_counts(mem, offset, &mut stopwatch.seq, lap);
+        }
+    }
+}
