@@ -48,6 +48,20 @@ impl Case {
             reserved,
         }
     }
+
+    /// Fails if the ioctl does not say `expected` of that argument. Returns what it
+    /// made of it.
+    fn says(
+        &self,
+        file: &File,
+        mut argument: Argument,
+        expected: Result<(), Errno>,
+        what: &str,
+    ) -> Argument {
+        let result = argument.call(file, self.number);
+        assert_eq!(result, expected, "{:#x}, {what}", self.number);
+        argument
+    }
 }
 
 /// All ioctls, and the stopwatch that one of them finds.
@@ -109,51 +123,39 @@ fn cases() -> (Named, [Case; 6]) {
     (named, cases)
 }
 
-fn flags() {
+/// Has each of them checked, with the device open.
+fn each(check: impl Fn(&Case, &File)) {
     let file = open();
     let (_named, cases) = cases();
-    for Case {
-        number,
-        argument,
-        flags: (offset, known),
-        ..
-    } in cases
-    {
+    for case in &cases {
+        check(case, &file);
+    }
+}
+
+fn flags() {
+    each(|case, file| {
+        let (offset, known) = case.flags;
         for flags in (0..32).map(|bit| 1 << bit).chain([u32::MAX]) {
-            let mut argument = argument.clone().with_u32(offset, flags);
             let expected = match flags & !known {
                 0 => Ok(()),
                 _ => Err(Errno::INVAL),
             };
-            assert_eq!(
-                argument.call(&file, number),
-                expected,
-                "{number:#x}, {flags:#x}"
-            );
+            let argument = case.argument.clone().with_u32(offset, flags);
+            case.says(file, argument, expected, &format!("flags {flags:#x}"));
         }
-    }
+    });
 }
 
 fn reserved_fields() {
-    let file = open();
-    let (_named, cases) = cases();
-    for Case {
-        number,
-        argument,
-        reserved,
-        ..
-    } in cases
-    {
-        let Some(offset) = reserved else { continue };
+    each(|case, file| {
+        let Some(offset) = case.reserved else {
+            return;
+        };
         for value in [1, u32::MAX] {
-            let mut argument = argument.clone().with_u32(offset, value);
-            assert_eq!(
-                argument.call(&file, number),
-                Err(Errno::INVAL),
-                "{number:#x}"
-            );
+            let argument = case.argument.clone().with_u32(offset, value);
+            case.says(file, argument, Err(Errno::INVAL), &format!("{value:#x}"));
         }
-    }
+    });
 }
 
 fn what_is_in_the_reading_before_does_not_matter() {
@@ -173,82 +175,46 @@ fn what_is_in_the_reading_before_does_not_matter() {
 }
 
 fn structs_that_are_too_small() {
-    let file = open();
-    let (_named, cases) = cases();
-    for Case {
-        number,
-        size,
-        argument,
-        ..
-    } in cases
-    {
-        for size in [0, 1, 4, 8, size - 8, size - 1] {
-            let mut small = argument.clone().with_size(size);
-            assert_eq!(
-                small.call(&file, number),
-                Err(Errno::INVAL),
-                "{number:#x}, size {size}"
-            );
+    each(|case, file| {
+        for size in [0, 1, 4, 8, case.size - 8, case.size - 1] {
+            let small = case.argument.clone().with_size(size);
+            case.says(file, small, Err(Errno::INVAL), &format!("size {size}"));
         }
-    }
+    });
 }
 
 fn structs_that_are_larger() {
-    let file = open();
-    let (_named, cases) = cases();
-    for Case {
-        number,
-        size,
-        argument,
-        ..
-    } in cases
-    {
+    each(|case, file| {
         for extra in [1, 8, 1000] {
-            let mut large = argument.clone().with_size(size + extra);
-            assert_eq!(
-                large.call(&file, number),
-                Ok(()),
-                "{number:#x}, {extra} bytes more"
-            );
-            assert_eq!(u32_at(large.bytes(), 0) as usize, size + extra);
-            let beyond = &large.bytes()[size..];
-            assert!(beyond.iter().all(|&byte| byte == 0), "{number:#x}");
+            let size = case.size + extra;
+            let large = case.argument.clone().with_size(size);
+            let large = case.says(file, large, Ok(()), &format!("{extra} bytes more"));
+            assert_eq!(u32_at(large.bytes(), 0) as usize, size);
+            let beyond = &large.bytes()[case.size..];
+            assert!(beyond.iter().all(|&byte| byte == 0), "{:#x}", case.number);
         }
-    }
+    });
 }
 
 fn structs_that_say_too_much() {
-    let file = open();
-    let (_named, cases) = cases();
-    for Case {
-        number,
-        size,
-        argument,
-        ..
-    } in cases
-    {
+    each(|case, file| {
         for (extra, offset) in [(4, 0), (1000, 0), (1000, 996)] {
-            let large = argument.clone().with_size(size + extra);
-            let mut large = large.with_u32(size + offset, 1 << 24);
-            assert_eq!(large.call(&file, number), Err(Errno::TOOBIG), "{number:#x}");
+            let large = case.argument.clone().with_size(case.size + extra);
+            let large = large.with_u32(case.size + offset, 1 << 24);
+            case.says(file, large, Err(Errno::TOOBIG), &format!("at {offset}"));
         }
-        let mut huge = argument.clone().with_size(8192);
-        assert_eq!(huge.call(&file, number), Err(Errno::TOOBIG), "{number:#x}");
-    }
+        let huge = case.argument.clone().with_size(8192);
+        case.says(file, huge, Err(Errno::TOOBIG), "more than a page");
+    });
 }
 
 fn pointers_to_nothing() {
-    let file = open();
-    let (_named, cases) = cases();
-    for Case { number, .. } in cases {
+    each(|case, file| {
         for address in [0, 8, 1 << 63, usize::MAX - 7] {
-            assert_eq!(
-                ioctl(&file, number, address),
-                Err(Errno::FAULT),
-                "{address:#x}"
-            );
+            let result = ioctl(file, case.number, address);
+            assert_eq!(result, Err(Errno::FAULT), "{address:#x}");
         }
-    }
+    });
 }
 
 /// Two pages; the second one cannot be used, the first one as `flags` say.
@@ -285,44 +251,22 @@ fn raw(file: &File, number: u32, address: usize) -> Result<(), Errno> {
 }
 
 fn a_struct_that_ends_at_nothing() {
-    let file = open();
-    let (_named, cases) = cases();
-    for Case {
-        number,
-        size,
-        argument,
-        ..
-    } in cases
-    {
-        for bytes in [3, 4, 7, size - 1] {
+    each(|case, file| {
+        for bytes in [3, 4, 7, case.size - 1] {
             let writable = MprotectFlags::READ | MprotectFlags::WRITE;
-            let address = at_the_edge(&argument, bytes, writable);
-            assert_eq!(
-                raw(&file, number, address),
-                Err(Errno::FAULT),
-                "{number:#x}, {bytes}"
-            );
+            let address = at_the_edge(&case.argument, bytes, writable);
+            let result = raw(file, case.number, address);
+            assert_eq!(result, Err(Errno::FAULT), "{:#x}, {bytes}", case.number);
         }
-    }
+    });
 }
 
 fn an_answer_that_cannot_be_written() {
-    let file = open();
-    let (_named, cases) = cases();
-    for Case {
-        number,
-        size,
-        argument,
-        ..
-    } in cases
-    {
-        let address = at_the_edge(&argument, size, MprotectFlags::READ);
-        assert_eq!(
-            raw(&file, number, address),
-            Err(Errno::FAULT),
-            "{number:#x}"
-        );
-    }
+    each(|case, file| {
+        let address = at_the_edge(&case.argument, case.size, MprotectFlags::READ);
+        let result = raw(file, case.number, address);
+        assert_eq!(result, Err(Errno::FAULT), "{:#x}", case.number);
+    });
 }
 
 fn no_such_ioctl() {
