@@ -90,8 +90,8 @@ level1_boot() {
 	elif ((rc == 124)); then
 		say "level1: not finished after $seconds s (STOPWATCH_TIMEOUT sets the limit)"
 	else
+		say "level1: its QEMU ended with status $rc before the command did; its console ($BUILD/level1.console) said:"
 		rc=125
-		say "level1: ended without an exit status; its console ($BUILD/level1.console) said:"
 		tail -n 25 "$BUILD/level1.console" 2>/dev/null | sed 's/^/    /' >&2 || true
 	fi
 	rm -rf "$run"
@@ -106,6 +106,7 @@ level1_environment() {
 		export STOPWATCH_KDIR=/cache/$KERNEL/tree
 		export STOPWATCH_QEMU=/cache/$QEMU/bin/qemu-system-x86_64
 		export STOPWATCH_GUEST_KERNEL=/cache/$KERNEL/vmlinux
+		export STOPWATCH_GUEST_BZIMAGE=/boot/vmlinuz-$KERNEL_RELEASE
 		export STOPWATCH_GUEST_INITRD=/stopwatch/build/guest.initramfs
 		export STOPWATCH_GUEST=/stopwatch/lab/guest/qemu
 		export STOPWATCH_MODULES=/stopwatch/build/modules

@@ -36,7 +36,7 @@ pub(crate) fn monitor(guest: &str) -> String {
 }
 
 /// QEMU's argument to `-qmp` for it.
-fn monitor_argument(guest: &str) -> String {
+pub(crate) fn monitor_argument(guest: &str) -> String {
     format!("unix:{},server=on,wait=off", monitor(guest))
 }
 

@@ -16,14 +16,18 @@ use stopwatch_tests::suite::{environment, eventually, figure};
 use stopwatch_tests::tests;
 use stopwatch_uapi::*;
 
-use crate::guests::{elapsed_ns, monitor, one};
+use crate::guests::{elapsed_ns, monitor, monitor_argument, one};
 use crate::strangers::device_argument;
 
 tests![
     to_idle,
+    to_memory,
     waking_up_from_memory_is_no_reset,
     hibernation_is_refused
 ];
+
+/// The guest that suspends to memory.
+const SLEEPER: &str = "deep-sleeper";
 
 /// What is there before a guest suspends, and has to be there after it.
 struct Before {
@@ -59,7 +63,7 @@ fn while_it_sleeps(before: &Before) {
 }
 
 /// Looks at all that while the guest is awake again.
-fn check(guest: &mut Guest, before: &Before) {
+fn check(guest: &mut Guest, before: &Before, how: &str) {
     let vm = guest.vm();
     assert_eq!(vm.resets, before.vm.resets, "the device was not reset");
     assert_eq!(vm.features, before.vm.features);
@@ -111,7 +115,7 @@ fn check(guest: &mut Guest, before: &Before) {
     let expired = guest.json("stopwatch timeout 43 10ms --wait --json");
     assert_eq!(expired["watch"], 43);
     figure(format_args!(
-        "a guest suspended to idle: all as it was {:.1} s after, a timeout in between {:.6} s late \
+        "a guest suspended {how}: all as it was {:.1} s after, a timeout in between {:.6} s late \
          by the host's timer",
         before.suspended.elapsed().as_secs_f64(),
         event["late_ns"].as_u64().unwrap() as f64 / 1e9
@@ -120,15 +124,15 @@ fn check(guest: &mut Guest, before: &Before) {
     guest.check_log();
 }
 
-/// How often the guest has suspended to idle, by its kernel's log.
-fn suspends(guest: &mut Guest) -> usize {
+/// How often the guest has suspended like that, by its kernel's log.
+fn suspends(guest: &mut Guest, how: &str) -> usize {
     let log = guest.shell("dmesg");
-    log.matches("PM: suspend entry (s2idle)").count()
+    log.matches(&format!("PM: suspend entry ({how})")).count()
 }
 
 fn to_idle() {
     let mut guest = one();
-    let suspends_before = suspends(&mut guest);
+    let suspends_before = suspends(&mut guest, "s2idle");
     let before = prepare(&mut guest);
     guest.shell("[ -d /sys/module/button ] || insmod /modules/button.ko");
     guest.send("echo freeze >/sys/power/state; echo $? >/tmp/status");
@@ -138,8 +142,31 @@ fn to_idle() {
     qemu.execute("system_powerdown", json!({})).unwrap();
     guest.awake();
     assert_eq!(guest.shell("cat /tmp/status"), "0\n");
-    assert_eq!(suspends(&mut guest), suspends_before + 1);
-    check(&mut guest, &before);
+    assert_eq!(suspends(&mut guest, "s2idle"), suspends_before + 1);
+    check(&mut guest, &before, "to idle");
+}
+
+/// A whole guest. It boots the compressed kernel, from the ROM of which nothing is
+/// left when it wakes up: that of the lab's other guests QEMU loads from an ELF file,
+/// and does so again at the reset by which the machine wakes up.
+fn to_memory() {
+    let kernel = environment("STOPWATCH_GUEST_BZIMAGE");
+    let monitor_at = monitor_argument(SLEEPER);
+    let arguments = ["-qmp", &monitor_at, "-kernel", &kernel];
+    let mut guest = Guest::boot(SLEEPER, &[], &[], &arguments);
+    guest.ready();
+    guest.load_driver();
+    let before = prepare(&mut guest);
+    guest.send("echo deep >/sys/power/mem_sleep; echo mem >/sys/power/state; echo $? >/tmp/status");
+    let mut qemu = Qmp::connect(monitor(SLEEPER)).unwrap();
+    reaches(&mut qemu, "suspended");
+    while_it_sleeps(&before);
+    qemu.execute("system_wakeup", json!({})).unwrap();
+    guest.awake();
+    assert_eq!(guest.shell("cat /tmp/status"), "0\n");
+    assert_eq!(suspends(&mut guest, "deep"), 1);
+    check(&mut guest, &before, "to memory");
+    guest.power_off();
 }
 
 /// A QEMU, ended with this.
@@ -154,7 +181,7 @@ impl Drop for Qemu {
 
 /// For the BIOS to boot: has the machine suspend to memory, by the register that
 /// a `pc` has for that.
-const SLEEPER: [u8; 10] = [
+const SLEEPER_CODE: [u8; 10] = [
     0xba, 0x04, 0x06, // mov $0x604, %dx: PM1 control
     0xb8, 0x00, 0x24, // mov $0x2400, %ax: to memory, now
     0xef, // out %ax, %dx
@@ -162,15 +189,12 @@ const SLEEPER: [u8; 10] = [
 ];
 
 /// The host's half of a suspend to memory: the reset by which the machine wakes
-/// up is none of the device. This process plays the driver, who goes on in his
-/// rings.
-///
-/// A guest of the lab does not wake up from it, with or without the device: QEMU
-/// loads its uncompressed kernel from an ELF file, and does so again at that reset.
+/// up is none of the device, any other one is. This process plays the driver, who
+/// goes on in his rings.
 fn waking_up_from_memory_is_no_reset() {
     let disk = env::temp_dir().join("sleeper.img");
     let mut sectors = vec![0; 1440 << 10];
-    sectors[..SLEEPER.len()].copy_from_slice(&SLEEPER);
+    sectors[..SLEEPER_CODE.len()].copy_from_slice(&SLEEPER_CODE);
     sectors[510..512].copy_from_slice(&[0x55, 0xaa]);
     fs::write(&disk, sectors).unwrap();
 
