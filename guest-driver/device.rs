@@ -13,6 +13,7 @@
 
 use core::hint::spin_loop;
 use kernel::{
+    cpu::CpuId,
     device::{
         Bound,
         Device, //
@@ -158,7 +159,8 @@ pub(crate) struct StopwatchDevice {
 }
 
 impl StopwatchDevice {
-    /// Maps a device, checks what it says of itself, and resets it. May sleep.
+    /// Maps a device that has so many interrupt vectors, checks what it says of itself, and resets
+    /// it. May sleep.
     ///
     /// # Errors
     ///
@@ -166,8 +168,9 @@ impl StopwatchDevice {
     pub(crate) fn new(
         pdev: &pci::Device<Bound>,
         has_ports: bool,
+        vectors: u32,
     ) -> Result<impl PinInit<Self, Error>> {
-        let (transport, layout, offered) = Transport::new(pdev, has_ports)?;
+        let (transport, layout, offered) = Transport::new(pdev, has_ports, vectors)?;
         let clock = Clock::new()?;
 
         Ok(try_pin_init!(Self {
@@ -219,6 +222,16 @@ impl StopwatchDevice {
         }
         self.learn(&answer);
         Ok(())
+    }
+
+    /// How many interrupt vectors it uses: one for each ring.
+    pub(crate) fn vectors(&self) -> u32 {
+        self.transport.rings()
+    }
+
+    /// The vector whose interrupts are for a CPU.
+    pub(crate) fn vector_of(&self, cpu: CpuId) -> u32 {
+        self.transport.ring_of(cpu)
     }
 
     /// The events of the device.

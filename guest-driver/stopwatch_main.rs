@@ -18,6 +18,7 @@
 //! `abstractions/`, which knows no stopwatch.
 
 use kernel::{
+    cpu::nr_cpu_ids,
     device::Core,
     pci,
     prelude::*,
@@ -52,7 +53,10 @@ use abstractions::{
     bar::PortBar,
     miscdevice::MiscRegistration,
     pci_id::pci_device_id,
-    pci_irq::MsixHandler,
+    pci_irq::{
+        MsixHandlers,
+        MsixVectors, //
+    },
     pm_notifier::PmNotifier, //
 };
 use device::{
@@ -111,8 +115,7 @@ struct Binding<'bound> {
     #[pin]
     _file: MiscRegistration<StopwatchFile>,
     _top_files: TopFiles,
-    #[pin]
-    _irq: MsixHandler<'bound, Interrupt>,
+    _irqs: MsixHandlers<'bound, Interrupt>,
     #[pin]
     _pm: PmNotifier<Arc<StopwatchDevice>>,
     scripts: Arc<Scripts>,
@@ -146,12 +149,20 @@ impl pci::Driver for StopwatchDriver {
             // Interrupts are messages, which are writes to the bus.
             pdev.set_master();
 
-            let device = Arc::pin_init(StopwatchDevice::new(pdev, has_ports)?, GFP_KERNEL)?;
-            let handler = MsixHandler::new(pdev, c"stopwatch", Interrupt(device.clone()))
+            let vectors = MsixVectors::new(pdev, nr_cpu_ids())
                 .inspect_err(|_| dev_err!(pdev, "no MSI-X vector for the events\n"))?;
+            let device = StopwatchDevice::new(pdev, has_ports, vectors.count())?;
+            let device = Arc::pin_init(device, GFP_KERNEL)?;
+            let irqs = MsixHandlers::new(
+                vectors,
+                device.vectors(),
+                c"stopwatch",
+                || Interrupt(device.clone()),
+                |vector, cpu| device.vector_of(cpu) == vector,
+            )?;
 
             Ok(try_pin_init!(Binding {
-                _irq <- handler,
+                _irqs: irqs,
                 _: {
                     device.turn_on_features(pdev.as_ref())?;
                 },

@@ -156,7 +156,8 @@ impl Transport {
     const POSTED_NS: u64 = uapi::STOPWATCH_POSTED_MS as u64 * 1_000_000 / 2;
 
     /// Enables a device, finds out what it is, and resets it. Its memory is that of the layout.
-    /// May sleep. The third value is the features that it offers.
+    /// No ring is used beyond the first `vectors`. May sleep. The third value is the features that
+    /// it offers.
     ///
     /// # Errors
     ///
@@ -166,6 +167,7 @@ impl Transport {
     pub(crate) fn new(
         pdev: &pci::Device<Bound>,
         has_ports: bool,
+        vectors: u32,
     ) -> Result<(impl PinInit<DeadlineTimer<Self>, Error>, Layout, u64)> {
         let registers = Registers::new(pdev, uapi::STOPWATCH_BAR_REGISTERS, c"stopwatch")?;
         let (layout, offered) = Layout::from_info(&registers::read_info(&registers))
@@ -195,7 +197,7 @@ impl Transport {
         };
 
         let mut rings = KVec::new();
-        for index in 0..layout.geometry().rings.min(nr_cpu_ids()) {
+        for index in 0..layout.geometry().rings.min(nr_cpu_ids()).min(vectors) {
             let ring = Ring::new(layout.ring(index).ok_or(EINVAL)?);
             let ring = KBox::pin_init(new_irq_lock!(ring, "stopwatch::Ring"), GFP_KERNEL)?;
             rings.push(ring, GFP_KERNEL)?;
@@ -222,15 +224,24 @@ impl Transport {
         self.rings.len() as u32
     }
 
+    /// The number of the ring of a CPU, which gets the interrupts of its timeouts, too.
+    #[inline]
+    pub(crate) fn ring_of(&self, cpu: CpuId) -> u32 {
+        let index = cpu.as_u32();
+
+        if index < self.rings() {
+            index
+        } else {
+            index % self.rings().max(1)
+        }
+    }
+
     /// The ring of this CPU, and its number. Which CPU it is does not matter for what happens, only
     /// for how often CPUs meet.
     #[inline]
     fn ring(&self) -> Result<(u32, &IrqLock<Ring>)> {
-        let mut index = CpuId::current().as_u32();
+        let index = self.ring_of(CpuId::current());
 
-        if index >= self.rings() {
-            index %= self.rings().max(1);
-        }
         Ok((index, self.rings.get(index as usize).ok_or(ENODEV)?))
     }
 

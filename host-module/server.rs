@@ -79,8 +79,6 @@ const AGAIN_NS: u64 = 100_000;
 /// noticeable part of the time itself.
 const TIMED: u64 = 64;
 
-const CALLS: usize = uapi::STOPWATCH_CALLS as usize;
-
 /// The engine's state in the kernel's memory.
 struct KernelMemory;
 
@@ -98,8 +96,8 @@ struct State {
     engine: Device<KernelMemory>,
     /// Between START and STOP.
     started: bool,
-    /// `None` until it is set.
-    calls: [Option<Arc<EventFd>>; CALLS],
+    /// By ring; `None` until it is set.
+    calls: KVVec<Option<Arc<EventFd>>>,
     kicks: u64,
     timed_kicks: u64,
     service_ns: u64,
@@ -203,7 +201,7 @@ pub(crate) fn serve_region(
     let state = State {
         engine,
         started: false,
-        calls: [const { None }; CALLS],
+        calls: KVVec::from_elem(None, geometry.rings as usize, GFP_KERNEL)?,
         kicks: 0,
         timed_kicks: 0,
         service_ns: 0,
@@ -236,6 +234,11 @@ impl Core {
         // It may have been the last reference, which is not for under the lock.
         drop(former);
         Ok(())
+    }
+
+    /// The eventfd of a call, which is not to be signalled under the lock. Any context.
+    fn call(&self, index: u32) -> Option<Arc<EventFd>> {
+        self.state.lock().calls.get(index as usize)?.clone()
     }
 
     /// Whether every call has its eventfd.
@@ -420,7 +423,7 @@ impl DeadlineTimer<Core> {
     /// Notes the timeouts that have expired, within the budget, and calls the guest. Any context
     /// but inside an eventfd's wake-up.
     fn expire(&self) {
-        let call = {
+        let mut calls = {
             let mut state = self.state.lock();
 
             if !state.started {
@@ -437,14 +440,14 @@ impl DeadlineTimer<Core> {
 
             // Beyond the budget the next deadline is past, so the timer comes back at once.
             self.program(&state);
-            if expired.put == 0 && expired.lost == 0 {
-                return;
-            }
-            state.calls[uapi::STOPWATCH_CALL_EVENTS as usize].clone()
+            expired.calls
         };
 
-        if let Some(call) = call {
-            call.signal();
+        while calls != 0 {
+            if let Some(call) = self.call(calls.trailing_zeros()) {
+                call.signal();
+            }
+            calls &= calls - 1;
         }
     }
 }

@@ -128,11 +128,13 @@ pub struct Commanded {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[must_use = "the guest may have to be called, and the timer to be programmed"]
 pub struct Expired {
-    /// Events put into the event ring: call the guest if there are any.
+    /// Events put into the event ring.
     pub put: u32,
-    /// Events that were lost because the event ring was full: call the guest
-    /// for these, too.
+    /// Events that were lost because the event ring was full.
     pub lost: u32,
+    /// A bit for each call that is to be made: there are events for it, or were
+    /// some that are lost.
+    pub calls: u64,
     /// [`Device::next_deadline`]. If the budget was spent, it may be past.
     pub next: Option<u64>,
 }
@@ -254,7 +256,7 @@ impl<S: Storage> Device<S> {
                 stopwatches.times.advance(clock);
             }
             stopwatches.times.act_at(stopwatches.times.nearest(stamp));
-            let bad = stopwatches.respond(mem, clock, functions, &mut posted);
+            let bad = stopwatches.respond(mem, clock, functions, ring, &mut posted);
             end.complete(mem, &mut posted.words);
             served.count(bad);
         }
@@ -306,7 +308,9 @@ impl<S: Storage> Device<S> {
                         continue;
                     }
                     self.stopwatches.times.act_at(at);
-                    let bad = self.stopwatches.respond(mem, clock, functions, &mut posted);
+                    let bad = self
+                        .stopwatches
+                        .respond(mem, clock, functions, ring, &mut posted);
                     self.rings.complete(mem, ring, &mut posted.words);
                     served.count(bad);
                 }
@@ -358,9 +362,10 @@ impl<S: Storage> Device<S> {
         let mut expired = Expired::default();
         for _ in 0..budget {
             // The record is published by then: who has the event finds it in there.
-            let Some(mut event) = self.stopwatches.expire(mem, clock) else {
+            let Some((mut event, call)) = self.stopwatches.expire(mem, clock) else {
                 break;
             };
+            expired.calls |= 1u64.checked_shl(call).unwrap_or(0);
             event.sequence = self.stats.events.wrapping_add(self.stats.events_lost);
             match self.events.post(mem, event.encode()) {
                 Some(_) => {
@@ -373,7 +378,7 @@ impl<S: Storage> Device<S> {
                 }
             }
         }
-        if expired.put != 0 || expired.lost != 0 {
+        if expired.calls != 0 {
             self.stopwatches.times.settle();
             self.publish_state(mem);
         }

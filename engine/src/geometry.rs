@@ -212,6 +212,9 @@ impl Layout {
         if u64::from(get(field!(stopwatch_info.record_size))) != RECORD_SIZE {
             return Err(InfoError::Place("record size"));
         }
+        if get(field!(stopwatch_info.calls)) != geometry.rings {
+            return Err(InfoError::Place("number of calls"));
+        }
         let layout = Self {
             geometry,
             region_size: get(field!(stopwatch_info.region_size)),
@@ -300,7 +303,7 @@ impl Layout {
         set(field!(stopwatch_info.ring_stride), self.ring_stride);
         set(field!(stopwatch_info.ring_slots), self.geometry.ring_slots);
         set(field!(stopwatch_info.rings), self.geometry.rings);
-        set(field!(stopwatch_info.calls), uapi::STOPWATCH_CALLS);
+        set(field!(stopwatch_info.calls), self.geometry.rings);
         set(field!(stopwatch_info.lap_offset), self.lap_offset);
         field!(stopwatch_info.features).set(&mut info, features);
         info

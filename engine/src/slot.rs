@@ -116,7 +116,8 @@ pub(super) enum Operation {
 /// Who makes a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Asker {
-    Guest,
+    /// The guest, in a request ring.
+    Guest(u32),
     /// A program of the host, which has no ring, no events and no features.
     Host,
 }
@@ -665,7 +666,7 @@ mod tests {
     }
 
     fn judge(message: impl Into<Message>) -> Result<(u32, Operation), Status> {
-        judge_by(message, 1, Asker::Guest)
+        judge_by(message, 1, Asker::Guest(0))
     }
 
     fn create(creation: impl Into<Message>) -> Result<Identity, Status> {
@@ -718,7 +719,7 @@ mod tests {
             if let Some((bit, word)) = other {
                 words[word] |= 1 << bit;
             }
-            let judged = judge_by(Message(words), features, Asker::Guest);
+            let judged = judge_by(Message(words), features, Asker::Guest(0));
             match act(&words, features) {
                 Some((watch, act)) => prop_assert_eq!(judged, Ok((watch, Operation::Act(act)))),
                 None => prop_assert!(!matches!(judged, Ok((_, Operation::Act(_))))),
@@ -837,7 +838,7 @@ mod tests {
         let mode = request(uapi::STOPWATCH_OP_SET_MODE, 70, 4 << 32);
         assert_eq!(judge(mode), Err(Status::BadArg));
 
-        let off = judge_by(timeout(0, 1, 0), 0, Asker::Guest);
+        let off = judge_by(timeout(0, 1, 0), 0, Asker::Guest(0));
         assert_eq!(off, Err(Status::BadOp));
         for op in [6, 7, 11] {
             let host = judge_by(request(op, 0, 0), 1, Asker::Host);

@@ -155,8 +155,9 @@ impl<S: Storage> Stopwatches<S> {
     }
 
     /// Notes the next timeout whose deadline has come, if there is one, and says
-    /// what the guest is to be told of it, without a sequence number.
-    pub(super) fn expire(&mut self, mem: &impl Memory, clock: &impl Clock) -> Option<Event> {
+    /// what the guest is to be told of it, without a sequence number, and by the
+    /// call of which ring.
+    pub(super) fn expire(&mut self, mem: &impl Memory, clock: &impl Clock) -> Option<(Event, u32)> {
         let due = self.room.deadlines.due(&mut self.times, clock)?;
         let stopwatch = self.room.get_mut(due.watch)?;
         let expiry = stopwatch.expire(due.now, due.deadline);
@@ -174,7 +175,7 @@ impl<S: Storage> Stopwatches<S> {
             None => self.room.disarm(due.watch),
         }
         self.publish(mem, due.watch);
-        Some(event)
+        Some((event, expiry.ring))
     }
 
     /// Answers what is in a slot, and leaves the answer in its place. Whether the
@@ -185,6 +186,7 @@ impl<S: Storage> Stopwatches<S> {
         mem: &impl Memory,
         clock: &impl Clock,
         functions: &impl Functions,
+        ring: u32,
         posted: &mut Posted,
     ) -> bool {
         // The short way, which nearly all requests go.
@@ -199,7 +201,7 @@ impl<S: Storage> Stopwatches<S> {
         }
         // A copy, so that those that go the short way need not be in memory.
         let request = *posted;
-        let (words, bad) = self.respond_to_any(mem, clock, functions, &request);
+        let (words, bad) = self.respond_to_any(mem, clock, functions, ring, &request);
         posted.words = words;
         bad
     }
@@ -213,13 +215,14 @@ impl<S: Storage> Stopwatches<S> {
         mem: &impl Memory,
         clock: &impl Clock,
         functions: &impl Functions,
+        ring: u32,
         posted: &Posted,
     ) -> (SlotWords, bool) {
         let words = &posted.words;
         let reply = match slot::function(words) {
             _ if posted.bad_owner => Reply::refusal(words, Status::BadOwner),
             Some(op) => self.call(functions, op, words),
-            None => self.answer(mem, clock, words, Asker::Guest),
+            None => self.answer(mem, clock, words, Asker::Guest(ring)),
         };
         (reply.encode(words), reply.is_bad())
     }
@@ -262,7 +265,7 @@ impl<S: Storage> Stopwatches<S> {
             Ok((_, Operation::Create)) => {
                 Creation::judge(words).and_then(|identity| self.create(mem, clock, identity))
             }
-            Ok((watch, operation)) => self.execute(mem, clock, watch, operation),
+            Ok((watch, operation)) => self.execute(mem, clock, watch, operation, asker),
             Err(status) => Err(status),
         };
         match done {
@@ -278,6 +281,7 @@ impl<S: Storage> Stopwatches<S> {
         clock: &impl Clock,
         watch: u32,
         operation: Operation,
+        asker: Asker,
     ) -> Result<Done, Status> {
         if let Operation::Act(act) = operation {
             let (status, reading) = self.act(mem, clock, watch, act).ok_or(Status::BadWatch)?;
@@ -291,6 +295,11 @@ impl<S: Storage> Stopwatches<S> {
         let stopwatch = self.room.get_mut(watch).ok_or(Status::BadWatch)?;
         let now = self.times.own(clock, stopwatch.identity.pace);
 
+        // Only the guest arms timeouts.
+        let ring = match asker {
+            Asker::Guest(ring) => ring,
+            Asker::Host => 0,
+        };
         let mut done = Done {
             watch,
             status: Status::Ok,
@@ -308,6 +317,7 @@ impl<S: Storage> Stopwatches<S> {
                 stopwatch.set_timeout(Timeout {
                     target: None,
                     interval,
+                    ring,
                 });
                 self.room.arm(watch, now.saturating_add(ns));
                 self.publish(mem, watch);
@@ -316,6 +326,7 @@ impl<S: Storage> Stopwatches<S> {
                 stopwatch.set_timeout(Timeout {
                     target: Some(target),
                     interval,
+                    ring,
                 });
                 if let Some(deadline) = stopwatch.elapsed_deadline(now, None) {
                     self.room.arm(watch, deadline);

@@ -261,6 +261,11 @@ impl Guest {
     }
 }
 
+/// So many eventfds.
+pub fn event_fds(count: u32) -> Vec<OwnedFd> {
+    (0..count).map(|_| event_fd().unwrap()).collect()
+}
+
 /// All the pieces of a VM, each to be dropped when it suits the test.
 pub struct Vm {
     /// The open file.
@@ -269,8 +274,8 @@ pub struct Vm {
     pub memfd: OwnedFd,
     /// The doorbells, by ring.
     pub kicks: Vec<OwnedFd>,
-    /// The call of events.
-    pub call: OwnedFd,
+    /// The calls, by ring.
+    pub calls: Vec<OwnedFd>,
     /// The mapping.
     pub guest: Guest,
 }
@@ -296,8 +301,8 @@ impl Vm {
 
     /// Makes a VM of an open file, with eventfds of its own.
     pub fn of(control: Control, geometry: Geometry) -> Self {
-        let kicks = (0..geometry.rings).map(|_| event_fd().unwrap()).collect();
-        Self::with_eventfds(control, geometry, kicks, event_fd().unwrap())
+        let (kicks, calls) = (event_fds(geometry.rings), event_fds(geometry.rings));
+        Self::with_eventfds(control, geometry, kicks, calls)
     }
 
     /// Makes a VM of an open file and eventfds.
@@ -305,7 +310,7 @@ impl Vm {
         control: Control,
         geometry: Geometry,
         kicks: Vec<OwnedFd>,
-        call: OwnedFd,
+        calls: Vec<OwnedFd>,
     ) -> Self {
         let size = control.set_geometry(geometry).unwrap();
         let memfd = sealed_memfd(size.into()).unwrap();
@@ -313,15 +318,15 @@ impl Vm {
         for (ring, kick) in (0..).zip(&kicks) {
             control.set_kick(ring, kick).unwrap();
         }
-        control
-            .set_call(uapi::STOPWATCH_CALL_EVENTS, &call)
-            .unwrap();
+        for (ring, call) in (0..).zip(&calls) {
+            control.set_call(ring, call).unwrap();
+        }
         let guest = Guest::new(Region::map(&memfd, size));
         Self {
             control,
             memfd,
             kicks,
-            call,
+            calls,
             guest,
         }
     }
@@ -431,15 +436,22 @@ impl Vm {
         self.control.this_vm().unwrap().expect("this is a VM")
     }
 
-    /// Waits for a call; `None` if none came within `limit`.
+    /// Waits for the call of ring 0; `None` if none came within `limit`.
     pub fn called(&self, limit: Duration) -> Option<u64> {
-        let mut fds = [PollFd::new(&self.call, PollFlags::IN)];
+        self.called_for(0, limit)
+    }
+
+    /// Waits for the call of a ring; `None` if none came within `limit`. How often it
+    /// came.
+    pub fn called_for(&self, ring: u32, limit: Duration) -> Option<u64> {
+        let call = &self.calls[ring as usize];
+        let mut fds = [PollFd::new(call, PollFlags::IN)];
         let limit = Timespec::try_from(limit).unwrap();
         if poll(&mut fds, Some(&limit)).unwrap() == 0 {
             return None;
         }
         let mut count = [0; 8];
-        rustix::io::read(&self.call, &mut count).unwrap();
+        rustix::io::read(call, &mut count).unwrap();
         Some(u64::from_ne_bytes(count))
     }
 }

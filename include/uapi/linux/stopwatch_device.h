@@ -59,16 +59,19 @@
 /* Slots of a request ring and of the event ring: a power of two. */
 #define STOPWATCH_MIN_SLOTS		8
 #define STOPWATCH_MAX_SLOTS		4096
-/* Call eventfds, each an MSI-X vector of the guest. */
-#define STOPWATCH_CALLS			1
-/* The call that says that the event ring has something. */
-#define STOPWATCH_CALL_EVENTS		0
+/*
+ * Calls: eventfds of the host kernel, each an MSI-X vector of the guest, as many
+ * as there are request rings. Call n says that the event ring has something, for
+ * timeouts that were armed in ring n. So the interrupt can be that of the CPU
+ * whose program waits for it. A driver that has fewer vectors than the device
+ * has rings uses no ring beyond them.
+ */
 
 /*
  * Features. The host offers a set in struct stopwatch_info; a guest turns on
  * what it knows with STOPWATCH_OP_SET_FEATURES. After a reset none is on.
  */
-/* STOPWATCH_OP_TIMEOUT, the event ring and STOPWATCH_CALL_EVENTS. */
+/* STOPWATCH_OP_TIMEOUT, the event ring and the calls. */
 #define STOPWATCH_F_TIMEOUT		(1ULL << 0)
 /* struct stopwatch_state.epoch_ns: the guest may know the host's uptime. */
 #define STOPWATCH_F_HOST_TIME		(1ULL << 1)
@@ -135,7 +138,7 @@ struct stopwatch_info {
 	__le32 ring_stride;	/* bytes from one request ring to the next */
 	__le32 ring_slots;
 	__le32 rings;
-	__le32 calls;
+	__le32 calls;		/* as many as rings */
 	__le32 lap_offset;
 	__le32 reserved[13];	/* zero */
 };

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use stopwatch::host::{event_fd, sealed_memfd, Control, Geometry, VmInfo};
 use stopwatch::Features;
 use stopwatch_engine::{Layout, Memory};
-use stopwatch_tests::harness::{control, ioctl, Argument, Vm, SMALL};
+use stopwatch_tests::harness::{control, event_fds, ioctl, Argument, Vm, SMALL};
 use stopwatch_tests::tests;
 use stopwatch_uapi::*;
 
@@ -262,15 +262,13 @@ fn a_vm_is_made_once() {
 fn start_needs_everything() {
     let (control, size) = with_geometry();
     control.set_region(sealed_memfd(size).unwrap()).unwrap();
-    let (first, second, call) = (
-        event_fd().unwrap(),
-        event_fd().unwrap(),
-        event_fd().unwrap(),
-    );
+    let (first, second) = (event_fd().unwrap(), event_fd().unwrap());
     assert_eq!(errno(control.start()), Some(Errno::NXIO));
     assert_eq!(errno(control.stop()), Some(Errno::ALREADY));
     control.set_kick(0, &first).unwrap();
-    control.set_call(0, &call).unwrap();
+    for (ring, call) in (0..).zip(event_fds(2)) {
+        control.set_call(ring, call).unwrap();
+    }
     assert_eq!(
         errno(control.start()),
         Some(Errno::NXIO),
@@ -283,12 +281,14 @@ fn start_needs_everything() {
     control.set_region(sealed_memfd(size).unwrap()).unwrap();
     control.set_kick(0, &first).unwrap();
     control.set_kick(1, &second).unwrap();
-    assert_eq!(
-        errno(control.start()),
-        Some(Errno::NXIO),
-        "there is no call"
-    );
-    control.set_call(0, &call).unwrap();
+    for (ring, call) in (0..).zip(event_fds(2)) {
+        assert_eq!(
+            errno(control.start()),
+            Some(Errno::NXIO),
+            "ring {ring} has no call"
+        );
+        control.set_call(ring, call).unwrap();
+    }
     control.start().unwrap();
 }
 
@@ -333,8 +333,8 @@ fn eventfds_may_be_replaced() {
         vm.control.set_kick(0, &vm.kicks[0]).unwrap();
         // The same one again is no error, and no second listener.
         vm.control.set_kick(0, &vm.kicks[0]).unwrap();
-        let old_call = std::mem::replace(&mut vm.call, event_fd().unwrap());
-        vm.control.set_call(0, &vm.call).unwrap();
+        let old_call = std::mem::replace(&mut vm.calls[0], event_fd().unwrap());
+        vm.control.set_call(0, &vm.calls[0]).unwrap();
         vm.control.start().unwrap();
 
         let kicks = vm.info().kicks;
@@ -360,7 +360,7 @@ fn an_index_out_of_range() {
             Errno::INVAL,
         );
     }
-    for index in [STOPWATCH_CALLS, 2, u32::MAX] {
+    for index in [SMALL.rings, 64, u32::MAX] {
         refuses(
             &vm.control,
             VHOST_STOPWATCH_SET_CALL,

@@ -6,7 +6,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use stopwatch::host::{Geometry, Status as VmStatus, VmmStatus};
-use stopwatch_engine::Event;
+use stopwatch_engine::{Event, Request};
 use stopwatch_tests::harness::{Vm, SMALL};
 use stopwatch_tests::suite::eventually;
 use stopwatch_tests::tests;
@@ -14,6 +14,7 @@ use stopwatch_uapi::*;
 
 tests![
     a_timeout_is_an_event_and_a_call,
+    the_call_is_that_of_the_ring_that_armed_it,
     a_timeout_of_a_nanosecond,
     a_timeout_replaces_the_one_before,
     many_timeouts_in_order,
@@ -80,6 +81,54 @@ fn a_timeout_is_an_event_and_a_call() {
     assert_eq!(vm.info().events, 3);
     assert_eq!(vm.ok(RESET, 3, 0).timeouts, 0);
     assert_eq!(vm.ok(READ, 5, 0).timeouts, 1);
+}
+
+fn the_call_is_that_of_the_ring_that_armed_it() {
+    let mut vm = Vm::with_timeouts(Geometry { rings: 3, ..SMALL });
+    let calls = |vm: &mut Vm, wanted: [Option<u64>; 3]| {
+        let events = wanted.iter().flatten().sum();
+        for _ in 0..events {
+            next_event(vm);
+        }
+        for (ring, wanted) in (0..).zip(wanted) {
+            let limit = if wanted.is_some() {
+                5 * SECOND
+            } else {
+                SECOND / 50
+            };
+            assert_eq!(vm.called_for(ring, limit), wanted, "call {ring}");
+        }
+    };
+    for ring in 0..3 {
+        vm.command(ring, TIMEOUT, 0, MS);
+        let mut wanted = [None; 3];
+        wanted[ring as usize] = Some(1);
+        calls(&mut vm, wanted);
+    }
+    // Who armed it last.
+    vm.command(0, TIMEOUT, 0, 60_000 * MS);
+    vm.command(2, TIMEOUT, 0, MS);
+    calls(&mut vm, [None, None, Some(1)]);
+    // Each its own.
+    vm.command(1, TIMEOUT, 1, 20 * MS);
+    vm.command(2, TIMEOUT, 2, 20 * MS);
+    calls(&mut vm, [None, Some(1), Some(1)]);
+    // Again and again, by whatever ring something else is asked.
+    let every = Request {
+        op: TIMEOUT as u16,
+        watch: 3,
+        arg: MS,
+        interval: 300 * MS,
+        ..Request::default()
+    };
+    let token = vm.guest.post_any(1, every).unwrap();
+    vm.kick(1);
+    assert!(vm.guest.poll(1, token).is_some());
+    vm.command(2, START, 3, 0);
+    calls(&mut vm, [None, Some(1), None]);
+    vm.command(0, READ, 3, 0);
+    calls(&mut vm, [None, Some(1), None]);
+    vm.command(0, RESET, 3, 0);
 }
 
 fn a_timeout_of_a_nanosecond() {

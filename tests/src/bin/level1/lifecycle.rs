@@ -100,13 +100,13 @@ fn teardown_in_every_order() {
             control,
             memfd,
             kicks,
-            call,
+            calls,
             guest,
         } = vm;
         let mut parts: [Option<Box<dyn std::any::Any>>; 4] = [
             Some(Box::new(kicks)),
             Some(Box::new((memfd, guest))),
-            Some(Box::new(call)),
+            Some(Box::new(calls)),
             Some(Box::new(control)),
         ];
         for part in order {
@@ -192,12 +192,12 @@ fn close_while_the_doorbell_is_hammered() {
             kicks,
             memfd,
             guest,
-            call,
+            calls,
         } = vm;
         hammering(&kicks, || {
             sleep(Duration::from_micros(200 * round));
             drop(control);
-            drop((memfd, guest, call));
+            drop((memfd, guest, calls));
             sleep(Duration::from_micros(500));
         });
     }

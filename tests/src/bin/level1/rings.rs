@@ -12,7 +12,7 @@ use rustix::event::{eventfd, EventfdFlags};
 use stopwatch::host::{event_fd, Geometry};
 use stopwatch_engine::guest::read_record;
 use stopwatch_engine::Status;
-use stopwatch_tests::harness::{control, kick, Vm, SMALL};
+use stopwatch_tests::harness::{control, event_fds, kick, Vm, SMALL};
 use stopwatch_tests::suite::eventually;
 use stopwatch_tests::tests;
 use stopwatch_uapi::*;
@@ -259,7 +259,7 @@ fn readers_see_whole_records() {
 fn one_eventfd_for_two_rings() {
     let eventfd = event_fd().unwrap();
     let kicks = vec![eventfd.try_clone().unwrap(), eventfd];
-    let mut vm = Vm::with_eventfds(control(), SMALL, kicks, event_fd().unwrap());
+    let mut vm = Vm::with_eventfds(control(), SMALL, kicks, event_fds(2));
     vm.control.start().unwrap();
     let first = vm.guest.post(0, START, 0, 0).unwrap();
     let second = vm.guest.post(1, START, 1, 0).unwrap();
@@ -272,7 +272,8 @@ fn one_eventfd_for_two_rings() {
 fn one_eventfd_for_kick_and_call() {
     let eventfd = event_fd().unwrap();
     let kicks = vec![eventfd.try_clone().unwrap(), event_fd().unwrap()];
-    let mut vm = Vm::with_eventfds(control(), SMALL, kicks, eventfd);
+    let calls = vec![event_fd().unwrap(), eventfd];
+    let mut vm = Vm::with_eventfds(control(), SMALL, kicks, calls);
     vm.control.start().unwrap();
     vm.turn_on_timeouts();
     settle();
@@ -293,7 +294,8 @@ fn the_call_of_one_vm_is_the_kick_of_another() {
     let (a, b) = (event_fd().unwrap(), event_fd().unwrap());
     let cross = |kick: &OwnedFd, call: &OwnedFd| {
         let kicks = vec![kick.try_clone().unwrap(), event_fd().unwrap()];
-        let mut vm = Vm::with_eventfds(control(), SMALL, kicks, call.try_clone().unwrap());
+        let calls = vec![event_fd().unwrap(), call.try_clone().unwrap()];
+        let mut vm = Vm::with_eventfds(control(), SMALL, kicks, calls);
         vm.control.start().unwrap();
         vm.turn_on_timeouts();
         vm
@@ -330,7 +332,7 @@ fn with_kick(flags: EventfdFlags, count: u64) -> Vm {
         control(),
         Geometry { rings: 1, ..SMALL },
         vec![kick],
-        event_fd().unwrap(),
+        event_fds(1),
     );
     vm.control.start().unwrap();
     vm
@@ -354,8 +356,8 @@ fn a_nearly_full_eventfd() {
     // The call, too: the event is there, and whoever polls is woken.
     let call = event_fd().unwrap();
     rustix::io::write(&call, &(u64::MAX - 1).to_ne_bytes()).unwrap();
-    let kicks = vec![event_fd().unwrap(), event_fd().unwrap()];
-    let mut vm = Vm::with_eventfds(control(), SMALL, kicks, call);
+    let calls = vec![call, event_fd().unwrap()];
+    let mut vm = Vm::with_eventfds(control(), SMALL, event_fds(2), calls);
     vm.control.start().unwrap();
     vm.turn_on_timeouts();
     for _ in 0..3 {

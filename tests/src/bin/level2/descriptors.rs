@@ -62,12 +62,12 @@ fn inherited(fd: impl AsFd) -> String {
 /// A VM, and the properties that would be right for it.
 fn right() -> (Vm, Device) {
     let vm = Vm::new(SMALL);
-    let kicks: Vec<_> = vm.kicks.iter().map(inherited).collect();
+    let list = |fds: &[OwnedFd]| fds.iter().map(inherited).collect::<Vec<_>>().join(":");
     let device = Device {
         vm: Some(inherited(&vm.control)),
         region: Some(inherited(&vm.memfd)),
-        kicks: Some(kicks.join(":")),
-        calls: Some(inherited(&vm.call)),
+        kicks: Some(list(&vm.kicks)),
+        calls: Some(list(&vm.calls)),
     };
     (vm, device)
 }
@@ -208,35 +208,42 @@ fn region() {
 
 fn kicks() {
     let (vm, right) = right();
+    eventfds("kicks", &vm.kicks[0], &right);
+}
+
+fn calls() {
+    let (vm, right) = right();
+    eventfds("calls", &vm.calls[0], &right);
+}
+
+/// A list of eventfds, of which there is one for each ring.
+fn eventfds(property: &'static str, first: &OwnedFd, right: &Device) {
     let null = File::open("/dev/null").unwrap();
     let third = event_fd().unwrap();
-    let first = inherited(&vm.kicks[0]);
-    let all = right.kicks.clone().unwrap();
+    let first = inherited(first);
+    let all = match property {
+        "kicks" => right.kicks.clone(),
+        _ => right.calls.clone(),
+    };
     let more = vec![
         ("one too few", first.clone()),
-        ("one too many", format!("{all}:{}", inherited(&third))),
+        (
+            "one too many",
+            format!("{}:{}", all.unwrap(), inherited(&third)),
+        ),
         (
             "one that is no eventfd",
             format!("{first}:{}", inherited(&null)),
+        ),
+        (
+            "one that is the memfd",
+            format!("{first}:{}", right.region.clone().unwrap()),
         ),
         ("one that is not open", format!("{first}:999")),
         ("an empty one", format!("{first}:")),
         ("none", String::new()),
     ];
-    common("kicks", &right, more);
-}
-
-fn calls() {
-    let (vm, right) = right();
-    let null = File::open("/dev/null").unwrap();
-    let second = event_fd().unwrap();
-    let first = inherited(&vm.call);
-    let more = vec![
-        ("one too many", format!("{first}:{}", inherited(&second))),
-        ("no eventfd", inherited(&null)),
-        ("the memfd", right.region.clone().unwrap()),
-    ];
-    common("calls", &right, more);
+    common(property, right, more);
 }
 
 fn a_descriptor_given_twice() {
@@ -249,8 +256,12 @@ fn a_descriptor_given_twice() {
         )],
         "kicks",
     );
+    let call = inherited(&vm.calls[0]);
     refused(
-        vec![("a kick as a call", set("calls", &right, Some(kick)))],
+        vec![(
+            "a kick as a call",
+            set("calls", &right, Some(format!("{call}:{kick}"))),
+        )],
         "calls",
     );
 }

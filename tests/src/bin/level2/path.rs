@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::{json, Value};
 use stopwatch::host::{Control, Operation, Qmp, VmmStatus, DEVICE};
 use stopwatch::Which;
+use stopwatch_tests::guest::Guest;
 use stopwatch_tests::suite::eventually;
 use stopwatch_tests::{scenario, tests};
 
@@ -20,6 +21,7 @@ tests![
     qemu_makes_no_ioctl_on_the_vm,
     two_guests_cannot_see_each_other,
     timeouts_in_two_guests_at_once,
+    a_timeout_interrupts_the_vcpu_that_armed_it,
     a_paused_vm,
 ];
 
@@ -123,4 +125,42 @@ fn a_paused_vm() {
     assert_eq!(guest.vm().vmm_status, VmmStatus::Running);
     assert_eq!(guest.vm().resets, resets);
     assert_eq!(guest.json("stopwatch show 30 --json")["state"], "running");
+}
+
+/// How often each vector of the driver has interrupted each vCPU.
+fn interrupts(guest: &mut Guest) -> Vec<Vec<u64>> {
+    let lines = guest.shell("grep stopwatch /proc/interrupts");
+    let counts = |line: &str| {
+        let words = line.split_whitespace().skip(1);
+        words.map_while(|word| word.parse().ok()).collect()
+    };
+    lines.lines().map(counts).collect()
+}
+
+fn a_timeout_interrupts_the_vcpu_that_armed_it() {
+    let mut guest = one();
+    // The first interrupt of a vector may still come where it was before.
+    for _ in 0..2 {
+        guest.shell("for mask in 1 2; do taskset $mask stopwatch timeout 20 5ms --wait; done");
+    }
+    assert_eq!(interrupts(&mut guest).len(), 2, "a vector for each vCPU");
+    for vcpu in 0..2 {
+        let before = interrupts(&mut guest);
+        let timeout = format!("taskset {} stopwatch timeout 20 5ms --wait", 1 << vcpu);
+        guest.shell(&timeout);
+        let after = interrupts(&mut guest);
+        for (vector, counts) in (0..).zip(&after) {
+            let more = |on: usize| counts[on] - before[vector][on];
+            if vector == vcpu {
+                assert!(more(vcpu) > 0, "vector {vector}: {before:?} to {after:?}");
+                assert_eq!(
+                    more(1 - vcpu),
+                    0,
+                    "vector {vector}: {before:?} to {after:?}"
+                );
+            } else {
+                assert_eq!((more(0), more(1)), (0, 0), "vector {vector}: {after:?}");
+            }
+        }
+    }
 }

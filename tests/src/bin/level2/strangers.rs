@@ -4,7 +4,7 @@
 //! the host module had described them, before QEMU saw them.
 
 use std::env;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -82,13 +82,13 @@ fn inherited(fd: impl AsFd) -> String {
 }
 
 pub(crate) fn device_argument(vm: &Vm) -> String {
-    let kicks: Vec<_> = vm.kicks.iter().map(inherited).collect();
+    let list = |fds: &[OwnedFd]| fds.iter().map(inherited).collect::<Vec<_>>().join(":");
     format!(
         "stopwatch,vm={},region={},kicks={},calls={}",
         inherited(&vm.control),
         inherited(&vm.memfd),
-        kicks.join(":"),
-        inherited(&vm.call)
+        list(&vm.kicks),
+        list(&vm.calls)
     )
 }
 

@@ -11,7 +11,6 @@ use rustix::event::{eventfd, EventfdFlags};
 use rustix::fs::{fcntl_add_seals, ftruncate, memfd_create, MemfdFlags, SealFlags};
 use rustix::io::{fcntl_setfd, Errno, FdFlags};
 use serde_json::json;
-use stopwatch_uapi as uapi;
 
 use super::{Control, Error, Qmp, QmpError};
 
@@ -80,7 +79,7 @@ impl Vm {
         for (ring, kick) in (0..).zip(&kicks) {
             control.set_kick(ring, kick)?;
         }
-        let calls = event_fds(uapi::STOPWATCH_CALLS)?;
+        let calls = event_fds(geometry.rings)?;
         for (index, call) in (0..).zip(&calls) {
             control.set_call(index, call)?;
         }
@@ -118,7 +117,7 @@ impl Vm {
         &self.calls
     }
 
-    /// What QEMU's `-device` takes: `stopwatch,vm=3,region=4,kicks=5:6,calls=7`.
+    /// What QEMU's `-device` takes: `stopwatch,vm=3,region=4,kicks=5:6,calls=7:8`.
     pub fn device_argument(&self) -> String {
         device_argument(
             self.control.as_fd().as_raw_fd(),
