@@ -153,7 +153,7 @@ pub(super) fn prepare(row: &str) -> Result<Operation> {
         TIER3 | TIER3_MEMORY => device::call(),
         TIER1_KERNEL => device::kernel("read", 400, 100),
         TIER2_KERNEL => device::kernel("lap", 128, 32),
-        TIER3_KERNEL | TIER3_MEMORY_KERNEL => device::kernel("call", 20, 10),
+        TIER3_KERNEL | TIER3_MEMORY_KERNEL => device::kernel("call", 20, 4),
         _ => bail!(
             "there is no row \"{row}\"; expected one of {}",
             NAMES.join(", ")

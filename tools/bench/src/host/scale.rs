@@ -35,12 +35,12 @@ pub(super) fn scale(counts: &[u32], kicks: u32, idle: Duration) -> Result<Vec<Sc
     for &count in counts {
         // All anew, since what is counted is the difference to none.
         settle();
-        let before = free_memory()?;
+        let before = used_memory()?;
         let mut guests = (0..count)
             .map(|_| Guest::new())
             .collect::<Result<Vec<_>>>()?;
         settle();
-        let used = before - free_memory()?;
+        let used = used_memory()? - before;
         let region = guests
             .first()
             .map_or(0, |guest| u64::from(guest.vm.region_size()));
@@ -87,20 +87,28 @@ fn settle() {
     thread::sleep(Duration::from_millis(500));
 }
 
-/// Bytes that are in no use at all.
-fn free_memory() -> Result<f64> {
+/// Bytes that processes and the kernel have taken, less what it caches of files: how
+/// much of that there is changes by itself as memory gets scarce.
+fn used_memory() -> Result<f64> {
+    const KINDS: [&str; 7] = [
+        "AnonPages",
+        "Shmem",
+        "Slab",
+        "KernelStack",
+        "PageTables",
+        "VmallocUsed",
+        "Percpu",
+    ];
     let text = fs::read_to_string("/proc/meminfo").context("/proc/meminfo")?;
-    let kilobytes = text
-        .lines()
-        .find_map(|line| {
-            line.strip_prefix("MemFree:")?
-                .trim()
-                .strip_suffix(" kB")?
-                .parse::<f64>()
-                .ok()
-        })
-        .context("/proc/meminfo has no MemFree")?;
-    Ok(kilobytes * 1024.0)
+    let mut sum = 0.0;
+    for kind in KINDS {
+        let kilobytes = text.lines().find_map(|line| {
+            let rest = line.strip_prefix(kind)?.strip_prefix(':')?;
+            rest.trim().strip_suffix(" kB")?.parse::<f64>().ok()
+        });
+        sum += kilobytes.with_context(|| format!("/proc/meminfo has no {kind}"))? * 1024.0;
+    }
+    Ok(sum)
 }
 
 /// Timers and work items of the host module that run in that time, a second.

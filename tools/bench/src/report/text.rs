@@ -260,8 +260,8 @@ fn sections(results: &Results) -> Vec<(&'static str, Table, String)> {
             "Many VMs",
             scale,
             "A process on the host plays the guest of each; a kick is one command from post to \
-             answer. Memory is what the host has less free, process and kernel together, which \
-             moves by some hundred kB by itself: of few VMs it says nothing. Wake-ups are timers and \
+             answer. Memory is what processes and the kernel have taken, by /proc/meminfo and without \
+             caches of files; of few VMs it says nothing. Wake-ups are timers and \
              work items of the host module, over 3 s."
                 .to_owned(),
         ),
