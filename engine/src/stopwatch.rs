@@ -97,8 +97,6 @@ pub(super) struct Timeout {
     pub(super) target: Option<u64>,
     /// From one to the next; 0 if there is no next.
     pub(super) interval: u64,
-    /// The request ring by which it was armed: who is to be told.
-    pub(super) ring: u32,
 }
 
 /// What became of a timeout whose deadline has come.
@@ -107,8 +105,6 @@ pub(super) struct Expiry {
     pub(super) count: u32,
     /// The deadline of the next one.
     pub(super) next: Option<u64>,
-    /// The request ring by which it was armed.
-    pub(super) ring: u32,
 }
 
 /// A stopwatch, and how it was published last.
@@ -122,7 +118,13 @@ pub(super) struct Stopwatch {
     pub(super) deadline_ns: u64,
     /// Sequence count of its record; even between publications.
     pub(super) seq: u32,
+    /// The request ring by which its timeout was armed: who is to be told.
+    pub(super) armed_by: u32,
 }
+
+// Room is made for powers of two of them. A byte more, and an allocator that goes by
+// powers of two takes twice the memory.
+const _: () = assert!(size_of::<Stopwatch>() <= 128);
 
 impl Stopwatch {
     /// Becomes another one.
@@ -219,11 +221,7 @@ impl Stopwatch {
     /// Counts a timeout whose deadline has come, and those that should have come
     /// after it until `now`.
     pub(super) fn expire(&mut self, now: u64, deadline: u64) -> Expiry {
-        let Timeout {
-            target,
-            interval,
-            ring,
-        } = self.timeout;
+        let Timeout { target, interval } = self.timeout;
         let over = match target {
             Some(target) => self.counts.elapsed(now).saturating_sub(target),
             None => now.saturating_sub(deadline),
@@ -243,7 +241,7 @@ impl Stopwatch {
         };
         let count = u32::try_from(count).unwrap_or(u32::MAX);
         self.counts.timeouts = self.counts.timeouts.saturating_add(count);
-        Expiry { count, next, ring }
+        Expiry { count, next }
     }
 
     /// The reading at `now`, which is VM time `time_ns`.

@@ -161,6 +161,7 @@ impl<S: Storage> Stopwatches<S> {
         let due = self.room.deadlines.due(&mut self.times, clock)?;
         let stopwatch = self.room.get_mut(due.watch)?;
         let expiry = stopwatch.expire(due.now, due.deadline);
+        let call = stopwatch.armed_by;
         let event = Event {
             kind: uapi::STOPWATCH_EVENT_TIMEOUT as u16,
             watch: due.watch,
@@ -175,7 +176,7 @@ impl<S: Storage> Stopwatches<S> {
             None => self.room.disarm(due.watch),
         }
         self.publish(mem, due.watch);
-        Some((event, expiry.ring))
+        Some((event, call))
     }
 
     /// Answers what is in a slot, and leaves the answer in its place. Whether the
@@ -317,8 +318,8 @@ impl<S: Storage> Stopwatches<S> {
                 stopwatch.set_timeout(Timeout {
                     target: None,
                     interval,
-                    ring,
                 });
+                stopwatch.armed_by = ring;
                 self.room.arm(watch, now.saturating_add(ns));
                 self.publish(mem, watch);
             }
@@ -326,8 +327,8 @@ impl<S: Storage> Stopwatches<S> {
                 stopwatch.set_timeout(Timeout {
                     target: Some(target),
                     interval,
-                    ring,
                 });
+                stopwatch.armed_by = ring;
                 if let Some(deadline) = stopwatch.elapsed_deadline(now, None) {
                     self.room.arm(watch, deadline);
                 }
