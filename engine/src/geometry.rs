@@ -112,6 +112,8 @@ pub enum InfoError {
     Geometry(GeometryError),
     /// The named part is not within its place, or not aligned.
     Place(&'static str),
+    /// Another number of calls than of rings.
+    Calls(u32, u32),
 }
 
 impl fmt::Display for InfoError {
@@ -129,6 +131,10 @@ impl fmt::Display for InfoError {
             ),
             Self::Geometry(error) => error.fmt(f),
             Self::Place(part) => write!(f, "the device's {part} is out of place"),
+            Self::Calls(calls, rings) => write!(
+                f,
+                "the device has {calls} calls for {rings} rings, expected as many"
+            ),
         }
     }
 }
@@ -212,8 +218,9 @@ impl Layout {
         if u64::from(get(field!(stopwatch_info.record_size))) != RECORD_SIZE {
             return Err(InfoError::Place("record size"));
         }
-        if get(field!(stopwatch_info.calls)) != geometry.rings {
-            return Err(InfoError::Place("number of calls"));
+        let calls = get(field!(stopwatch_info.calls));
+        if calls != geometry.rings {
+            return Err(InfoError::Calls(calls, geometry.rings));
         }
         let layout = Self {
             geometry,
@@ -484,6 +491,10 @@ mod tests {
         assert_eq!(
             said(field!(stopwatch_info.rings), 0),
             "rings must be from 1 to 64, got 0"
+        );
+        assert_eq!(
+            said(field!(stopwatch_info.calls), 1),
+            "the device has 1 calls for 4 rings, expected as many"
         );
         for (field, value, part) in [
             (field!(stopwatch_info.state_offset), 0, "state"),
