@@ -57,9 +57,6 @@ impl Clock {
     /// Of so many calls each one is learned from.
     const EAGER_SAMPLES: u64 = 32;
 
-    /// What is known gets worse by 500 ppm of the time at the most. So in 512 times the error it
-    /// gets worse by a quarter of that, and to learn earlier is not worth the time.
-    const WORTH_LEARNING: u64 = 512;
     /// Calls that are all there is to learn from are not left out for longer, in ms.
     const LONGEST_PAUSE_MS: u64 = 250;
 
@@ -123,7 +120,9 @@ impl Clock {
         let pause = match estimate {
             Some(estimate) if estimate.samples < Self::EAGER_SAMPLES => 0,
             Some(estimate) => {
-                let ns = estimate.error_ns.saturating_mul(Self::WORTH_LEARNING);
+                // Until the error has grown by a quarter: to learn earlier is not worth the time.
+                // The drift is in 2^-32, and the error far below 2^30 where there is an estimate.
+                let ns = (estimate.error_ns.min(1 << 30) << 30) / estimate.drift.max(1);
                 khz * (ns / 1_000_000).clamp(1, Self::LONGEST_PAUSE_MS)
             }
             None => khz,
