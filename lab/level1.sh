@@ -90,7 +90,7 @@ level1_boot() {
 	elif ((rc == 124)); then
 		say "level1: not finished after $seconds s (STOPWATCH_TIMEOUT sets the limit)"
 	else
-		say "level1: its QEMU ended with status $rc before the command did; its console ($BUILD/level1.console) said:"
+		say "level1: virtme-ng ended with status $rc before the command did; its console ($BUILD/level1.console) said:"
 		rc=125
 		tail -n 25 "$BUILD/level1.console" 2>/dev/null | sed 's/^/    /' >&2 || true
 	fi
