@@ -9,13 +9,14 @@ use super::clock::Clock;
 use super::geometry::Layout;
 use super::memory::Memory;
 use super::name::Name;
+use super::posts;
 use super::record::Laps;
 use super::record::Record;
 use super::ring;
 use super::ring::Posted;
 use super::ring::Poster;
+use super::rings::Next;
 use super::rings::Rings;
-use super::rings::Turn;
 use super::room::Room;
 use super::slot;
 use super::slot::Asker;
@@ -82,14 +83,17 @@ pub struct Policy {
     pub epoch_ns: u64,
 }
 
+/// So many posts of a post ring take no longer than a request.
+const POSTS_PER_REQUEST: u32 = 8;
+
 /// What a device has counted since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Resets of the device.
     pub resets: u64,
-    /// Requests answered.
+    /// Requests answered, and posts taken from post rings.
     pub requests: u64,
-    /// Requests answered with `STOPWATCH_S_BAD_*`.
+    /// Of these, answered with `STOPWATCH_S_BAD_*`, or none that can be posted.
     pub bad_requests: u64,
     /// Events put into the event ring.
     pub events: u64,
@@ -101,9 +105,9 @@ pub struct Stats {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[must_use = "there may be more to serve, and the timer to program"]
 pub struct Served {
-    /// Requests answered.
+    /// Requests answered, and posts taken from post rings.
     pub answered: u32,
-    /// Of these, answered with `STOPWATCH_S_BAD_*`.
+    /// Of these, answered with `STOPWATCH_S_BAD_*`, or none that can be posted.
     pub bad: u32,
     /// The budget is spent and there is more, or a stopwatch that is to be created
     /// waits for room.
@@ -203,7 +207,8 @@ impl<S: Storage> Device<S> {
     }
 
     /// Answers the requests in a ring, `budget` of them at most. While
-    /// `STOPWATCH_F_POSTED` is on, these are the ones in all rings.
+    /// `STOPWATCH_F_POSTED` is on, these are the ones in all rings, and what is in
+    /// the post rings, of which a request's share of the budget is good for several.
     ///
     /// Each call is one function with the doorbell around it: what is kept in memory
     /// only to be handed on would be a tenth of the work.
@@ -240,7 +245,7 @@ impl<S: Storage> Device<S> {
                 && (found || served.answered == 0)
                 && stopwatches.has(uapi::STOPWATCH_F_POSTED)
             {
-                if others.any_waits(mem) {
+                if others.any_waits(mem) || stopwatches.posts.any_waits(mem) {
                     return self.serve_all(mem, clock, functions, ring, budget, served);
                 }
                 looked = stopwatches.times.now();
@@ -298,30 +303,49 @@ impl<S: Storage> Device<S> {
         budget: u32,
         mut served: Served,
     ) -> Served {
+        let mut left = (budget - served.answered).saturating_mul(POSTS_PER_REQUEST);
+        let stopwatches = &mut self.stopwatches;
         self.rings.begin(mem, first);
-        while served.answered < budget {
-            match self.rings.turn(&self.stopwatches.times) {
-                Turn::Take(ring, at) => {
-                    let mut posted = self.rings.head(ring);
-                    if self.stopwatches.lacks_room(&posted.words) {
-                        self.rings.hold(ring);
-                        continue;
-                    }
-                    self.stopwatches.times.act_at(at);
-                    let bad = self
-                        .stopwatches
-                        .respond(mem, clock, functions, ring, &mut posted);
-                    self.rings.complete(mem, ring, &mut posted.words);
-                    served.count(bad);
+        stopwatches.posts.look(mem);
+        while left != 0 {
+            let request = self.rings.next(&stopwatches.times);
+            let post = stopwatches.posts.next(&stopwatches.times);
+            let post = post.filter(|post| {
+                request.is_none_or(|request| {
+                    post.at < request.at || post.at == request.at && !request.posted
+                })
+            });
+            let look_again = match (post, request) {
+                (Some(post), _) => post.look_again,
+                (None, Some(request)) => request.look_again,
+                (None, None) => break,
+            };
+            if look_again {
+                stopwatches.times.advance(clock);
+                self.rings.look(mem);
+                stopwatches.posts.look(mem);
+            } else if let Some(post) = post {
+                // What comes after that may be later than what else waits, or is to come.
+                let until = request.map_or(u64::MAX, |request| request.at);
+                let until = until.min(post.until).min(stopwatches.times.now());
+                let run = stopwatches.take_posts(mem, clock, &post, until, left);
+                left = left.saturating_sub(run.taken);
+                served.answered += run.taken;
+                served.bad += run.bad;
+            } else if let Some(Next { ring, at, .. }) = request {
+                let mut posted = self.rings.head(ring);
+                if stopwatches.lacks_room(&posted.words) {
+                    self.rings.hold(ring);
+                    continue;
                 }
-                Turn::LookAgain => {
-                    self.stopwatches.times.advance(clock);
-                    self.rings.look(mem);
-                }
-                Turn::Empty => break,
+                stopwatches.times.act_at(at);
+                let bad = stopwatches.respond(mem, clock, functions, ring, &mut posted);
+                self.rings.complete(mem, ring, &mut posted.words);
+                left = left.saturating_sub(POSTS_PER_REQUEST);
+                served.count(bad);
             }
         }
-        served.more = self.rings.any_waits();
+        served.more = self.rings.any_waits() || stopwatches.posts.found_any();
         self.note(served)
     }
 

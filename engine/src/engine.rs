@@ -29,6 +29,7 @@ mod memory;
 mod name;
 mod names;
 mod numbers;
+mod posts;
 mod record;
 mod ring;
 mod rings;

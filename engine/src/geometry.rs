@@ -114,6 +114,8 @@ pub enum InfoError {
     Place(&'static str),
     /// Another number of calls than of rings.
     Calls(u32, u32),
+    /// More post rings than any device has.
+    PostRings(u32),
 }
 
 impl fmt::Display for InfoError {
@@ -134,6 +136,11 @@ impl fmt::Display for InfoError {
             Self::Calls(calls, rings) => write!(
                 f,
                 "the device has {calls} calls for {rings} rings, expected as many"
+            ),
+            Self::PostRings(got) => write!(
+                f,
+                "post rings must be at most {}, got {got}",
+                uapi::STOPWATCH_MAX_POST_RINGS
             ),
         }
     }
@@ -160,6 +167,8 @@ pub struct Layout {
     rings_size: u32,
     ring_offset: u32,
     ring_stride: u32,
+    post_offset: u32,
+    post_rings: u32,
 }
 
 impl Layout {
@@ -180,7 +189,9 @@ impl Layout {
         let rings_offset = lap_offset + laps;
         let ring_offset = rings_offset + pages(Geometry::ring_size(geometry.event_slots));
         let ring_stride = pages(Geometry::ring_size(geometry.ring_slots));
-        let region_size = ring_offset + geometry.rings * ring_stride;
+        let post_offset = ring_offset + geometry.rings * ring_stride;
+        let post_rings = uapi::STOPWATCH_MAX_POST_RINGS;
+        let region_size = post_offset + post_rings * page;
         Ok(Self {
             geometry,
             region_size,
@@ -192,6 +203,8 @@ impl Layout {
             rings_size: region_size - rings_offset,
             ring_offset,
             ring_stride,
+            post_offset,
+            post_rings,
         })
     }
 
@@ -222,6 +235,10 @@ impl Layout {
         if calls != geometry.rings {
             return Err(InfoError::Calls(calls, geometry.rings));
         }
+        let post_rings = get(field!(stopwatch_info.post_rings));
+        if post_rings > uapi::STOPWATCH_MAX_POST_RINGS {
+            return Err(InfoError::PostRings(post_rings));
+        }
         let layout = Self {
             geometry,
             region_size: get(field!(stopwatch_info.region_size)),
@@ -233,6 +250,8 @@ impl Layout {
             rings_size: get(field!(stopwatch_info.rings_size)),
             ring_offset: get(field!(stopwatch_info.ring_offset)),
             ring_stride: get(field!(stopwatch_info.ring_stride)),
+            post_offset: get(field!(stopwatch_info.post_offset)),
+            post_rings,
         };
         // INVARIANT: checked here.
         layout.check().map_err(InfoError::Place)?;
@@ -243,23 +262,26 @@ impl Layout {
     /// the part that breaks them.
     fn check(&self) -> Result<(), &'static str> {
         let slot = u64::from(uapi::STOPWATCH_SLOT_SIZE);
-        let [region_size, state, state_size, record, lap, rings, rings_size, ring, stride] = [
-            self.region_size,
-            self.state_offset,
-            self.state_size,
-            self.record_offset,
-            self.lap_offset,
-            self.rings_offset,
-            self.rings_size,
-            self.ring_offset,
-            self.ring_stride,
-        ]
-        .map(u64::from);
+        let [region_size, state, state_size, record, lap, rings, rings_size, ring, stride, post] =
+            [
+                self.region_size,
+                self.state_offset,
+                self.state_size,
+                self.record_offset,
+                self.lap_offset,
+                self.rings_offset,
+                self.rings_size,
+                self.ring_offset,
+                self.ring_stride,
+                self.post_offset,
+            ]
+            .map(u64::from);
         let counts = self.geometry;
         let records_size = u64::from(counts.stopwatches) * RECORD_SIZE;
         let laps_size = u64::from(counts.stopwatches) * LAPS_SIZE;
         let events_size = u64::from(Geometry::ring_size(counts.event_slots));
         let ring_size = u64::from(Geometry::ring_size(counts.ring_slots));
+        let posts_size = u64::from(self.post_rings) * PAGE;
 
         let checks = [
             ("state", state % PAGE == 0 && state >= PAGE),
@@ -275,8 +297,10 @@ impl Layout {
             ("ring stride", stride % PAGE == 0 && stride >= ring_size),
             (
                 "last request ring",
-                ring + u64::from(counts.rings) * stride <= rings + rings_size,
+                ring + u64::from(counts.rings) * stride <= post,
             ),
+            ("first post ring", post % PAGE == 0),
+            ("last post ring", post + posts_size <= rings + rings_size),
             ("region size", rings + rings_size <= region_size),
         ];
         match checks.iter().find(|(_, good)| !good) {
@@ -312,6 +336,8 @@ impl Layout {
         set(field!(stopwatch_info.rings), self.geometry.rings);
         set(field!(stopwatch_info.calls), self.geometry.rings);
         set(field!(stopwatch_info.lap_offset), self.lap_offset);
+        set(field!(stopwatch_info.post_offset), self.post_offset);
+        set(field!(stopwatch_info.post_rings), self.post_rings);
         field!(stopwatch_info.features).set(&mut info, features);
         info
     }
@@ -378,6 +404,16 @@ impl Layout {
         })
     }
 
+    /// How many post rings there are.
+    pub fn post_rings(&self) -> u32 {
+        self.post_rings
+    }
+
+    /// Where the `struct stopwatch_post_ring` of a post ring is.
+    pub fn post_ring(&self, ring: u32) -> Option<u32> {
+        (ring < self.post_rings).then(|| self.post_offset + ring * uapi::STOPWATCH_PAGE_SIZE)
+    }
+
     /// The slots of the event ring.
     pub fn events(&self) -> Slots {
         Slots::new(self.rings_offset, self.geometry.event_slots)
@@ -411,7 +447,10 @@ mod tests {
         assert_eq!(layout.ring(0).unwrap().slot(0), 0x26000);
         assert_eq!(layout.ring(3).unwrap().slot(63), 0x29000 + 63 * 64);
         assert_eq!(layout.ring(4), None);
-        assert_eq!(layout.region_size(), 0x2a000);
+        assert_eq!(layout.post_ring(0), Some(0x2a000));
+        assert_eq!(layout.post_ring(31), Some(0x49000));
+        assert_eq!(layout.post_ring(32), None);
+        assert_eq!(layout.region_size(), 0x4a000);
     }
 
     #[test]
@@ -496,6 +535,10 @@ mod tests {
             said(field!(stopwatch_info.calls), 1),
             "the device has 1 calls for 4 rings, expected as many"
         );
+        assert_eq!(
+            said(field!(stopwatch_info.post_rings), 33),
+            "post rings must be at most 32, got 33"
+        );
         for (field, value, part) in [
             (field!(stopwatch_info.state_offset), 0, "state"),
             (field!(stopwatch_info.record_offset), 0x1001, "first record"),
@@ -513,6 +556,16 @@ mod tests {
                 field!(stopwatch_info.ring_stride),
                 0xffff_f000,
                 "last request ring",
+            ),
+            (
+                field!(stopwatch_info.post_offset),
+                0x2a800,
+                "first post ring",
+            ),
+            (
+                field!(stopwatch_info.post_offset),
+                0x2b000,
+                "last post ring",
             ),
             (field!(stopwatch_info.region_size), 0x29000, "region size"),
         ] {

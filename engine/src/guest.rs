@@ -6,6 +6,8 @@
 
 use super::geometry::Layout;
 use super::memory::Memory;
+use super::posts::Post;
+use super::posts::PostPlace;
 use super::record::Laps;
 use super::record::Record;
 use super::ring::Completer;
@@ -146,6 +148,51 @@ impl RequestRing {
         let words = self.poster.completed(mem, token.0)?;
         self.end_wait(token.0).then(|| Reply::decode(&words))
     }
+}
+
+/// The guest's end of a post ring, after it was bound. Programs have their own.
+pub struct PostRing {
+    offset: u32,
+    place: PostPlace,
+}
+
+impl PostRing {
+    /// The guest's end of the ring at `offset`, of [`Layout::post_ring`].
+    pub fn new(offset: u32) -> Self {
+        Self {
+            offset,
+            place: PostPlace::default(),
+        }
+    }
+
+    /// Posts an operation as of a VM time. `None` if the ring is not bound, else
+    /// whether there was room.
+    pub fn post(&mut self, mem: &impl Memory, op: u16, stamp_ns: u64) -> Option<bool> {
+        // Acquire: a slot is not overwritten before the host has read it.
+        let words = [mem.load_acquire(self.offset)];
+        let taken = field!(stopwatch_post_ring.taken).get32(&words);
+        if field!(stopwatch_post_ring.bound).get32(&words) == 0 {
+            return None;
+        }
+        let has_room = self.place.number.wrapping_sub(taken) < uapi::STOPWATCH_POST_SLOTS;
+        if has_room {
+            let word = self.place.word(Post::new(op, stamp_ns));
+            mem.store_release(self.place.slot(self.offset), word);
+            self.place = self.place.next();
+        }
+        Some(has_room)
+    }
+}
+
+/// Whether something waits for the host in the post ring at `offset`, of
+/// [`Layout::post_ring`]. Who writes the ring can make this wrong; it concerns what is
+/// in there, and nothing else.
+pub fn post_waits(mem: &impl Memory, offset: u32) -> bool {
+    let words = [mem.load_acquire(offset)];
+    let place = PostPlace {
+        number: field!(stopwatch_post_ring.taken).get32(&words),
+    };
+    place.look(mem, offset).is_some()
 }
 
 /// The guest's end of the event ring, after a reset of the device.

@@ -173,6 +173,14 @@ impl Record {
         });
     }
 
+    /// Says that the record at `offset` is being written, until it is published, for
+    /// who writes laps meanwhile.
+    pub(super) fn begin(&self, mem: &impl Memory, offset: u32, seq: u32) {
+        let mut words = [0];
+        field!(stopwatch_record.state).set(&mut words, self.state());
+        begin(mem, offset, &mut words, seq);
+    }
+
     /// Reads the record at `offset` and whatever `more` reads, with acquire
     /// semantics. `None` if the host was writing it.
     fn read_with<T>(
@@ -203,6 +211,16 @@ impl Record {
     }
 }
 
+/// Makes the count of a record odd.
+#[inline]
+fn begin(mem: &impl Memory, offset: u32, words: &mut [u64], seq: u32) {
+    field!(stopwatch_record.seq).set(words, seq.wrapping_add(1));
+    mem.store(offset, words.first().copied().unwrap_or(0));
+    // Who sees one of the stores that follow sees the odd count, too: pairs with the
+    // acquires in `Record::read_with()`.
+    mem.fence_release();
+}
+
 /// Writes the first words of the record at `offset`, and whatever `more` writes.
 #[inline]
 fn write<const N: usize>(
@@ -212,16 +230,11 @@ fn write<const N: usize>(
     seq: &mut u32,
     more: impl FnOnce(),
 ) {
-    let count = field!(stopwatch_record.seq);
-    count.set(words, seq.wrapping_add(1));
-    mem.store(offset, words[0]);
-    // Who sees one of the stores below sees the odd count, too: pairs with the
-    // acquires in `Record::read_with()`.
-    mem.fence_release();
+    begin(mem, offset, words, *seq);
     store_from(mem, offset, words, 1);
     more();
     *seq = seq.wrapping_add(2);
-    count.set(words, *seq);
+    field!(stopwatch_record.seq).set(words, *seq);
     // Who sees this count sees the stores above: pairs with the first acquire in
     // `Record::read_with()`.
     mem.store_release(offset, words[0]);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
 
 //! All request rings of a device, taken together, in the order of their stamps.
-//! What is done for a request is not here.
+//! What is done for a request is not here, and the post rings are not.
 
 use super::clock::Times;
 use super::device::Storage;
@@ -36,16 +36,17 @@ pub(super) struct Rings<S: Storage> {
     held: u64,
 }
 
-/// What to do next.
+/// The next request of all rings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Turn {
-    /// Take the next request of this ring, as of this time, or as near to it as
-    /// can be.
-    Take(u32, u64),
-    /// Look at the clock and at all rings again.
-    LookAgain,
-    /// Nothing waits.
-    Empty,
+pub(super) struct Next {
+    /// The number of the ring.
+    pub(super) ring: u32,
+    /// The time as of which it is to be carried out.
+    pub(super) at: u64,
+    /// Whether it was posted.
+    pub(super) posted: bool,
+    /// The clock and all rings have to be looked at before it is taken.
+    pub(super) look_again: bool,
 }
 
 impl<S: Storage> Rings<S> {
@@ -119,9 +120,9 @@ impl<S: Storage> Rings<S> {
         }
     }
 
-    /// Whose turn it is: the earliest. Of equal ones those that were posted come
+    /// The earliest of those that wait. Of equal ones those that were posted come
     /// first, as who asks may know of them, then the ring with the lowest number.
-    pub(super) fn turn(&self, times: &Times) -> Turn {
+    pub(super) fn next(&self, times: &Times) -> Option<Next> {
         let mut left = self.waiting;
         let mut earliest = None;
         while left != 0 {
@@ -136,13 +137,12 @@ impl<S: Storage> Rings<S> {
                 earliest = Some((at, ring, stamp));
             }
         }
-        match earliest {
-            Some((_, ring, stamp)) if stamp >= times.now() && self.fresh & bit(ring) != 0 => {
-                Turn::LookAgain
-            }
-            Some(((at, _), ring, _)) => Turn::Take(ring, at),
-            None => Turn::Empty,
-        }
+        earliest.map(|((at, asked), ring, stamp)| Next {
+            ring,
+            at,
+            posted: !asked,
+            look_again: stamp >= times.now() && self.fresh & bit(ring) != 0,
+        })
     }
 
     /// The next slot of a ring that waits.

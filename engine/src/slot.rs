@@ -110,6 +110,9 @@ pub(super) enum Operation {
         uid: u32,
         mode: u32,
     },
+    /// The post ring of that number.
+    Bind(u32),
+    Unbind(u32),
     SetFeatures(u64),
 }
 
@@ -187,6 +190,16 @@ impl Rule {
         host: false,
         ..Self::PLAIN
     };
+    const BIND: Self = Self {
+        needs: POSTED,
+        max_arg: uapi::STOPWATCH_MAX_POST_RINGS as u64 - 1,
+        host: false,
+        ..Self::PLAIN
+    };
+    const UNBIND: Self = Self {
+        watches: Watches::Zero,
+        ..Self::BIND
+    };
     const CREATE: Self = Self {
         watches: Watches::Zero,
         flags: uapi::STOPWATCH_CREATE_SKIP_PAUSED,
@@ -216,6 +229,8 @@ impl Rule {
             uapi::STOPWATCH_OP_CREATE => &Self::CREATE,
             uapi::STOPWATCH_OP_DELETE => &Self::DELETE,
             uapi::STOPWATCH_OP_SET_MODE => &Self::SET_MODE,
+            uapi::STOPWATCH_OP_BIND => &Self::BIND,
+            uapi::STOPWATCH_OP_UNBIND => &Self::UNBIND,
             _ => return None,
         })
     }
@@ -449,6 +464,8 @@ impl Request {
                 return Err(Status::BadArg);
             }
             uapi::STOPWATCH_OP_SET_FEATURES => Operation::SetFeatures(arg),
+            uapi::STOPWATCH_OP_BIND => Operation::Bind(arg as u32),
+            uapi::STOPWATCH_OP_UNBIND => Operation::Unbind(arg as u32),
             _ => return Err(Status::BadOp),
         })
     }

@@ -9,6 +9,7 @@ use super::clock::Pace;
 use super::deadlines::NEVER;
 use super::name::Name;
 use super::record::Record;
+use super::slot::Act;
 use super::slot::Status;
 use crate::uapi;
 
@@ -146,6 +147,18 @@ impl Stopwatch {
         };
     }
 
+    /// Does something with it. A timeout is not touched: that is to follow.
+    #[inline(always)]
+    pub(super) fn act(&mut self, act: Act, now: u64) -> Status {
+        match act {
+            Act::Start => self.start(now),
+            Act::Pause => self.pause(now),
+            Act::Lap => self.lap(now),
+            Act::Reset => self.reset(),
+            Act::Read => Status::Ok,
+        }
+    }
+
     pub(super) fn start(&mut self, now: u64) -> Status {
         if self.counts.started.is_some() {
             return Status::Already;
@@ -182,6 +195,11 @@ impl Stopwatch {
     #[inline]
     pub(super) fn has_timeout(&self) -> bool {
         self.deadline_ns != 0 || self.timeout.target.is_some()
+    }
+
+    /// What it showed at the last lap.
+    pub(super) fn lap_ns(&self) -> u64 {
+        self.counts.lap
     }
 
     /// Laps since the last reset.

@@ -13,6 +13,8 @@ use super::geometry::Layout;
 use super::memory::Memory;
 use super::name::Name;
 use super::numbers::Numbers;
+use super::posts;
+use super::posts::PostRings;
 use super::record::Laps;
 use super::record::Record;
 use super::ring::Posted;
@@ -42,10 +44,20 @@ pub(super) struct Stopwatches<S: Storage> {
     pub(super) times: Times,
     pub(super) existing: Numbers<S>,
     pub(super) room: Room<S>,
+    pub(super) posts: PostRings<S>,
     /// More room is wanted.
     pub(super) room_wanted: bool,
     /// There is none to be had for the next one that is created.
     room_denied: bool,
+}
+
+/// What was done for a run of posts.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Run {
+    /// Posts taken.
+    pub(super) taken: u32,
+    /// Of these, those that were none.
+    pub(super) bad: u32,
 }
 
 /// What was done for a request that is not refused.
@@ -70,6 +82,7 @@ impl<S: Storage> Stopwatches<S> {
             times: Times::default(),
             existing: Numbers::new(stopwatches, numbered)?,
             room: Room::first(stopwatches)?,
+            posts: PostRings::new(&layout)?,
             room_wanted: false,
             room_denied: false,
         })
@@ -177,6 +190,73 @@ impl<S: Storage> Stopwatches<S> {
         }
         self.publish(mem, due.watch);
         Some((event, call))
+    }
+
+    /// Carries out the post that comes next, and those that follow it in its ring
+    /// whose time is before `until`; `budget` of them at most. What comes of them is
+    /// published once.
+    pub(super) fn take_posts(
+        &mut self,
+        mem: &impl Memory,
+        clock: &impl Clock,
+        next: &posts::Next,
+        until: u64,
+        budget: u32,
+    ) -> Run {
+        let mut run = Run::default();
+        let mut more = true;
+        let mut at = next.at;
+        let Some(end) = self.posts.end(next.ring) else {
+            return run;
+        };
+        let watch = end.watch;
+        let (Some(stopwatch), Some(offset)) = (self.room.get_mut(watch), self.layout.record(watch))
+        else {
+            return run;
+        };
+        let has_timeout = stopwatch.has_timeout();
+        stopwatch.record(true).begin(mem, offset, stopwatch.seq);
+        while more && run.taken < budget {
+            let act = end.head.act();
+            if has_timeout && !matches!(act, Some(Act::Lap) | None) {
+                break;
+            }
+            self.times.act_at(at);
+            let now = self.times.own(clock, stopwatch.identity.pace);
+            match act {
+                Some(Act::Lap) => {
+                    if stopwatch.lap(now) == Status::Ok {
+                        if let Some(lap) = self.layout.lap(watch, stopwatch.laps().wrapping_sub(1))
+                        {
+                            mem.store(lap, stopwatch.lap_ns());
+                        }
+                    }
+                }
+                Some(act) => {
+                    stopwatch.act(act, now);
+                }
+                None => run.bad += 1,
+            }
+            run.taken += 1;
+            more = end.advance(mem);
+            at = self.times.nearest(end.head.stamp());
+            if at >= until {
+                break;
+            }
+        }
+        let record = stopwatch.record(true);
+        record.publish_counts(mem, offset, &mut stopwatch.seq, None);
+        if run.taken == 0 {
+            // One that moves a deadline is taken by itself.
+            if let Some(act) = end.head.act() {
+                more = end.advance(mem);
+                self.times.act_at(at);
+                self.act(mem, clock, watch, act);
+                run.taken = 1;
+            }
+        }
+        self.posts.taken(mem, next.ring, more);
+        run
     }
 
     /// Answers what is in a slot, and leaves the answer in its place. Whether the
@@ -341,7 +421,12 @@ impl<S: Storage> Stopwatches<S> {
                 stopwatch.identity.uid = uid;
                 stopwatch.identity.mode = mode;
                 self.publish(mem, watch);
+                // Who may go on is told when it is bound again.
+                self.posts.unbind_watch(mem, watch);
             }
+            Operation::Bind(ring) if self.posts.bind(mem, ring, watch) => {}
+            Operation::Unbind(ring) if self.posts.unbind(mem, ring) => {}
+            Operation::Bind(_) | Operation::Unbind(_) => return Err(Status::BadArg),
             Operation::SetFeatures(features) => self.set_features(mem, features),
         }
         Ok(done)
@@ -370,14 +455,8 @@ impl<S: Storage> Stopwatches<S> {
     ) -> Option<(Status, Reading)> {
         let stopwatch = self.room.get_mut(watch)?;
         let now = self.times.own(clock, stopwatch.identity.pace);
-        let status = match act {
-            Act::Start => stopwatch.start(now),
-            Act::Pause => stopwatch.pause(now),
-            Act::Lap => stopwatch.lap(now),
-            Act::Reset => stopwatch.reset(),
-            Act::Read => return Some((Status::Ok, stopwatch.read(now, self.times.vm_time()))),
-        };
-        if status == Status::Ok {
+        let status = stopwatch.act(act, now);
+        if status == Status::Ok && act != Act::Read {
             let mut lap = None;
             if act == Act::Lap {
                 lap = self.layout.lap(watch, stopwatch.laps().wrapping_sub(1));
@@ -451,6 +530,7 @@ impl<S: Storage> Stopwatches<S> {
             self.room.remove_name(watch);
         }
         self.existing.remove(watch);
+        self.posts.unbind_watch(mem, watch);
         if let Some(stopwatch) = self.room.get_mut(watch) {
             stopwatch.delete();
         }
@@ -467,7 +547,7 @@ impl<S: Storage> Stopwatches<S> {
         self.publish(mem, watch);
     }
 
-    /// Sets which features are on. Timeouts do not outlast theirs.
+    /// Sets which features are on. Timeouts and bindings do not outlast theirs.
     pub(super) fn set_features(&mut self, mem: &impl Memory, features: u64) {
         self.features = features;
         // What is posted from now on is not from before.
@@ -476,6 +556,9 @@ impl<S: Storage> Stopwatches<S> {
             while let Some(watch) = self.room.deadlines.armed() {
                 self.disarm(mem, watch);
             }
+        }
+        if !self.has(uapi::STOPWATCH_F_POSTED) {
+            self.posts.unbind_all(mem);
         }
     }
 

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use proptest::prelude::*;
 
 use common::{at, device, read, request, Clocks, Guest, Heap, Region};
-use stopwatch_engine::guest::{read_record, Token};
+use stopwatch_engine::guest::{post_waits, read_laps, read_record, PostRing, Token};
 use stopwatch_engine::{
     uapi, Creation, Device, Functions, Geometry, Memory, Message, Reading, Reply, Request, Stamped,
     Status, FEATURES,
@@ -50,17 +50,22 @@ fn negotiated() -> (Device<Heap>, Region, Guest) {
 /// if it was posted.
 type Act = (u32, u32, Option<u64>);
 
-#[derive(Clone, Copy, Default)]
+const RINGS: usize = GEOMETRY.rings as usize;
+
+/// The post rings that are bound, by number, and to which stopwatch. In the model
+/// they come after the request rings.
+const POST_RINGS: [(u32, u32); 3] = [(3, 0), (5, 1), (31, 0)];
+
+#[derive(Clone, Default)]
 struct Watch {
     elapsed: u64,
     started: Option<u64>,
-    lap: u64,
-    laps: u32,
+    laps: Vec<u64>,
 }
 
 #[derive(Default)]
 struct Model {
-    rings: [VecDeque<Act>; GEOMETRY.rings as usize],
+    rings: [VecDeque<Act>; RINGS + POST_RINGS.len()],
     watches: [Watch; 3],
     /// The time of the last act, or of the last look at everything.
     last: u64,
@@ -78,8 +83,7 @@ impl Model {
                 it.started = None;
             }
             (LAP, true) => {
-                it.lap = shows;
-                it.laps += 1;
+                it.laps.push(shows);
             }
             (LAP, false) => status = Status::Stopped,
             (RESET, _) => *it = Watch::default(),
@@ -90,9 +94,9 @@ impl Model {
         let reading = Reading {
             elapsed_ns: it.elapsed + it.started.map_or(0, |started| now - started),
             time_ns: now,
-            lap_ns: it.lap,
+            lap_ns: it.laps.last().copied().unwrap_or(0),
             running: it.started.is_some(),
-            laps: it.laps,
+            laps: it.laps.len() as u32,
             ..Reading::default()
         };
         (status, reading)
@@ -102,11 +106,16 @@ impl Model {
     fn take(&mut self, now: u64, budget: usize) -> Vec<(usize, (Status, Reading))> {
         // The requests of each ring with their times, in its order.
         let mut timed: Vec<VecDeque<_>> = Vec::new();
-        for ring in &self.rings {
+        for (number, ring) in self.rings.iter().enumerate() {
             let mut before = self.last;
             let time = |&(_, _, stamp): &(u32, u32, Option<u64>)| {
                 before = stamp.unwrap_or(now).min(now).max(before);
-                (before, stamp.is_none())
+                let rank = match stamp {
+                    Some(_) if number < RINGS => 0,
+                    Some(_) => 1,
+                    None => 2,
+                };
+                (before, rank)
             };
             timed.push(ring.iter().map(time).collect());
         }
@@ -119,13 +128,23 @@ impl Model {
             let (time, _) = timed[number].pop_front().unwrap();
             all.push((time, number));
         }
-        if all.len() <= budget {
+        // Of posts in post rings there are eight for a request.
+        let mut left = budget * 8;
+        let taken: Vec<_> = (all.iter())
+            .take_while(|(_, number)| {
+                let any = left > 0;
+                left = left.saturating_sub(if *number < RINGS { 8 } else { 1 });
+                any
+            })
+            .copied()
+            .collect();
+        if taken.len() == all.len() {
             self.last = now;
-        } else if budget > 0 {
-            self.last = all[budget - 1].0;
+        } else if let Some((time, _)) = taken.last() {
+            self.last = *time;
         }
-        let taken = all.into_iter().take(budget);
         taken
+            .into_iter()
             .map(|(time, ring)| {
                 let (op, watch, _) = self.rings[ring].pop_front().unwrap();
                 (ring, self.act(time, op, watch))
@@ -139,6 +158,8 @@ enum Step {
     Wait(u64),
     /// Into a ring: an operation, a stopwatch, and a stamp.
     Put(usize, u32, u32, Stamp),
+    /// Into one of the bound post rings: an operation, so often, from a stamp on.
+    Post(usize, u32, u32, Stamp),
     Kick(u32, u32),
     Drain(u32),
     /// The host's own, with a drain before.
@@ -159,9 +180,12 @@ fn steps() -> impl Strategy<Value = Step> {
         12 => (-300..20i64).prop_map(Stamp::Near),
         1 => prop_oneof![Just(0), Just(u64::MAX), any::<u64>()].prop_map(Stamp::Any),
     ];
+    let posts = prop::sample::select(vec![START, PAUSE, LAP, LAP, LAP, LAP, RESET]);
     prop_oneof![
-        12 => (0..4usize, prop::sample::select(vec![START, PAUSE, LAP, RESET, READ]), 0..3u32, stamp)
+        12 => (0..4usize, prop::sample::select(vec![START, PAUSE, LAP, RESET, READ]), 0..3u32, stamp.clone())
             .prop_map(|(ring, op, watch, stamp)| Step::Put(ring, op, watch, stamp)),
+        8 => (0..3usize, posts, prop_oneof![6 => 1..3u32, 2 => 1..40u32, 1 => 1..300u32], stamp)
+            .prop_map(|(ring, op, times, stamp)| Step::Post(ring, op, times, stamp)),
         4 => (0..100u64).prop_map(Step::Wait),
         1 => (0..4u32, 0..40u32).prop_map(|(ring, budget)| Step::Kick(ring, budget + 1)),
         1 => (0..40u32).prop_map(Step::Drain),
@@ -178,7 +202,12 @@ proptest! {
     ) {
         let (mut device, mem, mut guest) = negotiated();
         let mut model = Model::default();
-        let mut tokens: [VecDeque<Token>; 4] = Default::default();
+        let mut posts = POST_RINGS.map(|(ring, watch)| {
+            let bind = request(uapi::STOPWATCH_OP_BIND, watch, ring.into());
+            assert_eq!(guest.call(&mut device, &mem, 0, bind, 0).status, Ok(Status::Ok));
+            PostRing::new(device.layout().post_ring(ring).unwrap())
+        });
+        let mut tokens: [VecDeque<Token>; RINGS] = Default::default();
         let mut now = 1000;
         for step in steps {
             let mut taken = Vec::new();
@@ -204,6 +233,24 @@ proptest! {
                         None => prop_assert_eq!(tokens[ring].len(), 8),
                     }
                 }
+                Step::Post(ring, op, times, stamp) => {
+                    let first = match stamp {
+                        Stamp::None => now,
+                        Stamp::Near(ns) => now.saturating_add_signed(ns),
+                        Stamp::Any(stamp) => stamp,
+                    };
+                    let model = &mut model.rings[RINGS + ring];
+                    for time in 0..times {
+                        let stamp = first.saturating_add(time.into());
+                        let posted = posts[ring].post(&mem, op as u16, stamp).unwrap();
+                        prop_assert_eq!(posted, model.len() < 256);
+                        if posted {
+                            // There are 60 bits for it.
+                            let stamp = stamp & (u64::MAX >> 4);
+                            model.push_back((op, POST_RINGS[ring].1, Some(stamp)));
+                        }
+                    }
+                }
                 Step::Kick(ring, budget) => {
                     let served = device.serve(&mem, &at(now), &(), ring, budget);
                     taken = model.take(now, budget as usize);
@@ -218,15 +265,18 @@ proptest! {
                     prop_assert_eq!(served.more, model.rings.iter().any(|ring| !ring.is_empty()));
                 }
                 Step::Host(op, watch) => {
-                    let served = device.drain(&mem, &at(now), &(), 100);
+                    let served = device.drain(&mem, &at(now), &(), 1000);
                     prop_assert!(!served.more);
-                    taken = model.take(now, 100);
+                    taken = model.take(now, 1000);
                     let reply = device.command(&mem, &at(now), request(op, watch, 0)).reply;
                     let (status, reading) = model.act(now, op, watch);
                     prop_assert_eq!(reply, Reply { status: Ok(status), watch, reading });
                 }
             }
             for (ring, (status, reading)) in taken {
+                if ring >= RINGS {
+                    continue;
+                }
                 let token = tokens[ring].pop_front().unwrap();
                 let reply = guest.rings[ring].poll(&mem, token).unwrap();
                 prop_assert_eq!((reply.status, reply.reading), (Ok(status), reading));
@@ -238,7 +288,16 @@ proptest! {
                 let record = read_record(&mem, device.layout().record(number).unwrap()).unwrap();
                 prop_assert_eq!(record.elapsed_ns, watch.elapsed);
                 prop_assert_eq!(record.running.then_some(record.started_ns), watch.started);
-                prop_assert_eq!((record.laps, record.lap_ns), (watch.laps, watch.lap));
+                prop_assert_eq!(record.laps as usize, watch.laps.len());
+                prop_assert_eq!(record.lap_ns, watch.laps.last().copied().unwrap_or(0));
+                let oldest = watch.laps.len().saturating_sub(256);
+                let mut laps = [0; 256];
+                read_laps(&mem, device.layout(), number, oldest as u32, &mut laps).unwrap();
+                prop_assert_eq!(&laps[..watch.laps.len() - oldest], &watch.laps[oldest..]);
+            }
+            for (model, (ring, _)) in model.rings[RINGS..].iter().zip(POST_RINGS) {
+                let offset = device.layout().post_ring(ring).unwrap();
+                prop_assert_eq!(post_waits(&mem, offset), !model.is_empty());
             }
         }
     }

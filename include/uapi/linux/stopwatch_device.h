@@ -23,7 +23,9 @@
  *                                      host, read-only to the guest
  *   rings_offset         rings         the event ring at rings_offset, then at
  *                                      ring_offset + n * ring_stride request
- *                                      ring n; written by both
+ *                                      ring n, then at post_offset one struct
+ *                                      stopwatch_post_ring per post ring;
+ *                                      written by both
  *
  * Nothing in this file depends on the page size of the guest; every part
  * starts at a multiple of STOPWATCH_PAGE_SIZE.
@@ -59,6 +61,9 @@
 /* Slots of a request ring and of the event ring: a power of two. */
 #define STOPWATCH_MIN_SLOTS		8
 #define STOPWATCH_MAX_SLOTS		4096
+#define STOPWATCH_MAX_POST_RINGS	32
+/* Slots of a post ring: a power of two. */
+#define STOPWATCH_POST_SLOTS		256
 /*
  * Calls: eventfds of the host kernel, each an MSI-X vector of the guest, as many
  * as there are request rings. Call n says that the event ring has something, for
@@ -75,7 +80,7 @@
 #define STOPWATCH_F_TIMEOUT		(1ULL << 0)
 /* struct stopwatch_state.epoch_ns: the guest may know the host's uptime. */
 #define STOPWATCH_F_HOST_TIME		(1ULL << 1)
-/* STOPWATCH_REQUEST_POSTED. */
+/* STOPWATCH_REQUEST_POSTED, and the post rings. */
 #define STOPWATCH_F_POSTED		(1ULL << 2)
 /* The doorbells of STOPWATCH_BAR_DOORBELLS, if the VMM has it, are the better ones. */
 #define STOPWATCH_F_PORT_DOORBELLS	(1ULL << 3)
@@ -103,7 +108,7 @@
  * Write anything, 4 bytes: a reset. When the write retires, all rings are
  * empty with phase 1, features are off, timeouts are disarmed and stopwatches
  * without a name are deleted, save the numbered ones; all others go on as they
- * were. A driver resets the device when it binds. A reset of the machine does
+ * were. No post ring is bound. A driver resets the device when it binds. A reset of the machine does
  * the same, save that by which a guest wakes up from suspend to memory: then the
  * VMM resets neither rings nor features nor timeouts, for the driver goes on
  * where it was.
@@ -140,7 +145,9 @@ struct stopwatch_info {
 	__le32 rings;
 	__le32 calls;		/* as many as rings */
 	__le32 lap_offset;
-	__le32 reserved[13];	/* zero */
+	__le32 post_offset;
+	__le32 post_rings;
+	__le32 reserved[11];	/* zero */
 };
 
 /*
@@ -287,10 +294,16 @@ struct stopwatch_record {
  *          numbered one.
  * SET_MODE Changes uid and mode of a stopwatch that was created; they are in
  *          arg, mode in the upper half.
+ * BIND     Binds the post ring of number arg to the stopwatch: see struct
+ *          stopwatch_post_ring. If it was bound, that ends. Needs
+ *          STOPWATCH_F_POSTED, else STOPWATCH_S_BAD_OP.
+ * UNBIND   Ends the binding of the post ring of number arg, if it is bound. watch
+ *          must be 0; the reading is that of stopwatch 0. Needs as BIND.
  * SET_FEATURES  arg is the set of features to turn on, which replaces the
  *          former set; STOPWATCH_S_BAD_ARG, and no change, if the host did not
  *          offer one of them. watch must be 0; the reading is that of
- *          stopwatch 0. Without STOPWATCH_F_TIMEOUT all timeouts are disarmed.
+ *          stopwatch 0. Without STOPWATCH_F_TIMEOUT all timeouts are disarmed,
+ *          without STOPWATCH_F_POSTED no post ring is bound.
  *
  * Of several things wrong with a request the first counts, in the order owner,
  * op, watch, flags and reserved fields, name, arg and interval.
@@ -306,6 +319,8 @@ struct stopwatch_record {
 #define STOPWATCH_OP_CREATE		9
 #define STOPWATCH_OP_DELETE		10
 #define STOPWATCH_OP_SET_MODE		11
+#define STOPWATCH_OP_BIND		12
+#define STOPWATCH_OP_UNBIND		13
 
 /*
  * Operations from this one on are no stopwatch's: functions of the host, which
@@ -333,13 +348,45 @@ struct stopwatch_record {
  *
  * The host takes what is in all rings together, in the order of the stamps; a
  * request that was not posted has the time at which it is served. Of equal ones
- * those that were posted come first, then they go by ring number; those of one
- * ring go in its order. A stamp that is before the last
+ * those that were posted come first, of these the ones in request rings, then they
+ * go by ring number; those of one ring go in its order. A stamp that is before the last
  * time at which the host did that, or before that of a request ahead of it in its
  * ring, counts as that time; one in the future counts as now.
  */
 #define STOPWATCH_REQUEST_POSTED	(1 << 8)
 #define STOPWATCH_POSTED_MS		10
+
+/*
+ * Post rings carry the same without requests, for a program that has one mapped
+ * and posts without its kernel. A post ring is bound to one stopwatch, and what is
+ * in it is done with that one, so who may write it can do nothing else. Binding it
+ * makes it empty. SET_MODE and DELETE of the stopwatch end the binding, when all
+ * that came before is carried out, as a request does that was not posted.
+ *
+ * The guest posts in order, from slot 0, and round. A post is one word, stored as
+ * a whole, with release semantics:
+ *
+ *   bit 0         phase: 1 on the first round, then 0, then 1, and so on
+ *   bits 1 to 3   STOPWATCH_OP_START, _PAUSE, _LAP or _RESET; anything else is
+ *                 counted as a bad request, and left out
+ *   bits 4 to 63  VM time of the act, in ns
+ *
+ * The host stores nothing there. It says in taken how many posts it has taken since
+ * the ring was bound; the guest posts no more than STOPWATCH_POST_SLOTS beyond
+ * these. The guest sees to the doorbell, that of any request ring, as it does for
+ * STOPWATCH_REQUEST_POSTED.
+ */
+#define STOPWATCH_POST_PHASE		(1 << 0)
+#define STOPWATCH_POST_OP_SHIFT		1
+#define STOPWATCH_POST_OP_MASK		7
+#define STOPWATCH_POST_TIME_SHIFT	4
+
+struct stopwatch_post_ring {
+	__le32 taken;		/* so many posts the host has taken; it wraps */
+	__le32 bound;		/* 1, or 0: then nothing is taken; written by the host, too */
+	__le64 reserved[255];
+	__le64 posts[STOPWATCH_POST_SLOTS];
+};
 
 /* Flags of STOPWATCH_OP_TIMEOUT. */
 #define STOPWATCH_TIMEOUT_ELAPSED	(1 << 0)
