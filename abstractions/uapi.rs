@@ -24,6 +24,7 @@ macro_rules! ioctl_structs {
 }
 
 ioctl_structs! {
+    stopwatch_binding since 16,
     stopwatch_command since 88,
     stopwatch_creation since 56,
     stopwatch_description since 96,

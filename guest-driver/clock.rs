@@ -14,7 +14,8 @@ use core::sync::atomic::{
 use kernel::{
     c_str,
     prelude::*,
-    static_lock_class, //
+    static_lock_class,
+    sync::Arc, //
 };
 
 use crate::{
@@ -40,7 +41,7 @@ use crate::{
 #[pin_data]
 pub(crate) struct Clock {
     /// Written under the lock of `learner`.
-    page: SharedPage,
+    page: Arc<SharedPage>,
     #[pin]
     learner: IrqLock<GuestClock>,
     /// The counter before which calls teach nothing that is worth the time.
@@ -60,9 +61,8 @@ impl Clock {
     /// Calls that are all there is to learn from are not left out for longer, in ms.
     const LONGEST_PAUSE_MS: u64 = 250;
 
-    /// A clock that knows nothing. May sleep.
-    pub(crate) fn new() -> Result<impl PinInit<Self>> {
-        let page = SharedPage::new()?;
+    /// A clock that knows nothing. Nobody else writes to where it is in `page`. May sleep.
+    pub(crate) fn new(page: Arc<SharedPage>) -> Result<impl PinInit<Self>> {
         let khz = counter::khz();
         let tick_ns = (1_000_000u64 << 32)
             .checked_div(u64::from(khz))

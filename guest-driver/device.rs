@@ -23,7 +23,10 @@ use kernel::{
         File, //
     },
     irq,
-    mm::virt::VmaNew,
+    mm::virt::{
+        self,
+        VmaNew, //
+    },
     new_mutex,
     page::PAGE_SIZE,
     pci,
@@ -52,7 +55,8 @@ use crate::{
             Sleep, //
         },
         rcu,
-        shared_memory::SharedMemory, //
+        shared_memory::SharedMemory,
+        shared_page::SharedPage, //
     },
     access::{
         self,
@@ -88,6 +92,10 @@ const FEATURES: u64 = (uapi::STOPWATCH_F_TIMEOUT
     | uapi::STOPWATCH_F_POSTED
     | uapi::STOPWATCH_F_PORT_DOORBELLS
     | uapi::STOPWATCH_F_HOST_POWER) as u64;
+
+/// Where a file shows its post ring, and how much that is.
+const POST_RING_OFFSET: usize = uapi::STOPWATCH_POST_RING_OFFSET as usize;
+const POST_RING_SIZE: usize = size_of::<uapi::stopwatch_post_ring>();
 
 /// Those stopwatches that are everybody's.
 fn is_numbered(watch: u32) -> bool {
@@ -170,8 +178,9 @@ impl StopwatchDevice {
         has_ports: bool,
         vectors: u32,
     ) -> Result<impl PinInit<Self, Error>> {
-        let (transport, layout, offered) = Transport::new(pdev, has_ports, vectors)?;
-        let clock = Clock::new()?;
+        let page = Arc::new(SharedPage::new()?, GFP_KERNEL)?;
+        let clock = Clock::new(page.clone())?;
+        let (transport, layout, offered) = Transport::new(pdev, has_ports, vectors, page)?;
 
         Ok(try_pin_init!(Self {
             transport <- transport,
@@ -397,6 +406,69 @@ impl StopwatchDevice {
         self.transport.flush();
     }
 
+    /// Has the host carry out what was posted, soon or before this returns. Does not sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` if the device is gone.
+    pub(crate) fn doorbell(&self, now: bool) -> Result {
+        self.transport.look(|_| ())?;
+        if now {
+            self.settle();
+        } else {
+            Transport::flush_soon(&self.transport);
+        }
+        Ok(())
+    }
+
+    /// Gives the current task a post ring for a stopwatch: `held`, if it has one, else one that is
+    /// nobody's. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::command`], `ENOSPC` if there is none, `EOPNOTSUPP` if the device has none.
+    pub(crate) fn bind(&self, held: Option<u32>, watch: u32) -> Result<u32> {
+        let posted = self.features & u64::from(uapi::STOPWATCH_F_POSTED) != 0;
+
+        if !posted || self.layout.post_rings() == 0 || PAGE_SIZE != POST_RING_SIZE {
+            return Err(eopnotsupp());
+        }
+        let rings = &self.transport.post_rings;
+        let ring = held.or_else(|| rings.take()).ok_or(ENOSPC)?;
+        let request = Request {
+            op: uapi::STOPWATCH_OP_BIND as u16,
+            watch,
+            arg: ring.into(),
+            ..Default::default()
+        };
+        let bound = self
+            .command(Want::Control, request)
+            .and_then(|outcome| outcome.result);
+
+        match bound {
+            Ok(()) => Ok(ring),
+            Err(error) => {
+                if held.is_none() {
+                    rings.give_back(ring);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes a post ring back, after what is in there. May sleep.
+    pub(crate) fn unbind(&self, ring: u32) {
+        let request = Request {
+            op: uapi::STOPWATCH_OP_UNBIND as u16,
+            arg: ring.into(),
+            ..Default::default()
+        };
+
+        // If there is no host to do it, nothing is done for what is posted either.
+        let _ = self.transport.ask(request);
+        self.transport.post_rings.give_back(ring);
+    }
+
     /// Makes a stopwatch. May sleep. The second value is its number, or that of the one which has
     /// the name already.
     ///
@@ -593,23 +665,39 @@ impl StopwatchDevice {
         })
     }
 
-    /// Lets a file of the device be mapped: the clock page, then the state pages.
+    /// Lets a file of the device be mapped: the clock page, then the state pages; and its post ring,
+    /// if it has one that is bound to the stopwatch `posts`.
     ///
     /// # Errors
     ///
-    /// `EINVAL` unless it is read-only and not longer than these; `EACCES` if it is not for the one
-    /// who asks; `ENODEV` if the device is gone.
-    pub(crate) fn map(&self, file: &File, area: &VmaNew, offset: usize) -> Result {
+    /// `EINVAL` if it is to be mapped in another way than these may, or is longer; `EACCES` if it is
+    /// not for the one who asks; `ENXIO` if there is no post ring; `ENODEV` if the device is gone.
+    pub(crate) fn map(
+        &self,
+        file: &File,
+        area: &VmaNew,
+        offset: usize,
+        posts: Option<u32>,
+    ) -> Result {
         let len = area.end() - area.start();
         let all = PAGE_SIZE + self.layout.state_size() as usize;
 
-        if offset.saturating_add(len) > all {
-            return Err(EINVAL);
-        }
         if file.flags() & flags::O_ACCMODE != flags::O_RDWR && !access::is_root() {
             return Err(EACCES);
         }
-        area.try_clear_maywrite()?;
+        if offset == POST_RING_OFFSET {
+            let watch = posts.ok_or(ENXIO)?;
+            if len != POST_RING_SIZE || area.flags() & virt::flags::SHARED == 0 {
+                return Err(EINVAL);
+            }
+            self.transport
+                .look(|memory| self.admit(memory, Want::Control, watch))??;
+        } else {
+            if offset.saturating_add(len) > all {
+                return Err(EINVAL);
+            }
+            area.try_clear_maywrite()?;
+        }
         area.try_clear_mayexec()?;
 
         let mut mappings = self.mappings.lock();
@@ -623,27 +711,36 @@ impl StopwatchDevice {
         Ok(())
     }
 
-    /// Puts a page where it is missing in a mapping.
+    /// Puts a page where it is missing in a mapping of a file, which has the post ring `ring`, if it
+    /// has one.
     ///
     /// # Errors
     ///
     /// `ENXIO` if there is none, as the device is gone.
-    pub(crate) fn fault(&self, offset: usize, fault: PageFault<'_>) -> Result {
+    pub(crate) fn fault(
+        &self,
+        offset: usize,
+        ring: Option<u32>,
+        fault: PageFault<'_>,
+    ) -> Result {
         // Until the page is there: what is mapped before `closed` is set is taken out after.
         let mappings = self.mappings.lock();
 
         if mappings.closed {
             return Err(ENXIO);
         }
-        let pfn = match offset.checked_sub(PAGE_SIZE) {
-            None => self.clock.pfn(),
-            Some(offset) if offset >= self.layout.state_size() as usize => return Err(ENXIO),
-            Some(offset) => self
-                .transport
-                .pfn(self.layout.state() as usize + offset)
+        let offset = match offset.checked_sub(PAGE_SIZE) {
+            None => return fault.map(self.clock.pfn()),
+            Some(_) if offset == POST_RING_OFFSET => ring
+                .and_then(|ring| self.layout.post_ring(ring))
                 .ok_or(ENXIO)?,
+            // CAST: It is below the size.
+            Some(offset) if offset < self.layout.state_size() as usize => {
+                self.layout.state() + offset as u32
+            }
+            Some(_) => return Err(ENXIO),
         };
-        fault.map(pfn)
+        fault.map(self.transport.pfn(offset as usize).ok_or(ENXIO)?)
     }
 
     /// Ends all use of the device. May sleep.

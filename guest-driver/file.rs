@@ -74,6 +74,16 @@ pub(crate) struct StopwatchFile {
     /// Stopwatches without a name that go with this file.
     #[pin]
     anonymous: Mutex<KVVec<Created>>,
+    /// Nothing of the program's memory is touched under this lock.
+    #[pin]
+    binding: Mutex<Option<Binding>>,
+}
+
+/// The post ring of a file, and the stopwatch that it was bound to.
+#[derive(Clone, Copy)]
+struct Binding {
+    ring: u32,
+    watch: u32,
 }
 
 /// No stopwatch.
@@ -281,6 +291,35 @@ impl StopwatchFile {
         Ok(0)
     }
 
+    fn bind(&self, arg: usize) -> Result<isize> {
+        let mut wanted = UserCopy::<uapi::stopwatch_binding>::of(arg);
+        let uapi::stopwatch_binding {
+            flags,
+            watch,
+            reserved,
+            ..
+        } = *wanted.read()?;
+
+        if flags != 0 || reserved != 0 {
+            return Err(EINVAL);
+        }
+        let mut binding = self.binding.lock();
+        let held = binding.map(|binding| binding.ring);
+        let ring = self.device.bind(held, watch)?;
+        *binding = Some(Binding { ring, watch });
+        Ok(0)
+    }
+
+    fn doorbell(&self, arg: usize) -> Result<isize> {
+        let now = match u32::try_from(arg) {
+            Ok(uapi::STOPWATCH_DOORBELL_SOON) => false,
+            Ok(uapi::STOPWATCH_DOORBELL_NOW) => true,
+            _ => return Err(EINVAL),
+        };
+
+        self.device.doorbell(now).map(|()| 0)
+    }
+
     fn info(&self, arg: usize) -> Result<isize> {
         let mut info = UserCopy::<uapi::stopwatch_device_info>::of(arg);
 
@@ -314,6 +353,7 @@ impl MiscFile for StopwatchFile {
             scripts: opened.scripts.clone(),
             queue,
             anonymous <- new_mutex!(KVVec::new(), "stopwatch::StopwatchFile::anonymous"),
+            binding <- new_mutex!(None, "stopwatch::StopwatchFile::binding"),
         });
 
         // There is no file to unsubscribe when it is dropped, if there is no memory for it.
@@ -321,6 +361,10 @@ impl MiscFile for StopwatchFile {
     }
 
     fn release(&self) {
+        let binding = self.binding.lock().take();
+        if let Some(binding) = binding {
+            self.device.unbind(binding.ring);
+        }
         let anonymous = core::mem::take(&mut *self.anonymous.lock());
 
         for created in anonymous.iter() {
@@ -336,6 +380,8 @@ impl MiscFile for StopwatchFile {
             uapi::STOPWATCH_IOC_DESCRIBE => self.describe(arg),
             uapi::STOPWATCH_IOC_LAPS => self.laps(arg),
             uapi::STOPWATCH_IOC_INFO => self.info(arg),
+            uapi::STOPWATCH_IOC_BIND => self.bind(arg),
+            uapi::STOPWATCH_IOC_DOORBELL => self.doorbell(arg),
             _ => Err(ENOTTY),
         }
     }
@@ -378,11 +424,15 @@ impl MiscFile for StopwatchFile {
     }
 
     fn mmap(&self, file: &File, area: &VmaNew, offset: usize) -> Result {
-        self.device.map(file, area, offset)
+        let posts = (*self.binding.lock()).map(|binding| binding.watch);
+
+        self.device.map(file, area, offset, posts)
     }
 
     fn fault(&self, offset: usize, fault: PageFault<'_>) -> Result {
-        self.device.fault(offset, fault)
+        let ring = (*self.binding.lock()).map(|binding| binding.ring);
+
+        self.device.fault(offset, ring, fault)
     }
 }
 

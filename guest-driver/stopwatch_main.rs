@@ -42,6 +42,7 @@ mod device;
 mod engine;
 mod events;
 mod file;
+mod post_rings;
 mod registers;
 mod ring;
 mod scripts;

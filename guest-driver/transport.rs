@@ -27,9 +27,16 @@ use kernel::{
     prelude::*,
     revocable::Revocable,
     static_lock_class,
-    sync::atomic::{
-        Atomic,
-        Relaxed, //
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        barrier::{
+            smp_mb,
+            Full, //
+        },
+        Arc, //
     },
     time::{
         delay::fsleep,
@@ -55,7 +62,8 @@ use crate::{
             new_irq_lock,
             IrqLock, //
         },
-        shared_memory::SharedMemory, //
+        shared_memory::SharedMemory,
+        shared_page::SharedPage, //
     },
     engine::{
         guest::Token,
@@ -63,6 +71,7 @@ use crate::{
         Message,
         Reply, //
     },
+    post_rings::PostRings,
     registers::{
         self,
         Registers, //
@@ -147,8 +156,11 @@ pub(crate) struct Transport {
     hardware: Revocable<Hardware>,
     /// Those that are used, one for each CPU where the device has so many. Never empty.
     rings: KVec<Pin<KBox<IrqLock<Ring>>>>,
+    pub(crate) post_rings: PostRings,
     /// Whether the timer is set, by which posted commands get their doorbell.
     timer_is_set: Atomic<bool>,
+    /// Where programs see that.
+    page: Arc<SharedPage>,
 }
 
 impl Transport {
@@ -156,8 +168,8 @@ impl Transport {
     const POSTED_NS: u64 = uapi::STOPWATCH_POSTED_MS as u64 * 1_000_000 / 2;
 
     /// Enables a device, finds out what it is, and resets it. Its memory is that of the layout.
-    /// No ring is used beyond the first `vectors`. May sleep. The third value is the features that
-    /// it offers.
+    /// No ring is used beyond the first `vectors`. Programs have `page` mapped. May sleep. The third
+    /// value is the features that it offers.
     ///
     /// # Errors
     ///
@@ -168,6 +180,7 @@ impl Transport {
         pdev: &pci::Device<Bound>,
         has_ports: bool,
         vectors: u32,
+        page: Arc<SharedPage>,
     ) -> Result<(impl PinInit<DeadlineTimer<Self>, Error>, Layout, u64)> {
         let registers = Registers::new(pdev, uapi::STOPWATCH_BAR_REGISTERS, c"stopwatch")?;
         let (layout, offered) = Layout::from_info(&registers::read_info(&registers))
@@ -213,7 +226,9 @@ impl Transport {
         let transport = DeadlineTimer::new(try_pin_init!(Self {
             hardware <- Revocable::new(hardware),
             rings,
+            post_rings: PostRings::new(layout),
             timer_is_set: Atomic::new(false),
+            page,
         }));
         Ok((transport, layout, offered))
     }
@@ -389,10 +404,26 @@ impl Transport {
         }
         // The ring's lock orders this: if the timer has looked at the ring before the request was
         // posted, it is seen here that it is not set any more. See `expired()`.
+        Self::flush_soon(timer);
+        Ok(true)
+    }
+
+    /// Sees to it that what is posted by now has its doorbell soon. Usable in any context.
+    #[inline]
+    pub(crate) fn flush_soon(timer: &DeadlineTimer<Self>) {
         if !timer.timer_is_set.load(Relaxed) && !timer.timer_is_set.xchg(true, Relaxed) {
+            timer.tell_programs(true);
             timer.set(monotonic_ns() + Self::POSTED_NS);
         }
-        Ok(true)
+    }
+
+    /// Says in the page whether the timer is set. It never says so for longer than that.
+    fn tell_programs(&self, is_set: bool) {
+        self.page.memory().store(
+            uapi::STOPWATCH_DOORBELL_OFFSET,
+            // `set` is the lower half of the word.
+            is_set.into(),
+        );
     }
 
     /// Rings for the commands that were posted and not carried out yet, if there are any. Usable in
@@ -401,7 +432,8 @@ impl Transport {
         let Some(hardware) = self.hardware.try_access() else {
             return false;
         };
-        let mut last = None;
+        let waits = self.post_rings.any_waits(&hardware.region.memory());
+        let mut last = waits.then_some(0);
 
         for (index, ring) in (0..).zip(self.rings.iter()) {
             let mut ring = ring.lock();
@@ -430,8 +462,12 @@ impl Transport {
 
 impl DeadlineHandler for Transport {
     fn expired(timer: &DeadlineTimer<Self>) {
-        // Before the look at the rings: what is posted after that sets the timer again.
+        // Before the look at the rings: what is posted after that sets the timer again. The page
+        // first, where only who sets the timer says something else.
+        timer.tell_programs(false);
         timer.timer_is_set.store(false, Relaxed);
+        // Pairs with the fence of a program between its post and its look at the page.
+        smp_mb(Full);
         timer.flush();
     }
 }

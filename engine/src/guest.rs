@@ -192,7 +192,7 @@ pub fn post_waits(mem: &impl Memory, offset: u32) -> bool {
     let place = PostPlace {
         number: field!(stopwatch_post_ring.taken).get32(&words),
     };
-    place.look(mem, offset).is_some()
+    field!(stopwatch_post_ring.bound).get32(&words) != 0 && place.look(mem, offset).is_some()
 }
 
 /// The guest's end of the event ring, after a reset of the device.

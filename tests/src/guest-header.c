@@ -194,6 +194,54 @@ static void check_mapping(const struct device *device, __u32 watch)
 	       " ns on\n", 8 * sizeof(void *), (uint64_t)bound);
 }
 
+/* A command posted in a ring, and what is left to do for it. */
+static int posted(int fd, const void *pages, struct stopwatch_post_ring *ring, __u32 *count,
+		  __u32 op)
+{
+	int is = stopwatch_post_mapped(pages, ring, count, op);
+
+	if (is == STOPWATCH_POST_RING)
+		NEED(!ioctl(fd, STOPWATCH_IOC_DOORBELL, STOPWATCH_DOORBELL_SOON));
+	else if (is == STOPWATCH_POST_FULL)
+		NEED(!ioctl(fd, STOPWATCH_IOC_DOORBELL, STOPWATCH_DOORBELL_NOW));
+	return is;
+}
+
+static void check_posts(const struct device *device, __u32 watch)
+{
+	struct stopwatch_binding binding = { .size = sizeof(binding), .watch = watch };
+	struct stopwatch_reading before, after;
+	struct stopwatch_post_ring *ring;
+	__u32 count = 0, full = 0, tries = 0;
+
+	NEED(!ioctl(device->fd, STOPWATCH_IOC_BIND, &binding));
+	ring = mmap(NULL, sizeof(*ring), PROT_READ | PROT_WRITE, MAP_SHARED, device->fd,
+		    STOPWATCH_POST_RING_OFFSET);
+	NEED(ring != MAP_FAILED);
+	done(device->fd, watch, STOPWATCH_OP_RESET);
+	before = done(device->fd, watch, STOPWATCH_OP_START);
+	while (count < 5 * STOPWATCH_POST_SLOTS) {
+		int is = posted(device->fd, device->pages, ring, &count, STOPWATCH_OP_LAP);
+
+		full += is == STOPWATCH_POST_FULL;
+		/* This may have slept; a call renews the clock page. */
+		NEED(is != STOPWATCH_POST_NONE || tries++ < 1000);
+		if (is == STOPWATCH_POST_NONE)
+			done(device->fd, watch, STOPWATCH_OP_READ);
+	}
+	/* The driver may have rung before it was. */
+	NEED(full <= 5);
+	after = done(device->fd, watch, STOPWATCH_OP_PAUSE);
+	NEED(after.laps == 5 * STOPWATCH_POST_SLOTS && ring->taken == count);
+	NEED(after.lap_ns > 0 && after.lap_ns <= after.time_ns - before.time_ns);
+	NEED(posted(device->fd, device->pages, ring, &count, STOPWATCH_OP_RESET) !=
+	     STOPWATCH_POST_NONE);
+	NEED(done(device->fd, watch, STOPWATCH_OP_READ).laps == 0);
+	done(device->fd, watch, STOPWATCH_OP_DELETE);
+	NEED(posted(device->fd, device->pages, ring, &count, STOPWATCH_OP_LAP) ==
+	     STOPWATCH_POST_NONE);
+}
+
 static void check(void)
 {
 	struct device device = open_device();
@@ -205,6 +253,7 @@ static void check(void)
 	check_sizes(device.fd);
 	check_events(device.fd, creation.watch);
 	check_mapping(&device, creation.watch);
+	check_posts(&device, creation.watch);
 	printf("%zu bits: ok\n", 8 * sizeof(void *));
 }
 

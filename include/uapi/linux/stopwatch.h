@@ -4,7 +4,8 @@
  *
  * ioctl() gives a command and takes its reading; read() takes events, whole
  * struct stopwatch_event_record ones, as many as fit; poll() says POLLIN when
- * there is one. Each open file gets every event from when it was opened that
+ * there is one. A program that posts often can do so without its kernel, in a
+ * ring that STOPWATCH_IOC_BIND gives it. Each open file gets every event from when it was opened that
  * its user may see, holds the newest STOPWATCH_FILE_EVENTS of them, and counts
  * those it had to drop. mmap() shows the device's state, for readings that
  * cost neither a system call nor an exit.
@@ -193,6 +194,38 @@ struct stopwatch_laps {
 	__u64 laps;		/* address */
 };
 
+/*
+ * STOPWATCH_IOC_BIND: gives the file a post ring, see struct stopwatch_post_ring in
+ * <linux/stopwatch_device.h>, that is bound to a stopwatch: what the program puts
+ * there is a command that is posted, at the cost of a few stores. A file has one,
+ * until it is closed; done again, the ring is bound anew, and empty. The binding ends
+ * by itself when the stopwatch is deleted or its mode changes: then bound is 0, and
+ * what is posted from then on is not carried out. Another file is needed for another
+ * stopwatch, or another thread.
+ *   ENOENT, EACCES  as for a command that changes the stopwatch
+ *   ENOSPC     all rings are in use
+ *   EOPNOTSUPP the host does not offer post rings
+ *
+ * STOPWATCH_IOC_DOORBELL: has the host carry out what is posted, with
+ * STOPWATCH_DOORBELL_NOW for its argument before it returns, and with
+ * STOPWATCH_DOORBELL_SOON within STOPWATCH_POSTED_MS. A program that has posted in
+ * its ring looks at struct stopwatch_doorbell of the driver after that, with a full
+ * fence in between; if that says that the doorbell is not going to be rung, it asks
+ * for that by STOPWATCH_DOORBELL_SOON.
+ *   EINVAL     the argument is something else
+ */
+#define STOPWATCH_IOC_BIND		_IO(STOPWATCH_IOC_TYPE, 0x06)
+#define STOPWATCH_IOC_DOORBELL		_IO(STOPWATCH_IOC_TYPE, 0x07)
+#define STOPWATCH_DOORBELL_SOON		0
+#define STOPWATCH_DOORBELL_NOW		1
+
+struct stopwatch_binding {
+	__u32 size;		/* sizeof(struct stopwatch_binding) */
+	__u32 flags;		/* zero */
+	__u32 watch;
+	__u32 reserved;		/* zero */
+};
+
 /* STOPWATCH_IOC_INFO: what the device is and how the driver uses it. */
 #define STOPWATCH_IOC_INFO		_IO(STOPWATCH_IOC_TYPE, 0x01)
 
@@ -225,6 +258,12 @@ struct stopwatch_device_info {
  *   EACCES     the file is not open for writing, and the caller is not root
  *   ENODEV     the device is gone
  *
+ * At STOPWATCH_POST_RING_OFFSET it shows the file's post ring, for reading and
+ * writing.
+ *   EINVAL     private, executable, or of another size
+ *   EACCES     as above, or the caller may not change the stopwatch
+ *   ENXIO      the file has no ring
+ *
  * The clock page maps the CPU's counter (x86: TSC) to VM time, as the driver
  * learned it from calls:
  *
@@ -239,6 +278,7 @@ struct stopwatch_device_info {
  * the time is to be had from a call, STOPWATCH_OP_READ, which also renews the page.
  */
 #define STOPWATCH_CLOCK_PAGE_SIZE	4096
+#define STOPWATCH_POST_RING_OFFSET	0x40000000
 
 struct stopwatch_clock_page {
 	__u32 seq;
@@ -251,6 +291,14 @@ struct stopwatch_clock_page {
 	__u64 drift;		/* by how much the error grows each ns, in 2^-32 */
 	__u64 paused_ns;	/* of struct stopwatch_state, when this was learned */
 	__u64 samples;		/* calls that it was learned from */
+};
+
+/* In the clock page, too. */
+#define STOPWATCH_DOORBELL_OFFSET	2048
+
+struct stopwatch_doorbell {
+	__u32 set;		/* 1 if it is going to be rung for what is posted by now */
+	__u32 reserved;		/* zero */
 };
 
 /* What read() gives. */
@@ -348,6 +396,72 @@ static __inline__ int stopwatch_read_mapped(const void *pages,
 			return holds ? 0 : -1;
 	}
 	return -1;
+}
+
+/*
+ * Posting a command in a ring that STOPWATCH_IOC_BIND and mmap() gave: no system
+ * call, no exit. op is STOPWATCH_OP_START, _PAUSE, _LAP or _RESET; posted is where
+ * the program keeps how many it has posted since it was bound, 0 at first. One thread
+ * at a time may do that. Returns
+ *
+ *   STOPWATCH_POST_DONE   nothing is left to do
+ *   STOPWATCH_POST_RING   it is posted, and is to be told by
+ *                         ioctl(STOPWATCH_IOC_DOORBELL, STOPWATCH_DOORBELL_SOON)
+ *   STOPWATCH_POST_FULL   it is posted, and there is room for another one after
+ *                         ioctl(STOPWATCH_IOC_DOORBELL, STOPWATCH_DOORBELL_NOW)
+ *   STOPWATCH_POST_NONE   it is not posted: it takes STOPWATCH_IOC_COMMAND, as the
+ *                         clock page does not hold, there is no room, or the binding
+ *                         has ended
+ */
+#define STOPWATCH_POST_DONE	0
+#define STOPWATCH_POST_RING	1
+#define STOPWATCH_POST_FULL	2
+#define STOPWATCH_POST_NONE	3
+
+static __inline__ int stopwatch_post_mapped(const void *pages, struct stopwatch_post_ring *ring,
+					    __u32 *posted, __u32 op)
+{
+	const struct stopwatch_clock_page *page = (const struct stopwatch_clock_page *)pages;
+	const struct stopwatch_state *state = (const struct stopwatch_state *)
+		((const char *)pages + STOPWATCH_CLOCK_PAGE_SIZE);
+	const struct stopwatch_doorbell *doorbell = (const struct stopwatch_doorbell *)
+		((const char *)pages + STOPWATCH_DOORBELL_OFFSET);
+	/* Acquire: a slot is not overwritten before the host has read it. */
+	__u32 taken = __atomic_load_n(&ring->taken, __ATOMIC_ACQUIRE);
+	__u32 page_seq = __atomic_load_n(&page->seq, __ATOMIC_ACQUIRE);
+	__u64 ticks, time_ns, post;
+	__le64 *slot;
+
+	if (!__atomic_load_n(&ring->bound, __ATOMIC_RELAXED))
+		return STOPWATCH_POST_NONE;
+	if (*posted - taken >= STOPWATCH_POST_SLOTS)
+		return STOPWATCH_POST_NONE;
+	ticks = stopwatch_counter() - page->counter_base;
+	time_ns = page->time_ns + (ticks * page->mult >> 32);
+	if (ticks >= page->valid_ticks || state->paused_ns != page->paused_ns ||
+	    state->vmm_status != STOPWATCH_VMM_RUNNING)
+		return STOPWATCH_POST_NONE;
+	__atomic_thread_fence(__ATOMIC_ACQUIRE);
+	if ((page_seq & 1) || __atomic_load_n(&page->seq, __ATOMIC_RELAXED) != page_seq)
+		return STOPWATCH_POST_NONE;
+
+	post = time_ns << STOPWATCH_POST_TIME_SHIFT | (__u64)op << STOPWATCH_POST_OP_SHIFT;
+	if (!(*posted & STOPWATCH_POST_SLOTS))
+		post |= STOPWATCH_POST_PHASE;
+	slot = &ring->posts[*posted & (STOPWATCH_POST_SLOTS - 1)];
+	/* The half that has the phase last, where it takes two stores. */
+	if (sizeof(void *) < sizeof(post)) {
+		__atomic_store_n((__u32 *)slot + 1, (__u32)(post >> 32), __ATOMIC_RELAXED);
+		__atomic_store_n((__u32 *)slot, (__u32)post, __ATOMIC_RELEASE);
+	} else {
+		__atomic_store_n(slot, post, __ATOMIC_RELEASE);
+	}
+	if (++*posted - taken == STOPWATCH_POST_SLOTS)
+		return STOPWATCH_POST_FULL;
+	/* Either the driver sees the post, or we see that it has looked. */
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	return __atomic_load_n(&doorbell->set, __ATOMIC_RELAXED) ? STOPWATCH_POST_DONE :
+								   STOPWATCH_POST_RING;
 }
 #endif
 

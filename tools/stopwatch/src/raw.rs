@@ -16,6 +16,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode};
 use rustix::mm::{mmap, munmap, MapFlags, ProtFlags};
+use stopwatch_uapi::{stopwatch_device_info, STOPWATCH_CLOCK_PAGE_SIZE};
 
 /// Makes an ioctl with an argument of the caller's choice, for what the typed
 /// calls never do: a wrong size, a bad pointer, a number that nobody knows.
@@ -90,36 +91,72 @@ impl<T> Request<T> {
     }
 }
 
-/// Pages of a device, read-only here and written by others at any time.
+/// An ioctl whose argument is a number, to be called on the devices of this crate.
+pub(crate) struct ValueRequest {
+    number: u32,
+}
+
+impl ValueRequest {
+    /// # Safety
+    ///
+    /// The kernel does not take the argument of ioctl `number` as an address.
+    pub(crate) const unsafe fn new(number: u32) -> Self {
+        Self { number }
+    }
+
+    /// Makes the call.
+    pub(crate) fn call(&self, fd: BorrowedFd<'_>, argument: u32) -> Result<(), Errno> {
+        // SAFETY: by the contract of `new()`.
+        unsafe { ioctl(fd, self.number, argument as usize) }
+    }
+}
+
+/// What is done with pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read,
+    ReadWrite,
+}
+
+/// Pages of a device, written by others at any time.
 ///
 /// # Invariants
 ///
 /// `size` bytes from `base` on, which is the start of a page, are mapped for
-/// reading as long as this lives.
+/// reading, or reading and writing, as long as this lives.
 #[derive(Debug)]
 pub(crate) struct Mapping {
     base: NonNull<u8>,
     size: usize,
 }
 
-// SAFETY: it is only ever read, and by atomic loads.
+// SAFETY: it is only ever accessed by atomic loads and stores.
 unsafe impl Send for Mapping {}
 // SAFETY: as above.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Maps the first `size` bytes of `fd`.
-    pub(crate) fn new(fd: BorrowedFd<'_>, size: usize) -> Result<Arc<Self>, Errno> {
+    /// Maps `size` bytes of `fd`, from `offset` on.
+    pub(crate) fn new(
+        fd: BorrowedFd<'_>,
+        offset: u64,
+        size: usize,
+        access: Access,
+    ) -> Result<Arc<Self>, Errno> {
+        let protection = match access {
+            Access::Read => ProtFlags::READ,
+            Access::ReadWrite => ProtFlags::READ | ProtFlags::WRITE,
+        };
         // SAFETY: with no address asked for, the kernel takes one where nothing
         // is mapped.
         let base = unsafe {
             mmap(
                 ptr::null_mut(),
                 size,
-                ProtFlags::READ,
+                protection,
                 MapFlags::SHARED,
                 fd,
-                0,
+                offset,
             )?
         };
         // INVARIANT: mmap() has just mapped that, and only drop() unmaps it.
@@ -127,6 +164,15 @@ impl Mapping {
             base: NonNull::new(base.cast()).ok_or(Errno::NOMEM)?,
             size,
         }))
+    }
+
+    /// Maps the clock page of a device and, behind it, its state pages.
+    pub(crate) fn pages(
+        fd: BorrowedFd<'_>,
+        info: &stopwatch_device_info,
+    ) -> Result<Arc<Self>, Errno> {
+        let size = STOPWATCH_CLOCK_PAGE_SIZE as usize + info.state_size as usize;
+        Self::new(fd, 0, size, Access::Read)
     }
 
     /// The `N` words from `offset` on, which must be a multiple of 8; panics if
@@ -174,8 +220,8 @@ impl Drop for Mapping {
 /// # Invariants
 ///
 /// `start` is aligned, and all of what it points to, which is words, is mapped by
-/// `_mapping`. Words that are never stored to from here are only loaded, which
-/// read-only memory bears.
+/// `_mapping`. Those of memory that is mapped read-only are only ever loaded, which
+/// it bears.
 #[derive(Debug)]
 pub(crate) struct View<T: ?Sized> {
     start: NonNull<T>,

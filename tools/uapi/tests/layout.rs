@@ -52,7 +52,7 @@ structs! {
     stopwatch_info {
         magic version features region_size state_offset state_size rings_offset rings_size
         record_offset record_size stopwatches event_slots ring_offset ring_stride ring_slots rings
-        calls lap_offset reserved
+        calls lap_offset post_offset post_rings reserved
     }
     stopwatch_vmm { status reset_generation }
     stopwatch_state {
@@ -62,6 +62,7 @@ structs! {
         seq state elapsed_ns started_ns lap_ns deadline_ns laps timeouts name uid mode clock flags
         target_ns interval_ns generation reserved reserved1
     }
+    stopwatch_post_ring { taken bound reserved posts }
     stopwatch_request { owner op watch flags status arg interval stamp_ns reserved }
     stopwatch_create { owner op watch flags status name uid mode clock reserved }
     stopwatch_reply {
@@ -74,6 +75,7 @@ structs! {
     }
     stopwatch_command { size op watch flags arg interval reading }
     stopwatch_creation { size flags clock mode name watch reserved }
+    stopwatch_binding { size flags watch reserved }
     stopwatch_find { size flags name watch reserved }
     stopwatch_description {
         size flags watch clock record_flags uid mode state name laps timeouts target_ns deadline_ns
@@ -87,6 +89,7 @@ structs! {
     stopwatch_clock_page {
         seq reserved counter_base valid_ticks time_ns mult error_ns drift paused_ns samples
     }
+    stopwatch_doorbell { set reserved }
     stopwatch_event_record {
         type_ watch sequence deadline_ns time_ns timeouts count dropped reserved
     }
@@ -118,7 +121,8 @@ macro_rules! constants {
 // Those that clang had to evaluate, and one of each other form.
 constants! {
     STOPWATCH_IOC_COMMAND STOPWATCH_IOC_CREATE STOPWATCH_IOC_FIND STOPWATCH_IOC_DESCRIBE
-    STOPWATCH_IOC_LAPS STOPWATCH_IOC_INFO VHOST_STOPWATCH_GET_FEATURES VHOST_STOPWATCH_SET_FEATURES
+    STOPWATCH_IOC_LAPS STOPWATCH_IOC_INFO STOPWATCH_IOC_BIND STOPWATCH_IOC_DOORBELL
+    VHOST_STOPWATCH_GET_FEATURES VHOST_STOPWATCH_SET_FEATURES
     VHOST_STOPWATCH_SET_GEOMETRY VHOST_STOPWATCH_SET_REGION VHOST_STOPWATCH_SET_KICK
     VHOST_STOPWATCH_SET_CALL VHOST_STOPWATCH_SET_NAME VHOST_STOPWATCH_SET_POLICY
     VHOST_STOPWATCH_START VHOST_STOPWATCH_STOP VHOST_STOPWATCH_GET_VM VHOST_STOPWATCH_COMMAND

@@ -65,7 +65,7 @@ impl Case {
 }
 
 /// All ioctls, and the stopwatch that one of them finds.
-fn cases() -> (Named, [Case; 6]) {
+fn cases() -> (Named, [Case; 7]) {
     let named = Named::new("arguments");
     let cases = [
         Case::new(
@@ -118,6 +118,15 @@ fn cases() -> (Named, [Case; 6]) {
             },
             (offset_of!(stopwatch_laps, flags), 0),
             Some(offset_of!(stopwatch_laps, reserved)),
+        ),
+        Case::new(
+            STOPWATCH_IOC_BIND,
+            &stopwatch_binding {
+                watch: 47,
+                ..Default::default()
+            },
+            (offset_of!(stopwatch_binding, flags), 0),
+            Some(offset_of!(stopwatch_binding, reserved)),
         ),
     ];
     (named, cases)

@@ -27,7 +27,7 @@ pub(crate) fn run(arguments: &[String]) -> Option<ExitCode> {
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
         ["hold"] => hold(),
-        ["touch"] => touch(),
+        ["touch", what] => touch(what),
         ["mapped", name] => mapped(name),
         ["create", name] => create_and_start(name),
         ["passed", private, readable] => passed(number(private), number(readable)),
@@ -92,15 +92,23 @@ fn hold() {
     println!("read again: {}", in_words(read(&file)));
 }
 
-/// Reads a mapped page again and again, until the driver is unbound under it.
-fn touch() {
+/// Reads mapped pages again and again, or writes to a mapped ring, until the driver
+/// is unbound under it.
+fn touch(what: &str) {
     let file = open();
     let pages = map(&file, 2).unwrap();
+    let ring = posts::ring(&file, 61);
+    let words: &dyn Fn() = match what {
+        "pages" => &|| {
+            pages.word(0);
+            pages.word(4096);
+        },
+        _ => &|| ring.set_word(2048, 0),
+    };
     println!("touching");
     // For longer than the test waits.
     eventually(Duration::from_secs(60), || {
-        pages.word(0);
-        pages.word(4096);
+        words();
         false
     });
     println!("still there");

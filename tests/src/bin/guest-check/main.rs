@@ -11,6 +11,7 @@ mod laps;
 mod mapping;
 mod names;
 mod operations;
+mod posts;
 mod timeouts;
 mod users;
 
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         timeouts::tests(),
         events::tests(),
         mapping::tests(),
+        posts::tests(),
     ];
     let trials = tests
         .concat()

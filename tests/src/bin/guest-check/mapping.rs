@@ -40,6 +40,14 @@ impl Pages {
         // SAFETY: within the mapping, which is ours as long as `self` lives.
         unsafe { self.base.byte_add(offset).cast::<u32>().read_volatile() }
     }
+
+    /// Writes there, in pages that were mapped for that.
+    pub(crate) fn set_word(&self, offset: usize, value: u32) {
+        assert!(offset % 4 == 0 && offset + 4 <= self.size);
+        let word = self.base.cast::<u32>();
+        // SAFETY: as in `word()`.
+        unsafe { word.byte_add(offset).write_volatile(value) }
+    }
 }
 
 impl Drop for Pages {
@@ -49,7 +57,8 @@ impl Drop for Pages {
     }
 }
 
-fn map_as(
+/// Maps so many pages from an offset on.
+pub(crate) fn map_as(
     file: &File,
     pages: usize,
     protection: ProtFlags,

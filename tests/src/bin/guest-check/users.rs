@@ -35,11 +35,11 @@ tests![
     who_may_map,
 ];
 
-const ANNA: u32 = 1000;
-const BERT: u32 = 1001;
+pub(crate) const ANNA: u32 = 1000;
+pub(crate) const BERT: u32 = 1001;
 
 /// Runs it as a user who is not root.
-fn by<T: Send>(uid: u32, it: impl FnOnce() -> T + Send) -> T {
+pub(crate) fn by<T: Send>(uid: u32, it: impl FnOnce() -> T + Send) -> T {
     let result = thread::scope(|scope| {
         scope
             .spawn(|| {
@@ -55,7 +55,7 @@ fn by<T: Send>(uid: u32, it: impl FnOnce() -> T + Send) -> T {
 }
 
 /// A stopwatch of Anna's, with a lap.
-fn annas(name: &str, mode: u32) -> Named {
+pub(crate) fn annas(name: &str, mode: u32) -> Named {
     let file = open();
     let creation = stopwatch_creation {
         name: field(name),
@@ -111,7 +111,7 @@ fn controls(named: &Named) -> Vec<Result<(), Errno>> {
 }
 
 /// A mode for a user.
-fn mode(uid: u32, mode: u32) -> u64 {
+pub(crate) fn mode(uid: u32, mode: u32) -> u64 {
     u64::from(uid) | (u64::from(mode) << 32)
 }
 

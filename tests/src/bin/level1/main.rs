@@ -10,6 +10,7 @@ mod ioctls;
 mod lifecycle;
 mod names;
 mod operations;
+mod posted;
 mod program;
 mod rings;
 mod time;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         control::tests(),
         ioctls::tests(),
         operations::tests(),
+        posted::tests(),
         rings::tests(),
         events::tests(),
         visibility::tests(),

@@ -71,13 +71,15 @@ fn unbinding_under_a_reader() {
     let mut guest = one();
     let address = guest.shell(ADDRESS).trim().to_owned();
     let driver = "/sys/bus/pci/drivers/stopwatch";
-    let said = guest.run(&format!(
-        "guest-check touch >/tmp/touch 2>&1 & pid=$!; \
-         until grep -q touching /tmp/touch; do sleep 0.1; done; \
-         echo {address} >{driver}/unbind; wait $pid"
-    ));
-    assert_eq!(said.status, 128 + 7, "{}", said.text);
-    guest.shell(&format!("echo {address} >{driver}/bind"));
+    for what in ["pages", "ring"] {
+        let said = guest.run(&format!(
+            "guest-check touch {what} >/tmp/touch 2>&1 & pid=$!; \
+             until grep -q touching /tmp/touch; do sleep 0.1; done; \
+             echo {address} >{driver}/unbind; wait $pid"
+        ));
+        assert_eq!(said.status, 128 + 7, "{}", said.text);
+        guest.shell(&format!("echo {address} >{driver}/bind"));
+    }
     guest.shell("stopwatch timeout 6 5ms --wait");
     guest.check_log();
 }

@@ -52,8 +52,30 @@ pub(super) fn read() -> Result<Operation> {
     }))
 }
 
-/// Tier 2.
+/// Tier 2, in a post ring: from an empty one until it is full, and the host carries
+/// out all of them.
 pub(super) fn posted_lap() -> Result<Operation> {
+    const ROUND: u32 = 256;
+    let device = device()?;
+    let watch = running(device)?;
+    let mut poster = device.poster(watch)?;
+    ensure!(poster.has_ring(), "the host does not offer post rings");
+    let lap = move || {
+        poster.post(Command::Lap)?;
+        Ok(())
+    };
+    let empty = move || {
+        device.command(watch, Command::Read)?;
+        Ok(())
+    };
+    Ok(Operation {
+        before: Some(Box::new(empty)),
+        ..Operation::batch(4 * ROUND, ROUND, lap)
+    })
+}
+
+/// Tier 2, by an ioctl.
+pub(super) fn posted_by_ioctl() -> Result<Operation> {
     let device = device()?;
     ensure!(
         device.info()?.features.contains(Features::POSTED),

@@ -53,6 +53,8 @@ pub const BARE_PORTIO: &str = "pci-testdev portio-wildcard-eventfd";
 pub const TIER1: &str = "tier 1: exit-free read";
 /// This device, from a program.
 pub const TIER2: &str = "tier 2: posted lap";
+/// This device, from a program without a post ring.
+pub const TIER2_IOCTL: &str = "tier 2: posted lap, by an ioctl";
 /// This device, from a program.
 pub const TIER3: &str = "tier 3: call";
 /// This device, from the guest's kernel.
@@ -67,14 +69,14 @@ pub const TIER3_MEMORY: &str = "tier 3: call, doorbell in memory";
 /// This device with its doorbells in memory, from the guest's kernel.
 pub const TIER3_MEMORY_KERNEL: &str = "tier 3: call, doorbell in memory, in the kernel";
 
-/// This device with the largest ring, from a program.
-pub const TIER2_LARGE: &str = "tier 2: posted lap, ring of 4,096 slots";
+/// This device with the largest request ring, from a program.
+pub const TIER2_LARGE: &str = "tier 2: posted lap, by an ioctl, ring of 4,096 slots";
 
 /// Those that need a guest of their own, whose doorbells are in memory.
 pub const MEMORY_NAMES: [&str; 2] = [TIER3_MEMORY, TIER3_MEMORY_KERNEL];
 
 /// All rows of the guest, in the order of the table.
-pub const NAMES: [&str; 26] = [
+pub const NAMES: [&str; 27] = [
     NOTHING,
     LOOP,
     SYSTEM_CALL,
@@ -96,6 +98,7 @@ pub const NAMES: [&str; 26] = [
     // Before what is posted, which the next call serves, too.
     TIER3,
     TIER2,
+    TIER2_IOCTL,
     TIER1_KERNEL,
     TIER2_KERNEL,
     TIER3_KERNEL,
@@ -149,7 +152,8 @@ pub(super) fn prepare(row: &str) -> Result<Operation> {
         VDSO_TSC => vdso(TSC),
         VMCLOCK => vmclock(),
         TIER1 => device::read(),
-        TIER2 | TIER2_LARGE => device::posted_lap(),
+        TIER2 => device::posted_lap(),
+        TIER2_IOCTL | TIER2_LARGE => device::posted_by_ioctl(),
         TIER3 | TIER3_MEMORY => device::call(),
         TIER1_KERNEL => device::kernel("read", 400, 100),
         TIER2_KERNEL => device::kernel("lap", 128, 32),

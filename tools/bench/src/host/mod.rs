@@ -170,6 +170,7 @@ fn makes_none(row: &str) -> bool {
         rows::TIER1,
         rows::TIER1_KERNEL,
         rows::TIER2,
+        rows::TIER2_IOCTL,
         rows::TIER2_KERNEL,
         rows::TIER2_LARGE,
     ]

@@ -41,11 +41,14 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! [`Device::reader`] reads without a system call.
+//! [`Device::reader`] reads without a system call, [`Device::poster`] commands
+//! without one.
 
+mod clock;
 mod cpu;
 mod error;
 mod event;
+mod poster;
 mod reader;
 
 use std::fmt;
@@ -61,12 +64,13 @@ use serde::Serialize;
 use stopwatch_uapi as uapi;
 
 use crate::open::open;
-use crate::raw::Request;
+use crate::raw::{Request, ValueRequest};
 use crate::{Creation, Description, Features, Laps, Name, OpenError, Reading, Share, Which};
 
 pub use cpu::Cpu;
 pub use error::Error;
 pub use event::{Event, EventType};
+pub use poster::Poster;
 pub use reader::{Reader, WhyNot};
 
 /// The usual device node.
@@ -95,6 +99,9 @@ const DESCRIBE: Request<uapi::stopwatch_description> =
 // SAFETY: as above. The kernel also writes to the array that the struct tells
 // the address and size of; `laps_from()` gives it one.
 const LAPS: Request<uapi::stopwatch_laps> = unsafe { Request::new(uapi::STOPWATCH_IOC_LAPS) };
+
+// SAFETY: <linux/stopwatch.h> takes the argument for what it is.
+const DOORBELL: ValueRequest = unsafe { ValueRequest::new(uapi::STOPWATCH_IOC_DOORBELL) };
 
 /// A timeout to arm.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -220,6 +227,7 @@ pub struct Burst {
 #[derive(Debug)]
 pub struct Device {
     file: File,
+    path: PathBuf,
     stopwatches: u32,
 }
 
@@ -230,9 +238,10 @@ impl Device {
     ///
     /// [`Error::Open`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
-        let path: PathBuf = path.as_ref().to_owned();
+        let path = path.as_ref().to_owned();
         let mut device = Self {
             file: open(&path, ADVICE)?,
+            path,
             stopwatches: 0,
         };
         match device.info() {
@@ -242,7 +251,7 @@ impl Device {
                 ..
             }) => {
                 return Err(Error::Open(OpenError::OtherDevice {
-                    path,
+                    path: device.path,
                     expected: DEVICE,
                 }))
             }
@@ -467,6 +476,28 @@ impl Device {
     /// calls then.
     pub fn reader(&self) -> Result<Reader<'_>, Error> {
         Reader::new(self)
+    }
+
+    /// For commands to stopwatch `watch` that are posted without a system call.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchWatch`], [`Error::NotYours`], [`Error::Gone`]. That no post ring
+    /// can be had is no error: it posts as [`Device::post`] does then.
+    pub fn poster(&self, watch: u32) -> Result<Poster<'_>, Error> {
+        Poster::new(self, watch)
+    }
+
+    /// Has the host carry out what is posted: before this returns if `now`, else
+    /// within some milliseconds.
+    fn doorbell(&self, now: bool) -> Result<(), Error> {
+        let argument = match now {
+            true => uapi::STOPWATCH_DOORBELL_NOW,
+            false => uapi::STOPWATCH_DOORBELL_SOON,
+        };
+        DOORBELL
+            .call(self.as_fd(), argument)
+            .map_err(Error::system("have the host told of what is posted"))
     }
 
     /// Gives `2 * pairs` synchronous commands, start and pause in turn, and

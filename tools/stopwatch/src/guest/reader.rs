@@ -12,11 +12,10 @@ use rustix::io::Errno;
 use stopwatch_uapi as uapi;
 use thiserror::Error;
 
+use super::clock::{halves, load, word, ClockPage, PAGE_SIZE};
 use super::{Device, Error, Operation};
 use crate::raw::{counter, Mapping, View};
 use crate::{Reading, Source, State, Which};
-
-const PAGE_SIZE: usize = uapi::STOPWATCH_CLOCK_PAGE_SIZE as usize;
 
 /// How often to look again while the writer is at it. It writes a few words, so
 /// it takes this long only if it was interrupted in between.
@@ -78,11 +77,9 @@ pub struct Reader<'a> {
 impl<'a> Reader<'a> {
     pub(super) fn new(device: &'a Device) -> Result<Self, Error> {
         let info = device.raw_info()?;
-        let size = PAGE_SIZE + info.state_size as usize;
-        let pages = Mapping::new(device.as_fd(), size)
+        let pages = Mapping::pages(device.as_fd(), &info)
             .map(|mapping| Pages {
-                clock: mapping.words(0),
-                state: mapping.words(PAGE_SIZE),
+                clock: ClockPage::new(&mapping),
                 records: mapping.array(
                     PAGE_SIZE + info.record_offset as usize,
                     info.stopwatches as usize,
@@ -152,7 +149,7 @@ impl<'a> Reader<'a> {
     pub fn load_ticks(&self) -> Result<(f64, f64), WhyNot> {
         let pages = self.pages.as_ref().map_err(|why| *why)?;
         let memory = AtomicU64::new(0);
-        Ok((load_ticks(&pages.state[0]), load_ticks(&memory)))
+        Ok((load_ticks(pages.clock.any_word()), load_ticks(&memory)))
     }
 }
 
@@ -170,18 +167,6 @@ fn load_ticks(word: &AtomicU64) -> f64 {
     least as f64 / f64::from(LOADS)
 }
 
-/// Where a field is among the words of its struct. Of two fields in a word this is
-/// the lower half.
-macro_rules! word {
-    ($struct:ident.$field:ident) => {
-        const {
-            let offset = offset_of!(uapi::$struct, $field);
-            assert!(offset % 8 == 0);
-            offset / 8
-        }
-    };
-}
-
 // The fields in the upper halves.
 const _: () = assert!(offset_of!(uapi::stopwatch_record, state) == 4);
 const _: () = assert!(
@@ -190,39 +175,17 @@ const _: () = assert!(
 const _: () = assert!(
     offset_of!(uapi::stopwatch_record, flags) == offset_of!(uapi::stopwatch_record, clock) + 4
 );
-// The sequence counts are in the first words.
+// The sequence count is in the first word.
 const _: () = assert!(offset_of!(uapi::stopwatch_record, seq) == 0);
-const _: () = assert!(offset_of!(uapi::stopwatch_clock_page, seq) == 0);
-
-/// The fields of 32 bits in a word.
-#[inline]
-fn halves(word: u64) -> (u32, u32) {
-    (word as u32, (word >> 32) as u32)
-}
-
-#[inline]
-fn load(word: &AtomicU64) -> u64 {
-    word.load(Ordering::Relaxed)
-}
 
 /// The clock page and, behind it, the state pages.
 #[derive(Debug)]
 struct Pages {
-    clock: View<[AtomicU64; size_of::<uapi::stopwatch_clock_page>() / 8]>,
-    state: View<[AtomicU64; size_of::<uapi::stopwatch_state>() / 8]>,
+    clock: ClockPage,
     records: View<[RecordWords]>,
 }
 
 type RecordWords = [AtomicU64; size_of::<uapi::stopwatch_record>() / 8];
-
-/// VM time.
-struct Now {
-    time_ns: u64,
-    /// By how much it can be off.
-    error_ns: u64,
-    /// For how much of it the VM was paused.
-    paused_ns: u64,
-}
 
 impl Pages {
     #[inline]
@@ -241,7 +204,7 @@ impl Pages {
         let field = |word: usize| load(&record[word]);
 
         let before = self.begin(record);
-        let now = self.now(counter)?;
+        let now = self.clock.now(counter)?;
         let (clock, flags) = halves(field(word!(stopwatch_record.clock)));
         let (laps, timeouts) = halves(field(word!(stopwatch_record.laps)));
         let mut elapsed_ns = field(word!(stopwatch_record.elapsed_ns));
@@ -293,7 +256,7 @@ impl Pages {
             let running = State::from(halves(before.1).1) == State::Running;
             let why = if flags & uapi::STOPWATCH_RECORD_EXISTS == 0 {
                 Some(WhyNot::NoSuchWatch)
-            } else if let Some(why) = self.why_no_time(&counter) {
+            } else if let Some(why) = self.clock.why_no_time(&counter) {
                 Some(why)
             } else {
                 (running && clock != uapi::STOPWATCH_CLOCK_MONOTONIC).then_some(WhyNot::OtherClock)
@@ -310,10 +273,8 @@ impl Pages {
     /// The first words of clock page and record, to be read before the other ones.
     #[inline]
     fn begin(&self, record: &RecordWords) -> (u64, u64) {
-        // Acquire: the fields are read after the counts. Pairs with the writers'
-        // releases of the new, even numbers.
-        let clock = self.clock[0].load(Ordering::Acquire);
-        (clock, record[0].load(Ordering::Acquire))
+        // As that of the clock page.
+        (self.clock.begin(), record[0].load(Ordering::Acquire))
     }
 
     /// Whether what was read after these first words belongs together, and to them.
@@ -322,46 +283,7 @@ impl Pages {
         // The counts are read after the fields. What else is in these words only
         // changes with them.
         fence(Ordering::Acquire);
-        (clock | first) & 1 == 0 && load(&self.clock[0]) == clock && load(&record[0]) == first
-    }
-
-    /// The time now, if the clock page holds.
-    #[inline]
-    fn now(&self, counter: &impl Fn() -> u64) -> Option<Now> {
-        let field = |word: usize| load(&self.clock[word]);
-
-        let ticks = counter().wrapping_sub(field(word!(stopwatch_clock_page.counter_base)));
-        let paused_ns = field(word!(stopwatch_clock_page.paused_ns));
-        // After the counter: if it was read after a pause, this shows it.
-        if ticks >= field(word!(stopwatch_clock_page.valid_ticks)) || self.was_paused(paused_ns) {
-            return None;
-        }
-        let since = ticks.wrapping_mul(field(word!(stopwatch_clock_page.mult))) >> 32;
-        let grown = since.wrapping_mul(field(word!(stopwatch_clock_page.drift))) >> 32;
-        Some(Now {
-            time_ns: field(word!(stopwatch_clock_page.time_ns)).wrapping_add(since),
-            error_ns: field(word!(stopwatch_clock_page.error_ns)).wrapping_add(grown),
-            paused_ns,
-        })
-    }
-
-    /// Whether the VM was paused since it had been for so long in all, or is so.
-    #[inline]
-    fn was_paused(&self, paused_ns: u64) -> bool {
-        let (status, _) = halves(load(&self.state[word!(stopwatch_state.vmm_status)]));
-        load(&self.state[word!(stopwatch_state.paused_ns)]) != paused_ns
-            || status != uapi::STOPWATCH_VMM_RUNNING
-    }
-
-    /// Why the clock page does not hold, if it does not.
-    fn why_no_time(&self, counter: &impl Fn() -> u64) -> Option<WhyNot> {
-        if load(&self.clock[word!(stopwatch_clock_page.valid_ticks)]) == 0 {
-            Some(WhyNot::NoClock)
-        } else if self.was_paused(load(&self.clock[word!(stopwatch_clock_page.paused_ns)])) {
-            Some(WhyNot::Paused)
-        } else {
-            self.now(counter).is_none().then_some(WhyNot::Stale)
-        }
+        self.clock.is_still(clock) && first & 1 == 0 && load(&record[0]) == first
     }
 }
 
@@ -369,6 +291,7 @@ impl Pages {
 mod tests {
     use super::*;
     use crate::host::sealed_memfd;
+    use crate::raw::Access;
     use proptest::prelude::*;
     use std::os::fd::OwnedFd;
     use uapi::{stopwatch_clock_page as Page, stopwatch_record as Record};
@@ -384,11 +307,11 @@ mod tests {
     impl Fake {
         fn new() -> Self {
             let memfd = sealed_memfd(3 * PAGE_SIZE as u64).unwrap();
-            let mapping = Mapping::new(memfd.as_fd(), 3 * PAGE_SIZE).unwrap();
+            let size = 3 * PAGE_SIZE;
+            let mapping = Mapping::new(memfd.as_fd(), 0, size, Access::Read).unwrap();
             let fake = Self {
                 pages: Pages {
-                    clock: mapping.words(0),
-                    state: mapping.words(PAGE_SIZE),
+                    clock: ClockPage::new(&mapping),
                     records: mapping.array(RECORDS, 8),
                 },
                 memfd,

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The post rings of a device: whose they are, and whether there is something in them. What is
+//! posted there passes by this driver.
+
+use kernel::sync::atomic::{
+    Atomic,
+    Relaxed, //
+};
+
+use crate::{
+    abstractions::shared_memory::SharedMemory,
+    engine::{
+        guest,
+        Layout, //
+    }, //
+};
+
+/// Those of a device.
+pub(crate) struct PostRings {
+    layout: Layout,
+    /// A bit for each one that a file has.
+    taken: Atomic<u32>,
+}
+
+/// The numbers of the bits that are set.
+fn bits(mut mask: u32) -> impl Iterator<Item = u32> {
+    core::iter::from_fn(move || {
+        let bit = mask.trailing_zeros();
+        mask &= mask.wrapping_sub(1);
+        (bit < u32::BITS).then_some(bit)
+    })
+}
+
+impl PostRings {
+    /// None is in use.
+    pub(crate) fn new(layout: Layout) -> Self {
+        Self {
+            layout,
+            taken: Atomic::new(0),
+        }
+    }
+
+    /// Takes one that nobody has. Usable in any context.
+    pub(crate) fn take(&self) -> Option<u32> {
+        let mut taken = self.taken.load(Relaxed);
+
+        loop {
+            let ring = taken.trailing_ones();
+            if ring >= self.layout.post_rings() {
+                return None;
+            }
+            match self.taken.cmpxchg(taken, taken | 1 << ring, Relaxed) {
+                Ok(_) => return Some(ring),
+                Err(now) => taken = now,
+            }
+        }
+    }
+
+    /// Gives one back, which is not bound. Usable in any context.
+    pub(crate) fn give_back(&self, ring: u32) {
+        let mut taken = self.taken.load(Relaxed);
+
+        while let Err(now) = self.taken.cmpxchg(taken, taken & !(1 << ring), Relaxed) {
+            taken = now;
+        }
+    }
+
+    /// Whether there is something for the host in any of them. Usable in any context.
+    pub(crate) fn any_waits(&self, memory: &SharedMemory<'_>) -> bool {
+        bits(self.taken.load(Relaxed))
+            .filter_map(|ring| self.layout.post_ring(ring))
+            .any(|offset| guest::post_waits(memory, offset))
+    }
+}

@@ -1,0 +1,375 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Commands posted in a ring that is mapped: what they do, and who may have one.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use rustix::mm::{MapFlags, ProtFlags};
+use stopwatch::guest::{Device, Operation, Poster};
+use stopwatch::{Creation, Share};
+use stopwatch_tests::suite::{eventually, figure};
+use stopwatch_tests::tests;
+
+use crate::mapping::{map_as, Pages};
+use crate::users::{annas, by, mode, ANNA, BERT};
+use crate::*;
+
+tests![
+    laps_are_at_the_times_of_their_posts,
+    it_shows_within_bounded_time,
+    a_call_comes_after_what_was_posted,
+    more_than_the_ring_holds,
+    threads_with_a_ring_each,
+    what_cannot_be_posted_is_told,
+    it_goes_on_when_the_mode_has_changed,
+    it_ends_with_the_stopwatch,
+    who_may_have_a_ring,
+    how_a_ring_may_be_mapped,
+    as_many_as_there_are,
+    nothing_but_its_own_stopwatch,
+    a_doorbell_that_there_is_not,
+];
+
+const SLOTS: u32 = STOPWATCH_POST_SLOTS;
+
+/// A new stopwatch, and a ring for it.
+fn poster(device: &Device) -> (u32, Poster<'_>) {
+    let watch = device.create(None, Creation::default()).unwrap();
+    let poster = device.poster(watch).unwrap();
+    assert!(poster.has_ring());
+    (watch, poster)
+}
+
+fn call_of(device: &Device, watch: u32) -> stopwatch::Reading {
+    device.command(watch, Operation::Read).unwrap()
+}
+
+fn laps_are_at_the_times_of_their_posts() {
+    const LAPS: u32 = 200;
+    let device = Device::open(DEVICE).unwrap();
+    let (watch, mut poster) = poster(&device);
+    let reader = device.reader().unwrap();
+    let before = call_of(&device, watch);
+    poster.post(Operation::Start).unwrap();
+    let mut bounds = Vec::new();
+    for _ in 0..LAPS {
+        let first = reader.read(watch).unwrap();
+        poster.post(Operation::Lap).unwrap();
+        let second = reader.read(watch).unwrap();
+        bounds.push((first, second));
+    }
+    poster.post(Operation::Pause).unwrap();
+    let after = call_of(&device, watch);
+    assert_eq!(after.laps, LAPS);
+    let laps = device.laps(watch).unwrap().laps_ns;
+    // The start is somewhere between two calls, and each lap as far from it as the
+    // readings around it say.
+    assert!(after.elapsed_ns <= after.time_ns - before.time_ns);
+    let since = |reading: &stopwatch::Reading| reading.time_ns - bounds[0].0.time_ns;
+    for (lap, (first, second)) in laps.iter().zip(&bounds) {
+        let lap = lap - laps[0];
+        let (error, width) = (
+            first.error_ns + second.error_ns,
+            bounds[0].1.time_ns - bounds[0].0.time_ns,
+        );
+        assert!(
+            lap + width + error >= since(first) && lap <= since(second) + error,
+            "{lap} is not between {} and {}",
+            since(first),
+            since(second)
+        );
+    }
+    assert!(laps.is_sorted());
+}
+
+/// The driver does not know of it, but for the doorbell that it was asked for.
+fn it_shows_within_bounded_time() {
+    let device = Device::open(DEVICE).unwrap();
+    let (watch, mut poster) = poster(&device);
+    let reader = device.reader().unwrap();
+    for round in 0..20 {
+        for operation in [Operation::Reset, Operation::Start, Operation::Lap] {
+            poster.post(operation).unwrap();
+        }
+        // It may find the timer set, or just not any more.
+        thread::sleep(Duration::from_micros(700 * round));
+        poster.post(Operation::Lap).unwrap();
+        let shown = eventually(Duration::from_secs(5), || {
+            reader.read_exit_free(watch).is_ok_and(|it| it.laps == 2)
+        });
+        assert!(shown, "in round {round}");
+    }
+}
+
+fn a_call_comes_after_what_was_posted() {
+    let device = Device::open(DEVICE).unwrap();
+    let (watch, mut poster) = poster(&device);
+    poster.post(Operation::Start).unwrap();
+    let mut laps = 0;
+    for round in 0..500 {
+        poster.post(Operation::Lap).unwrap();
+        laps += 1;
+        if round % 3 == 0 {
+            // By the other way to post.
+            device.post(watch, Operation::Lap).unwrap();
+            laps += 1;
+        }
+        let shown = match round % 2 {
+            0 => call_of(&device, watch).laps,
+            _ => device.describe(watch).unwrap().laps,
+        };
+        assert_eq!(shown, laps, "in round {round}");
+    }
+}
+
+fn more_than_the_ring_holds() {
+    const LAPS: u32 = 40 * SLOTS + 7;
+    let device = Device::open(DEVICE).unwrap();
+    let (watch, mut poster) = poster(&device);
+    poster.post(Operation::Start).unwrap();
+    for _ in 0..LAPS {
+        poster.post(Operation::Lap).unwrap();
+    }
+    assert_eq!(call_of(&device, watch).laps, LAPS);
+    let laps = device.laps(watch).unwrap().laps_ns;
+    assert_eq!(laps.len(), STOPWATCH_LAP_SLOTS as usize);
+    assert!(laps.is_sorted());
+}
+
+/// Two on one stopwatch, two on one each.
+fn threads_with_a_ring_each() {
+    const LAPS: u32 = 3000;
+    let device = Device::open(DEVICE).unwrap();
+    let common = device.create(None, Creation::default()).unwrap();
+    device.command(common, Operation::Start).unwrap();
+    let own = [(); 2].map(|()| device.create(None, Creation::default()).unwrap());
+    thread::scope(|scope| {
+        for watch in [common, common, own[0], own[1]] {
+            let device = &device;
+            scope.spawn(move || {
+                let mut poster = device.poster(watch).unwrap();
+                assert!(poster.has_ring());
+                if watch != common {
+                    poster.post(Operation::Start).unwrap();
+                }
+                for _ in 0..LAPS {
+                    poster.post(Operation::Lap).unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(call_of(&device, common).laps, 2 * LAPS);
+    for watch in own {
+        assert_eq!(call_of(&device, watch).laps, LAPS);
+    }
+}
+
+fn what_cannot_be_posted_is_told() {
+    let device = Device::open(DEVICE).unwrap();
+    let (watch, mut poster) = poster(&device);
+    assert!(poster.post(Operation::Read).is_err());
+    assert!(poster.post(Operation::Delete).is_err());
+    // That it was refused shows in later readings, and only there.
+    poster.post(Operation::Lap).unwrap();
+    assert_eq!(call_of(&device, watch).laps, 0);
+}
+
+fn it_goes_on_when_the_mode_has_changed() {
+    let device = Device::open(DEVICE).unwrap();
+    let (watch, mut poster) = poster(&device);
+    poster.post(Operation::Start).unwrap();
+    poster.post(Operation::Lap).unwrap();
+    let share = Operation::SetMode(0, Share::Control);
+    device.command(watch, share).unwrap();
+    poster.post(Operation::Lap).unwrap();
+    assert!(poster.has_ring());
+    assert_eq!(call_of(&device, watch).laps, 2);
+}
+
+fn it_ends_with_the_stopwatch() {
+    let device = Device::open(DEVICE).unwrap();
+    let (watch, mut poster) = poster(&device);
+    poster.post(Operation::Start).unwrap();
+    device.command(watch, Operation::Delete).unwrap();
+    poster.post(Operation::Lap).unwrap_err();
+    // Nor does it come to whichever has the number after it.
+    let file = open();
+    let watch = anonymous(&file);
+    let ring = ring(&file, watch);
+    ok(&file, DELETE, watch, 0);
+    assert_eq!(ring.word(4), 0, "it says so");
+    let other = anonymous(&file);
+    assert_eq!(other, watch);
+    ok(&file, START, other, 0);
+    ring.set_word(2048, STOPWATCH_POST_PHASE | LAP << STOPWATCH_POST_OP_SHIFT);
+    assert_eq!(ok(&file, READ, other, 0).laps, 0);
+}
+
+fn bind(file: &File, watch: u32) -> Result<(), Errno> {
+    let binding = stopwatch_binding {
+        watch,
+        ..Default::default()
+    };
+    call(file, STOPWATCH_IOC_BIND, binding).0
+}
+
+fn map_ring_as(file: &File, protection: ProtFlags, flags: MapFlags) -> Result<Pages, Errno> {
+    map_as(
+        file,
+        1,
+        protection,
+        flags,
+        STOPWATCH_POST_RING_OFFSET.into(),
+    )
+}
+
+fn map_ring(file: &File) -> Result<Pages, Errno> {
+    map_ring_as(file, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED)
+}
+
+/// A ring for a stopwatch, mapped.
+pub(crate) fn ring(file: &File, watch: u32) -> Pages {
+    bind(file, watch).unwrap();
+    map_ring(file).unwrap()
+}
+
+fn who_may_have_a_ring() {
+    for (shared, expected) in [
+        (0, Err(Errno::NOENT)),
+        (STOPWATCH_MODE_READ, Err(Errno::ACCESS)),
+        (STOPWATCH_MODE_CONTROL, Ok(())),
+    ] {
+        let named = annas("posted", shared);
+        let Named { ref file, watch } = named;
+        assert_eq!(by(BERT, || bind(file, watch)), expected);
+        assert_eq!(by(ANNA, || bind(file, watch)), Ok(()));
+        // A file that is passed on gives another user no more than that.
+        let mapped = by(BERT, || map_ring(file).map(drop));
+        assert_eq!(mapped, expected);
+        // Nor does it after the owner has said so.
+        by(ANNA, || ok(file, SET_MODE, watch, mode(ANNA, 0)));
+        let mapped = by(BERT, || map_ring(file).map(drop));
+        assert_eq!(mapped, Err(Errno::NOENT));
+        by(ANNA, || drop(map_ring(file).unwrap()));
+    }
+    let file = open();
+    let beyond = device_info(&file).stopwatches;
+    for watch in [beyond - 1, beyond, u32::MAX] {
+        assert_eq!(bind(&file, watch), Err(Errno::NOENT), "{watch}");
+    }
+}
+
+fn how_a_ring_may_be_mapped() {
+    const RW: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
+    let file = open();
+    assert_eq!(map_ring(&file).err(), Some(Errno::NXIO), "it has none yet");
+    bind(&file, 41).unwrap();
+    for (protection, flags) in [
+        (RW, MapFlags::PRIVATE),
+        (ProtFlags::READ, MapFlags::PRIVATE),
+        (RW.union(ProtFlags::EXEC), MapFlags::SHARED),
+    ] {
+        let mapped = map_ring_as(&file, protection, flags).err();
+        assert_eq!(mapped, Some(Errno::INVAL), "{protection:?} {flags:?}");
+    }
+    let offset = u64::from(STOPWATCH_POST_RING_OFFSET);
+    for (pages, offset, errno) in [(2, offset, Errno::INVAL), (1, offset + 4096, Errno::INVAL)] {
+        let mapped = map_as(&file, pages, RW, MapFlags::SHARED, offset).err();
+        assert_eq!(mapped, Some(errno));
+    }
+    let ring = map_ring(&file).unwrap();
+    assert_eq!(
+        (ring.word(0), ring.word(4)),
+        (0, 1),
+        "none taken, and bound"
+    );
+    // It lasts as long as the mapping, also if the file is closed; then it is free.
+    drop(file);
+    assert_eq!(ring.word(4), 1);
+    drop(ring);
+    let reads = File::open(DEVICE).unwrap();
+    bind(&reads, 41).unwrap();
+    assert_eq!(
+        map_ring(&reads).err(),
+        Some(Errno::ACCESS),
+        "the file is not open for writing"
+    );
+}
+
+/// The kernel gives a ring back when its file is closed.
+fn as_many_as_there_are() {
+    for round in 0..3 {
+        let mut files = Vec::new();
+        let refused = loop {
+            let file = open();
+            match bind(&file, 42) {
+                Ok(()) => files.push(file),
+                Err(errno) => break errno,
+            }
+        };
+        assert_eq!(refused, Errno::NOSPC);
+        assert_eq!(files.len(), STOPWATCH_MAX_POST_RINGS as usize, "{round}");
+        // One that has a ring may have it bound to another stopwatch.
+        assert_eq!(bind(&files[0], 43), Ok(()));
+        // Who gets none posts as before.
+        let device = Device::open(DEVICE).unwrap();
+        let watch = device.create(None, Creation::default()).unwrap();
+        let mut poster = device.poster(watch).unwrap();
+        assert!(!poster.has_ring());
+        poster.post(Operation::Start).unwrap();
+        assert!(call_of(&device, watch).laps == 0);
+        drop(files);
+    }
+}
+
+/// Whatever a program writes into its ring.
+fn nothing_but_its_own_stopwatch() {
+    let device = Device::open(DEVICE).unwrap();
+    let reader = device.reader().unwrap();
+    let (other, mut honest) = poster(&device);
+    honest.post(Operation::Start).unwrap();
+    let file = open();
+    let watch = anonymous(&file);
+    let ring = ring(&file, watch);
+    let seed = AtomicU64::new(call_of(&device, other).time_ns | 1);
+    let random = || {
+        let mut x = seed.load(Ordering::Relaxed);
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        seed.store(x, Ordering::Relaxed);
+        x
+    };
+    for round in 0..300u32 {
+        for _ in 0..40 {
+            let offset = random() as usize % (4096 / 8) * 8;
+            ring.set_word(offset, random() as u32);
+            ring.set_word(offset + 4, random() as u32 % 1000);
+        }
+        honest.post(Operation::Lap).unwrap();
+        if round % 7 == 0 {
+            // Which has the host take all that is there.
+            ok(&file, READ, watch, 0);
+        }
+    }
+    assert_eq!(call_of(&device, other).laps, 300);
+    assert!(reader.read(other).unwrap().elapsed_ns > 0);
+    // It can be made whole again.
+    bind(&file, watch).unwrap();
+    assert_eq!((ring.word(0), ring.word(4)), (0, 1));
+    figure(format_args!(
+        "12,000 words of garbage in a post ring, and 300 laps in another one undisturbed"
+    ));
+}
+
+fn a_doorbell_that_there_is_not() {
+    let file = open();
+    let ring = |argument| stopwatch_tests::harness::ioctl(&file, STOPWATCH_IOC_DOORBELL, argument);
+    assert_eq!(ring(STOPWATCH_DOORBELL_SOON as usize), Ok(()));
+    assert_eq!(ring(STOPWATCH_DOORBELL_NOW as usize), Ok(()));
+    for argument in [2, 1 << 32, usize::MAX] {
+        assert_eq!(ring(argument), Err(Errno::INVAL), "{argument:#x}");
+    }
+}

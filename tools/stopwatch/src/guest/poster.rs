@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Posted commands that cost neither a system call nor an exit: a word stored in a
+//! mapped post ring. The C header has the same as `stopwatch_post_mapped()`.
+
+use std::os::fd::AsFd;
+use std::sync::atomic::{fence, AtomicU64, Ordering};
+
+use rustix::io::Errno;
+use stopwatch_uapi as uapi;
+
+use super::clock::{halves, word, ClockPage};
+use super::{explain, Device, Error, Operation};
+use crate::raw::{counter, Access, Mapping, Request, View};
+
+// SAFETY: <linux/stopwatch.h> gives the number this struct.
+const BIND: Request<uapi::stopwatch_binding> = unsafe { Request::new(uapi::STOPWATCH_IOC_BIND) };
+
+const SLOTS: u32 = uapi::STOPWATCH_POST_SLOTS;
+const RING_SIZE: usize = size_of::<uapi::stopwatch_post_ring>();
+
+/// The number of an operation that can be posted.
+#[inline]
+fn number(operation: Operation) -> Option<u32> {
+    Some(match operation {
+        Operation::Start => uapi::STOPWATCH_OP_START,
+        Operation::Pause => uapi::STOPWATCH_OP_PAUSE,
+        Operation::Lap => uapi::STOPWATCH_OP_LAP,
+        Operation::Reset => uapi::STOPWATCH_OP_RESET,
+        _ => return None,
+    })
+}
+
+/// Posts commands for one stopwatch: without a system call where that is possible,
+/// as [`Device::post`] does where it is not.
+///
+/// ```no_run
+/// use stopwatch::guest::{Device, Operation, DEVICE};
+///
+/// let device = Device::open(DEVICE)?;
+/// let mut poster = device.poster(0)?;
+/// poster.post(Operation::Start)?;
+/// for _ in 0..1000 {
+///     poster.post(Operation::Lap)?;
+/// }
+/// # Ok::<(), stopwatch::guest::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Poster<'a> {
+    device: &'a Device,
+    watch: u32,
+    /// `None` if there is no ring to be had.
+    ring: Option<Ring>,
+}
+
+/// What came of an attempt to post.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Posted {
+    Done,
+    /// It is, and the driver has to be told.
+    Tell,
+    /// It is, and there is no room for another one.
+    Full,
+    /// Not: the time is not known, or there is no room.
+    Not,
+    /// Not: the ring is not bound any more.
+    Unbound,
+}
+
+/// A bound post ring, and the time.
+#[derive(Debug)]
+struct Ring {
+    /// The one file that has this ring.
+    file: Device,
+    clock: ClockPage,
+    words: View<[AtomicU64; RING_SIZE / 8]>,
+    /// How many were posted since it was bound.
+    posted: u32,
+}
+
+impl Ring {
+    /// Binds a ring for `watch`. `Ok(None)` if there is none, or if it cannot be
+    /// mapped.
+    fn new(device: &Device, watch: u32) -> Result<Option<Self>, Error> {
+        let Ok(file) = Device::open(&device.path) else {
+            return Ok(None);
+        };
+        if !bind(&file, watch)? {
+            return Ok(None);
+        }
+        let map = || {
+            let info = file.raw_info().ok()?;
+            let pages = Mapping::pages(file.as_fd(), &info).ok()?;
+            let offset = uapi::STOPWATCH_POST_RING_OFFSET.into();
+            let ring = Mapping::new(file.as_fd(), offset, RING_SIZE, Access::ReadWrite).ok()?;
+            Some((ClockPage::new(&pages), ring.words(0)))
+        };
+        let mapped = map();
+        Ok(mapped.map(|(clock, words)| Self {
+            file,
+            clock,
+            words,
+            posted: 0,
+        }))
+    }
+
+    #[inline]
+    fn post(&mut self, op: u32, counter: impl Fn() -> u64) -> Posted {
+        const POSTS: usize = word!(stopwatch_post_ring.posts);
+
+        // Acquire: a slot is not overwritten before the host has read it.
+        let header = self.words[word!(stopwatch_post_ring.taken)].load(Ordering::Acquire);
+        let (taken, bound) = halves(header);
+        if bound == 0 {
+            return Posted::Unbound;
+        }
+        let waiting = self.posted.wrapping_sub(taken);
+        if waiting >= SLOTS {
+            return Posted::Not;
+        }
+        let Some(time_ns) = self.clock.time_ns(&counter) else {
+            return Posted::Not;
+        };
+        let phase = match self.posted & SLOTS {
+            0 => uapi::STOPWATCH_POST_PHASE,
+            _ => 0,
+        };
+        let low = phase | op << uapi::STOPWATCH_POST_OP_SHIFT;
+        let post = time_ns << uapi::STOPWATCH_POST_TIME_SHIFT | u64::from(low);
+        let slot = POSTS + (self.posted & (SLOTS - 1)) as usize;
+        self.words[slot].store(post, Ordering::Release);
+        self.posted = self.posted.wrapping_add(1);
+        if waiting == SLOTS - 1 {
+            return Posted::Full;
+        }
+        // Either the driver sees the post, or it is seen here that it has looked.
+        fence(Ordering::SeqCst);
+        match self.clock.doorbell_is_set() {
+            true => Posted::Done,
+            false => Posted::Tell,
+        }
+    }
+
+    /// Binds it anew. Whether it could be.
+    fn bind_again(&mut self, watch: u32) -> Result<bool, Error> {
+        self.posted = 0;
+        bind(&self.file, watch)
+    }
+}
+
+/// Binds the ring of a file. Whether there is one to be had.
+fn bind(file: &Device, watch: u32) -> Result<bool, Error> {
+    let none = uapi::stopwatch_reading::default();
+    let mut binding = uapi::stopwatch_binding {
+        watch,
+        ..Default::default()
+    };
+    match BIND.call(file.as_fd(), &mut binding) {
+        Ok(()) => Ok(true),
+        Err(errno @ (Errno::NOENT | Errno::ACCESS | Errno::NODEV)) => {
+            Err(explain(watch, Operation::Lap, errno, none.into()))
+        }
+        // None is free, or the host does not offer them.
+        Err(_) => Ok(false),
+    }
+}
+
+impl<'a> Poster<'a> {
+    pub(super) fn new(device: &'a Device, watch: u32) -> Result<Self, Error> {
+        Ok(Self {
+            device,
+            watch,
+            ring: Ring::new(device, watch)?,
+        })
+    }
+
+    /// Whether it posts without a system call.
+    pub fn has_ring(&self) -> bool {
+        self.ring.is_some()
+    }
+
+    /// Notes that the stopwatch shall have started, paused, taken a lap or been reset
+    /// now, and does not wait for the host. What comes of it, also that it was
+    /// refused, shows in later readings.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Device::post`].
+    #[inline]
+    pub fn post(&mut self, operation: Operation) -> Result<(), Error> {
+        if let (Some(ring), Some(op)) = (&mut self.ring, number(operation)) {
+            match ring.post(op, counter) {
+                Posted::Done => return Ok(()),
+                other => return self.post_slowly(operation, op, other),
+            }
+        }
+        self.device.post(self.watch, operation)
+    }
+
+    #[cold]
+    fn post_slowly(
+        &mut self,
+        operation: Operation,
+        op: u32,
+        mut posted: Posted,
+    ) -> Result<(), Error> {
+        while let Some(ring) = &mut self.ring {
+            match posted {
+                Posted::Done => return Ok(()),
+                Posted::Tell => return ring.file.doorbell(false),
+                Posted::Full => return ring.file.doorbell(true),
+                Posted::Not => break,
+                Posted::Unbound => {
+                    if ring.bind_again(self.watch)? {
+                        posted = ring.post(op, counter);
+                    } else {
+                        self.ring = None;
+                    }
+                }
+            }
+        }
+        self.device.post(self.watch, operation)
+    }
+}
