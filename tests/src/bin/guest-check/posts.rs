@@ -369,7 +369,7 @@ fn a_doorbell_that_there_is_not() {
     let ring = |argument| stopwatch_tests::harness::ioctl(&file, STOPWATCH_IOC_DOORBELL, argument);
     assert_eq!(ring(STOPWATCH_DOORBELL_SOON as usize), Ok(()));
     assert_eq!(ring(STOPWATCH_DOORBELL_NOW as usize), Ok(()));
-    for argument in [2, 1 << 32, usize::MAX] {
+    for argument in [2, 4095, usize::MAX] {
         assert_eq!(ring(argument), Err(Errno::INVAL), "{argument:#x}");
     }
 }

@@ -43,7 +43,7 @@ const TIMEOUT: u32 = STOPWATCH_OP_TIMEOUT;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Until the worker has been here that START sends to look at every ring.
-fn settle() {
+pub(crate) fn settle() {
     sleep(Duration::from_millis(200));
 }
 
