@@ -311,9 +311,13 @@ impl StopwatchDevice {
 
     /// Has the host carry out a command of the current task. May sleep, though it rarely does.
     ///
+    /// It is one function with the ioctl, as what is handed from one to the other would be a part
+    /// of the cost; all others have [`Self::command_apart`].
+    ///
     /// # Errors
     ///
     /// As [`Transport::call`] and [`access::admit`]; what the host says is in the outcome.
+    #[inline(always)]
     pub(crate) fn command(&self, want: Want, request: Request) -> Result<Outcome> {
         let since = (!self.clock.has_counter()).then(monotonic_ns);
         let answer = self
@@ -332,6 +336,12 @@ impl StopwatchDevice {
                 None => self.clock.duration_ns(&answer),
             },
         })
+    }
+
+    /// [`Self::command`], where it is not all that is done.
+    #[inline(never)]
+    fn command_apart(&self, want: Want, request: Request) -> Result<Outcome> {
+        self.command(want, request)
     }
 
     /// Notes an operation of the current task for the host, with the time of now. Does not sleep.
@@ -442,7 +452,7 @@ impl StopwatchDevice {
             ..Default::default()
         };
         let bound = self
-            .command(Want::Control, request)
+            .command_apart(Want::Control, request)
             .and_then(|outcome| outcome.result);
 
         match bound {
@@ -485,10 +495,7 @@ impl StopwatchDevice {
         let answer = self.transport.ask(creation)?;
         self.learn(&answer);
         let watch = answer.reply.watch;
-        let generation = self
-            .transport
-            .look(|memory| self.ownership(memory, watch))?
-            .map_or(0, |ownership| ownership.generation);
+        let generation = self.generation(watch)?.unwrap_or(0);
         Ok((result(answer.reply.status), Created { watch, generation }))
     }
 
@@ -504,7 +511,7 @@ impl StopwatchDevice {
         let mut changes = self.changes.lock();
 
         changes.deleted = true;
-        self.command(Want::Own, request)
+        self.command_apart(Want::Own, request)
     }
 
     /// Deletes a stopwatch, whoever the current task is, if it is still that one. May sleep.
@@ -525,13 +532,16 @@ impl StopwatchDevice {
 
     /// Whether a stopwatch is still there.
     pub(crate) fn exists(&self, created: Created) -> bool {
+        self.generation(created.watch)
+            .is_ok_and(|generation| generation == Some(created.generation))
+    }
+
+    /// Which stopwatch has a number now, if one has.
+    fn generation(&self, watch: u32) -> Result<Option<u32>> {
+        let offset = self.layout.record(watch).ok_or(ENOENT)?;
+
         self.transport
-            .look(|memory| self.ownership(memory, created.watch))
-            .is_ok_and(|ownership| {
-                ownership.is_ok_and(|ownership| {
-                    ownership.exists && ownership.generation == created.generation
-                })
-            })
+            .look(|memory| Self::settled(|| guest::read_generation(memory, offset)))?
     }
 
     /// Whether the current task may see a stopwatch, of which this is the record.
@@ -540,7 +550,6 @@ impl StopwatchDevice {
             exists: record.exists,
             uid: record.uid,
             mode: record.mode,
-            generation: record.generation,
         };
 
         record.exists && (is_numbered(watch) || access::admit(Want::See, &ownership).is_ok())

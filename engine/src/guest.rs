@@ -161,7 +161,7 @@ impl PostRing {
     pub fn new(offset: u32) -> Self {
         Self {
             offset,
-            place: PostPlace::default(),
+            place: PostPlace::at(offset, 0),
         }
     }
 
@@ -174,11 +174,11 @@ impl PostRing {
         if field!(stopwatch_post_ring.bound).get32(&words) == 0 {
             return None;
         }
-        let has_room = self.place.number.wrapping_sub(taken) < uapi::STOPWATCH_POST_SLOTS;
+        let waiting = self.place.number().wrapping_sub(taken);
+        let has_room = waiting < uapi::STOPWATCH_POST_SLOTS;
         if has_room {
-            let word = self.place.word(Post::new(op, stamp_ns));
-            mem.store_release(self.place.slot(self.offset), word);
-            self.place = self.place.next();
+            self.place.post(mem, Post::new(op, stamp_ns));
+            self.place = self.place.next(self.offset);
         }
         Some(has_room)
     }
@@ -189,10 +189,8 @@ impl PostRing {
 /// in there, and nothing else.
 pub fn post_waits(mem: &impl Memory, offset: u32) -> bool {
     let words = [mem.load_acquire(offset)];
-    let place = PostPlace {
-        number: field!(stopwatch_post_ring.taken).get32(&words),
-    };
-    field!(stopwatch_post_ring.bound).get32(&words) != 0 && place.look(mem, offset).is_some()
+    let place = PostPlace::at(offset, field!(stopwatch_post_ring.taken).get32(&words));
+    field!(stopwatch_post_ring.bound).get32(&words) != 0 && place.look(mem).is_some()
 }
 
 /// The guest's end of the event ring, after a reset of the device.
@@ -305,8 +303,6 @@ pub struct Ownership {
     pub uid: u32,
     /// `STOPWATCH_MODE_*`.
     pub mode: u32,
-    /// One more with each creation under this number.
-    pub generation: u32,
 }
 
 /// Reads of the record at `offset` only whose it is. `None` if the host was
@@ -320,9 +316,19 @@ pub fn read_ownership(mem: &impl Memory, offset: u32) -> Option<Ownership> {
             exists: flags & uapi::STOPWATCH_RECORD_EXISTS != 0,
             uid: field!(stopwatch_record.uid).of(user) as u32,
             mode: field!(stopwatch_record.mode).of(user) as u32,
-            generation: field!(stopwatch_record.generation).of(load!(mem, offset, generation))
-                as u32,
         }
+    })
+}
+
+/// Reads of the record at `offset` which stopwatch it is, of those that have had its
+/// number: one more with each creation. `None` within if there is none now, `None` if
+/// the host was writing it: try again.
+pub fn read_generation(mem: &impl Memory, offset: u32) -> Option<Option<u32>> {
+    glimpse(mem, offset, |_| {
+        let flags = field!(stopwatch_record.flags).of(load!(mem, offset, flags)) as u32;
+        let generation = load!(mem, offset, generation);
+        (flags & uapi::STOPWATCH_RECORD_EXISTS != 0)
+            .then(|| field!(stopwatch_record.generation).of(generation) as u32)
     })
 }
 
@@ -427,9 +433,10 @@ mod tests {
                     exists: running,
                     uid: 1000,
                     mode: 3,
-                    generation: 7,
                 };
                 assert_eq!(read_ownership(&memory, 64), Some(ownership));
+                let generation = running.then_some(7);
+                assert_eq!(read_generation(&memory, 64), Some(generation));
                 let glance = Glance {
                     exists: running,
                     running,
@@ -444,6 +451,7 @@ mod tests {
         // Being written.
         memory.store(64, memory.load(64) + 1);
         assert_eq!(read_ownership(&memory, 64), None);
+        assert_eq!(read_generation(&memory, 64), None);
         assert_eq!(read_glance(&memory, 64), None);
     }
 }
