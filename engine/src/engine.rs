@@ -3,9 +3,9 @@
 //! The stopwatch device without a kernel around it: what the host does with a
 //! region, and how a guest talks to it.
 //!
-//! - [`Device`]: the host's end. Serves request rings, keeps the stopwatches
-//!   and their timeouts, publishes records and laps, puts events; does what
-//!   the host's own programs ask for in the same way.
+//! - [`Device`]: the host's end. Serves request rings and post rings, keeps the
+//!   stopwatches and their timeouts, publishes records and laps, puts events;
+//!   does what the host's own programs ask for in the same way.
 //! - [`guest`]: the guest's end. Posts requests, takes replies and events,
 //!   reads records and laps.
 //! - [`Layout`]: where everything lies, for both.

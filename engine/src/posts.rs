@@ -57,54 +57,65 @@ impl Post {
     }
 }
 
-/// A place in a post ring: posts counted from its binding.
+/// A place in a post ring: posts counted from its binding, and what follows from
+/// that.
+///
+/// # Invariants
+///
+/// `slot` is the offset of the slot here, and `phase` that of a word that is posted
+/// here.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct PostPlace {
-    pub(super) number: u32,
+    number: u32,
+    slot: u32,
+    phase: u64,
 }
 
 impl PostPlace {
-    /// The offset of the slot here, in the ring at `offset`.
+    /// That of a post of the ring at `offset`.
     #[inline]
-    pub(super) fn slot(self, offset: u32) -> u32 {
-        let index = self.number & (uapi::STOPWATCH_POST_SLOTS - 1);
-        // A layout has only rings that end below 2^32.
-        offset.wrapping_add(POSTS).wrapping_add(index * WORD)
-    }
-
-    /// The phase of a word that is posted here.
-    #[inline]
-    fn phase(self) -> u64 {
-        PHASE * u64::from(self.number & uapi::STOPWATCH_POST_SLOTS == 0)
-    }
-
-    /// The word that posts something here.
-    #[inline]
-    pub(super) fn word(self, post: Post) -> u64 {
-        post.0 | self.phase()
-    }
-
-    /// What is posted here, in the ring at `offset`. The word is read once, before all
-    /// that follows.
-    #[inline]
-    pub(super) fn look(self, mem: &impl Memory, offset: u32) -> Option<Post> {
-        let word = mem.load_acquire(self.slot(offset));
-        (word & PHASE == self.phase()).then_some(Post(word & !PHASE))
-    }
-
-    #[inline]
-    pub(super) fn next(self) -> Self {
+    pub(super) fn at(offset: u32, number: u32) -> Self {
+        let index = number & (uapi::STOPWATCH_POST_SLOTS - 1);
         Self {
-            number: self.number.wrapping_add(1),
+            number,
+            // A layout has only rings that end below 2^32.
+            slot: offset.wrapping_add(POSTS).wrapping_add(index * WORD),
+            phase: PHASE * u64::from(number & uapi::STOPWATCH_POST_SLOTS == 0),
         }
+    }
+
+    /// Posts counted from the ring's binding.
+    #[inline]
+    pub(super) fn number(self) -> u32 {
+        self.number
+    }
+
+    #[inline]
+    pub(super) fn next(self, offset: u32) -> Self {
+        Self::at(offset, self.number.wrapping_add(1))
+    }
+
+    /// Posts something here.
+    #[inline]
+    pub(super) fn post(self, mem: &impl Memory, post: Post) {
+        // Pairs with the one in `look()`.
+        mem.store_release(self.slot, post.0 | self.phase);
+    }
+
+    /// What is posted here. The word is read once, before all that follows.
+    #[inline]
+    pub(super) fn look(self, mem: &impl Memory) -> Option<Post> {
+        // Pairs with the one in `post()`.
+        let word = mem.load_acquire(self.slot);
+        (word & PHASE == self.phase).then_some(Post(word & !PHASE))
     }
 }
 
 /// The host's end of a post ring.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct PostRing {
-    offset: u32,
     place: PostPlace,
+    offset: u32,
     /// The stopwatch that it is bound to, while it is.
     pub(super) watch: u32,
     /// What waits there, if it does.
@@ -116,15 +127,24 @@ impl PostRing {
     /// something.
     #[inline]
     pub(super) fn advance(&mut self, mem: &impl Memory) -> bool {
-        self.place = self.place.next();
+        self.place = self.place.next(self.offset);
         self.find(mem)
     }
 
     #[inline]
     fn find(&mut self, mem: &impl Memory) -> bool {
-        let found = self.place.look(mem, self.offset);
+        let found = self.place.look(mem);
         self.head = found.unwrap_or_default();
         found.is_some()
+    }
+
+    /// Makes it empty.
+    fn clear(&mut self, mem: &impl Memory) {
+        for number in 0..uapi::STOPWATCH_POST_SLOTS {
+            // Of the other phase.
+            mem.store(PostPlace::at(self.offset, number).slot, 0);
+        }
+        self.place = PostPlace::at(self.offset, 0);
     }
 
     /// Says how many were taken, and whether it is bound.
@@ -182,12 +202,8 @@ impl<S: Storage> PostRings<S> {
         let Some(end) = self.rings.get_mut(ring as usize) else {
             return false;
         };
-        end.place = PostPlace::default();
+        end.clear(mem);
         end.watch = watch;
-        for index in 0..uapi::STOPWATCH_POST_SLOTS {
-            // Of the other phase.
-            mem.store(PostPlace { number: index }.slot(end.offset), 0);
-        }
         end.publish(mem, true);
         self.bound |= bit(ring);
         self.forget(ring);
@@ -228,6 +244,7 @@ impl<S: Storage> PostRings<S> {
         self.fresh &= !bit(ring);
     }
 
+    #[inline]
     fn get(&self, ring: u32) -> Option<&PostRing> {
         self.rings.get(ring as usize)
     }
@@ -235,13 +252,8 @@ impl<S: Storage> PostRings<S> {
     /// Whether anything waits in any of them.
     #[inline]
     pub(super) fn any_waits(&self, mem: &impl Memory) -> bool {
-        self.bound != 0 && self.any_bound_waits(mem)
-    }
-
-    #[cold]
-    fn any_bound_waits(&self, mem: &impl Memory) -> bool {
-        let waits = |end: &PostRing| end.place.look(mem, end.offset).is_some();
-        bits(self.bound).any(|ring| self.get(ring).is_some_and(waits))
+        let waits = |end: &PostRing| end.place.look(mem).is_some();
+        self.bound != 0 && bits(self.bound).any(|ring| self.get(ring).is_some_and(waits))
     }
 
     /// Looks at all of which nothing waits.
@@ -312,6 +324,7 @@ fn bit(ring: u32) -> u32 {
 }
 
 /// The numbers of the bits that are set.
+#[inline]
 fn bits(mut mask: u32) -> impl Iterator<Item = u32> {
     core::iter::from_fn(move || {
         let bit = mask.trailing_zeros();

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{at, device, request, Guest};
-use stopwatch_engine::guest::{read_laps, read_record};
+use stopwatch_engine::guest::{read_laps, read_record, PostRing};
 use stopwatch_engine::{uapi, Clock, ClockId, Geometry, Stamped, Status};
 
 const GEOMETRY: Geometry = Geometry {
@@ -207,4 +207,67 @@ fn what_was_posted_is_done_before_who_knows_of_it_is_answered() {
             assert_eq!(served.bad, 0);
         }
     });
+}
+
+#[test]
+fn a_post_ring_carries_laps_between_threads() {
+    const LAPS: u32 = 100_000;
+
+    let (mut device, mem) = device(GEOMETRY);
+    let layout = *device.layout();
+    let mut guest = Guest::new(device.layout());
+    guest.negotiate(&mut device, &mem);
+    let bind = request(uapi::STOPWATCH_OP_BIND, 0, 0);
+    let reply = guest.call(&mut device, &mem, 0, bind, 0);
+    assert_eq!(reply.status, Ok(Status::Ok));
+    let clock = Since(Instant::now());
+    let done = AtomicBool::new(false);
+
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut posts = PostRing::new(layout.post_ring(0).unwrap());
+            let mut post = |op: u32| {
+                let now = clock.now(ClockId::Monotonic);
+                while posts.post(&mem, op as u16, now) == Some(false) {
+                    thread::yield_now();
+                }
+            };
+            post(uapi::STOPWATCH_OP_START);
+            for _ in 0..LAPS {
+                post(uapi::STOPWATCH_OP_LAP);
+            }
+        });
+        scope.spawn(|| {
+            // What is read is of one moment, also in the middle of a long run of laps.
+            while !done.load(Ordering::Acquire) {
+                let mut laps = [0; 256];
+                let Some(record) = read_record(&mem, layout.record(0).unwrap()) else {
+                    continue;
+                };
+                let first = record.laps.saturating_sub(100);
+                let Some(read) = read_laps(&mem, &layout, 0, first, &mut laps) else {
+                    continue;
+                };
+                // If it was not overtaken.
+                let laps = &laps[..read.count as usize];
+                assert!(laps.is_sorted());
+                assert!(read.count == 0 || laps.len() == (read.total - first) as usize);
+            }
+        });
+        let mut turn = 0u32;
+        while read_record(&mem, layout.record(0).unwrap()).map(|it| it.laps) != Some(LAPS) {
+            turn = turn.wrapping_add(1);
+            let served = match turn % 2 {
+                0 => device.drain(&mem, &clock, &(), 8),
+                _ => device.serve(&mem, &clock, &(), 0, 8),
+            };
+            assert_eq!(served.bad, 0);
+            if served.answered == 0 {
+                thread::yield_now();
+            }
+        }
+        done.store(true, Ordering::Release);
+    });
+    let record = read_record(&mem, layout.record(0).unwrap()).unwrap();
+    assert_eq!(record.laps, LAPS);
 }
