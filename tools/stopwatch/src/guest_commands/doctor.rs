@@ -69,6 +69,7 @@ pub(super) fn run(path: &Path, output: Output) -> anyhow::Result<ExitCode> {
         let reader = device.reader()?;
         report.0.push(exit_free(&reader));
         report.0.push(mapping(reader.load_ticks()));
+        report.0.push(posting(device.poster(0)?.has_ring()));
     }
     let cpu = Cpu::ask();
     report.0.push(counter(&cpu));
@@ -195,6 +196,18 @@ fn mapping(ticks: Result<(f64, f64), WhyNot>) -> Finding {
             CHECK,
             format!("{found}: that does not tell whether it is cacheable"),
         )
+    }
+}
+
+fn posting(has_ring: bool) -> Finding {
+    match has_ring {
+        true => good("posting", "commands can be posted without a system call"),
+        false => note(
+            "posting",
+            "there is no post ring to be had: the host does not offer them, all are in use, or \
+             this user may not map the device",
+            "posted commands take a system call each",
+        ),
     }
 }
 
