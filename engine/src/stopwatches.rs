@@ -204,57 +204,53 @@ impl<S: Storage> Stopwatches<S> {
         budget: u32,
     ) -> Run {
         let mut run = Run::default();
-        let mut more = true;
-        let mut at = next.at;
-        let Some(end) = self.posts.end(next.ring) else {
+        let (Some(end), layout) = (self.posts.end(next.ring), &self.layout) else {
             return run;
         };
         let watch = end.watch;
-        let (Some(stopwatch), Some(offset)) = (self.room.get_mut(watch), self.layout.record(watch))
+        let (Some(stopwatch), Some(offset)) = (self.room.get_mut(watch), layout.record(watch))
         else {
+            // Nothing is bound to what there is no room for, and nobody waits for it.
+            self.posts.unbind(mem, next.ring);
             return run;
         };
         let has_timeout = stopwatch.has_timeout();
+        let moves_deadline = |act: &Act| has_timeout && *act != Act::Lap;
+        let mut more = true;
+        let mut at = next.at;
+
+        // That is taken by itself.
+        if let Some(act) = end.head.act().filter(moves_deadline) {
+            more = end.advance(mem);
+            run.taken = 1;
+            self.times.act_at(at);
+            self.act(mem, clock, watch, act);
+            self.posts.taken(mem, next.ring, more);
+            return run;
+        }
         stopwatch.record(true).begin(mem, offset, stopwatch.seq);
-        while more && run.taken < budget {
+        while more && run.taken < budget && (run.taken == 0 || at < until) {
             let act = end.head.act();
-            if has_timeout && !matches!(act, Some(Act::Lap) | None) {
+            if act.as_ref().is_some_and(moves_deadline) {
                 break;
             }
             self.times.act_at(at);
             let now = self.times.own(clock, stopwatch.identity.pace);
-            match act {
-                Some(Act::Lap) => {
-                    if stopwatch.lap(now) == Status::Ok {
-                        if let Some(lap) = self.layout.lap(watch, stopwatch.laps().wrapping_sub(1))
-                        {
-                            mem.store(lap, stopwatch.lap_ns());
-                        }
+            match act.map(|act| (act, stopwatch.act(act, now))) {
+                Some((Act::Lap, Status::Ok)) => {
+                    if let Some(lap) = layout.lap(watch, stopwatch.laps().wrapping_sub(1)) {
+                        mem.store(lap, stopwatch.lap_ns());
                     }
                 }
-                Some(act) => {
-                    stopwatch.act(act, now);
-                }
+                Some(_) => {}
                 None => run.bad += 1,
             }
             run.taken += 1;
             more = end.advance(mem);
             at = self.times.nearest(end.head.stamp());
-            if at >= until {
-                break;
-            }
         }
         let record = stopwatch.record(true);
         record.publish_counts(mem, offset, &mut stopwatch.seq, None);
-        if run.taken == 0 {
-            // One that moves a deadline is taken by itself.
-            if let Some(act) = end.head.act() {
-                more = end.advance(mem);
-                self.times.act_at(at);
-                self.act(mem, clock, watch, act);
-                run.taken = 1;
-            }
-        }
         self.posts.taken(mem, next.ring, more);
         run
     }
