@@ -726,12 +726,7 @@ impl StopwatchDevice {
     /// # Errors
     ///
     /// `ENXIO` if there is none, as the device is gone.
-    pub(crate) fn fault(
-        &self,
-        offset: usize,
-        ring: Option<u32>,
-        fault: PageFault<'_>,
-    ) -> Result {
+    pub(crate) fn fault(&self, offset: usize, ring: Option<u32>, fault: PageFault<'_>) -> Result {
         // Until the page is there: what is mapped before `closed` is set is taken out after.
         let mappings = self.mappings.lock();
 

@@ -50,7 +50,7 @@ impl PostRings {
             if ring >= self.layout.post_rings() {
                 return None;
             }
-            match self.taken.cmpxchg(taken, taken | 1 << ring, Relaxed) {
+            match self.taken.cmpxchg(taken, taken | (1 << ring), Relaxed) {
                 Ok(_) => return Some(ring),
                 Err(now) => taken = now,
             }

@@ -32,8 +32,8 @@ pub(super) struct Post(u64);
 impl Post {
     /// An operation, by its number, at a VM time.
     pub(super) fn new(op: u16, stamp_ns: u64) -> Self {
-        let op = u64::from(op) & OP;
-        Self(stamp_ns << uapi::STOPWATCH_POST_TIME_SHIFT | op << uapi::STOPWATCH_POST_OP_SHIFT)
+        let op = (u64::from(op) & OP) << uapi::STOPWATCH_POST_OP_SHIFT;
+        Self((stamp_ns << uapi::STOPWATCH_POST_TIME_SHIFT) | op)
     }
 
     /// VM time of the act, as the guest has it.
@@ -46,7 +46,7 @@ impl Post {
     #[inline]
     pub(super) fn act(self) -> Option<Act> {
         Some(
-            match (self.0 >> uapi::STOPWATCH_POST_OP_SHIFT & OP) as u32 {
+            match ((self.0 >> uapi::STOPWATCH_POST_OP_SHIFT) & OP) as u32 {
                 uapi::STOPWATCH_OP_START => Act::Start,
                 uapi::STOPWATCH_OP_PAUSE => Act::Pause,
                 uapi::STOPWATCH_OP_LAP => Act::Lap,

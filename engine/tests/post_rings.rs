@@ -228,7 +228,7 @@ fn what_was_posted_before_the_binding_ended_is_done() {
         assert_eq!(posts.post(&it.mem, LAP, 40), None, "it is told");
         // It may not have looked.
         let slot = it.offset(5) + 4096 - 256 * 8 + 2 * 8;
-        it.mem.store(slot, 40 << 4 | u64::from(LAP) << 1 | 1);
+        it.mem.store(slot, (40 << 4) | (u64::from(LAP) << 1) | 1);
         assert_eq!(it.drain(50), 0);
         // Other rings have nothing to do with that.
         let on = op != uapi::STOPWATCH_OP_SET_FEATURES;

@@ -203,7 +203,10 @@ fn it_ends_with_the_stopwatch() {
     let other = anonymous(&file);
     assert_eq!(other, watch);
     ok(&file, START, other, 0);
-    ring.set_word(2048, STOPWATCH_POST_PHASE | LAP << STOPWATCH_POST_OP_SHIFT);
+    ring.set_word(
+        2048,
+        STOPWATCH_POST_PHASE | (LAP << STOPWATCH_POST_OP_SHIFT),
+    );
     assert_eq!(ok(&file, READ, other, 0).laps, 0);
 }
 

@@ -125,8 +125,8 @@ impl Ring {
             0 => uapi::STOPWATCH_POST_PHASE,
             _ => 0,
         };
-        let low = phase | op << uapi::STOPWATCH_POST_OP_SHIFT;
-        let post = time_ns << uapi::STOPWATCH_POST_TIME_SHIFT | u64::from(low);
+        let low = phase | (op << uapi::STOPWATCH_POST_OP_SHIFT);
+        let post = (time_ns << uapi::STOPWATCH_POST_TIME_SHIFT) | u64::from(low);
         let slot = POSTS + (self.posted & (SLOTS - 1)) as usize;
         self.words[slot].store(post, Ordering::Release);
         self.posted = self.posted.wrapping_add(1);
