@@ -152,7 +152,8 @@ pub(crate) struct Core {
     state: IrqLock<State>,
     region: PinnedMemfd,
     clock: VmClock,
-    /// After so many budgets all is carried out that was posted before the first.
+    /// After so many budgets all is carried out that was posted before the first:
+    /// [`Device::drains`].
     drains: u32,
 }
 
@@ -184,7 +185,6 @@ pub(crate) fn serve_region(
     policy: Policy,
     region: PinnedMemfd,
 ) -> Result<Arc<Server>> {
-    let geometry = layout.geometry();
     let memory = region.memory();
     for offset in (0..layout.region_size()).step_by(size_of::<u64>()) {
         memory.store(offset, 0);
@@ -197,11 +197,12 @@ pub(crate) fn serve_region(
     };
     let mut engine = Device::new(layout, policy)?;
     engine.publish_all(&memory);
+    let drains = engine.drains(BUDGET);
 
     let state = State {
         engine,
         started: false,
-        calls: KVVec::from_elem(None, geometry.rings as usize, GFP_KERNEL)?,
+        calls: KVVec::from_elem(None, layout.geometry().rings as usize, GFP_KERNEL)?,
         kicks: 0,
         timed_kicks: 0,
         service_ns: 0,
@@ -211,7 +212,7 @@ pub(crate) fn serve_region(
         state <- new_irq_lock!(state, "vhost_stopwatch::Core::state"),
         region,
         clock,
-        drains: geometry.rings * geometry.ring_slots / BUDGET + 1,
+        drains,
     });
 
     Arc::pin_init(Deferred::new(DeadlineTimer::new(core)), GFP_KERNEL)

@@ -275,9 +275,8 @@ impl<S: Storage> Device<S> {
     /// To be called before [`Self::command`], [`Self::expire`] and whatever shows
     /// something of the device, without letting go of it between the two: after
     /// the latter nothing is carried out as of a time before it. A guest may post
-    /// faster than this goes. Who has called this often enough to take all slots
-    /// of all rings has taken what was there at first, and may go on without the
-    /// rest.
+    /// faster than this goes. Who has called this as often as [`Self::drains`] says
+    /// has taken what was there at first, and may go on without the rest.
     pub fn drain(
         &mut self,
         mem: &impl Memory,
@@ -290,6 +289,14 @@ impl<S: Storage> Device<S> {
         }
         self.stopwatches.times.advance(clock);
         self.serve_all(mem, clock, functions, 0, budget, Served::default())
+    }
+
+    /// How many calls of [`Self::drain`] with that budget take all slots of all rings.
+    pub fn drains(&self, budget: u32) -> u32 {
+        let geometry = self.layout().geometry();
+        let posts = self.layout().post_rings() * uapi::STOPWATCH_POST_SLOTS;
+        let requests = geometry.rings * geometry.ring_slots + posts / POSTS_PER_REQUEST;
+        requests.checked_div(budget).map_or(u32::MAX, |drains| drains + 1)
     }
 
     /// Answers the requests in all rings, in the order of their stamps, after what

@@ -298,3 +298,26 @@ fn on_other_clocks_it_is_as_long_ago() {
     let reading = read(&mut it.device, &it.mem, watch, ahead(250)).unwrap();
     assert_eq!((reading.lap_ns, reading.elapsed_ns), (70, 150));
 }
+
+#[test]
+fn so_many_drains_take_all_that_there_can_be() {
+    for budget in [1, 7, 64] {
+        let mut it = Machine::new();
+        let rings = it.device.layout().post_rings();
+        let mut rings: Vec<_> = (0..rings).map(|ring| it.bind(ring, ring % 4)).collect();
+        let posts = rings.len() as u32 * uapi::STOPWATCH_POST_SLOTS;
+        for posts in &mut rings {
+            while posts.post(&it.mem, LAP, 5) == Some(true) {}
+        }
+        let Machine { device, mem, guest } = &mut it;
+        for ring in &mut guest.rings {
+            let read = request(uapi::STOPWATCH_OP_READ, 0, 0);
+            while ring.post(mem, read).is_some() {}
+        }
+        let drains = device.drains(budget);
+        let taken: u32 = (0..drains)
+            .map(|_| device.drain(mem, &at(10), &(), budget).answered)
+            .sum();
+        assert_eq!(taken, posts + GEOMETRY.rings * GEOMETRY.ring_slots);
+    }
+}
