@@ -90,7 +90,7 @@ static const void *map_pages(int fd, struct stopwatch_device_info *info)
 {
 	void *pages;
 
-	info->size = sizeof(*info);
+	*info = (struct stopwatch_device_info){ .size = sizeof(*info) };
 	check(ioctl(fd, STOPWATCH_IOC_INFO, info), "info");
 	pages = mmap(NULL, STOPWATCH_CLOCK_PAGE_SIZE + info->state_size, PROT_READ, MAP_SHARED,
 		     fd, 0);
