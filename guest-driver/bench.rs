@@ -91,7 +91,11 @@ impl Bench {
 
     fn call(&self, op: u32, watch: u32) -> Result {
         self.device
-            .command(Want::Control, Self::request(op, watch))?
+            .command(
+                Want::Control,
+                Self::request(op, watch),
+                &mut Default::default(),
+            )?
             .result
     }
 

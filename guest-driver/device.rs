@@ -72,7 +72,6 @@ use crate::{
         Laps,
         Layout,
         Name,
-        Reading,
         Record,
         Request,
         Stamped,
@@ -123,10 +122,8 @@ fn result(status: Result<Status, u32>) -> Result {
 /// What came of a command.
 pub(crate) struct Outcome {
     pub(crate) result: Result,
-    /// After the command, or before it, as its operation says; `None` if it was refused.
-    pub(crate) reading: Option<Reading>,
-    /// How long it took.
-    pub(crate) error_ns: u64,
+    /// There is a reading: it was not refused.
+    pub(crate) has_reading: bool,
 }
 
 /// A stopwatch that was created: a number, and which of those that have had it.
@@ -309,39 +306,39 @@ impl StopwatchDevice {
         });
     }
 
-    /// Has the host carry out a command of the current task. May sleep, though it rarely does.
-    ///
-    /// It is one function with the ioctl, as what is handed from one to the other would be a part
-    /// of the cost; all others have [`Self::command_apart`].
+    /// Has the host carry out a command of the current task. May sleep, though it rarely does. The
+    /// reading is that after the command, or before it, as its operation says.
     ///
     /// # Errors
     ///
     /// As [`Transport::call`] and [`access::admit`]; what the host says is in the outcome.
-    #[inline(always)]
-    pub(crate) fn command(&self, want: Want, request: Request) -> Result<Outcome> {
+    pub(crate) fn command(
+        &self,
+        want: Want,
+        request: Request,
+        reading: &mut uapi::stopwatch_reading,
+    ) -> Result<Outcome> {
         let since = (!self.clock.has_counter()).then(monotonic_ns);
         let answer = self
             .transport
             .call(request, |memory| self.admit(memory, want, request.watch))?;
         self.learn(&answer);
         let status = answer.reply.status;
+        let has_reading = status.is_ok_and(|status| !status.is_refused());
 
+        if has_reading {
+            *reading = uapi::stopwatch_reading {
+                error_ns: match since {
+                    Some(since) => monotonic_ns() - since,
+                    None => self.clock.duration_ns(&answer),
+                },
+                ..answer.reply.reading.into()
+            };
+        }
         Ok(Outcome {
             result: result(status),
-            reading: status
-                .is_ok_and(|status| !status.is_refused())
-                .then_some(answer.reply.reading),
-            error_ns: match since {
-                Some(since) => monotonic_ns() - since,
-                None => self.clock.duration_ns(&answer),
-            },
+            has_reading,
         })
-    }
-
-    /// [`Self::command`], where it is not all that is done.
-    #[inline(never)]
-    fn command_apart(&self, want: Want, request: Request) -> Result<Outcome> {
-        self.command(want, request)
     }
 
     /// Notes an operation of the current task for the host, with the time of now. Does not sleep.
@@ -452,7 +449,7 @@ impl StopwatchDevice {
             ..Default::default()
         };
         let bound = self
-            .command_apart(Want::Control, request)
+            .command(Want::Control, request, &mut Default::default())
             .and_then(|outcome| outcome.result);
 
         match bound {
@@ -504,14 +501,18 @@ impl StopwatchDevice {
     /// # Errors
     ///
     /// As [`Self::command`], and `EINVAL` for a numbered one.
-    pub(crate) fn own(&self, request: Request) -> Result<Outcome> {
+    pub(crate) fn own(
+        &self,
+        request: Request,
+        reading: &mut uapi::stopwatch_reading,
+    ) -> Result<Outcome> {
         if is_numbered(request.watch) {
             return Err(EINVAL);
         }
         let mut changes = self.changes.lock();
 
         changes.deleted = true;
-        self.command_apart(Want::Own, request)
+        self.command(Want::Own, request, reading)
     }
 
     /// Deletes a stopwatch, whoever the current task is, if it is still that one. May sleep.

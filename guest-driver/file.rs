@@ -150,18 +150,15 @@ impl StopwatchFile {
         if is_set_mode {
             request.arg = self.new_owner(watch, arg)?;
         }
+        let reading = &mut command.value.reading;
         let outcome = if want == Want::Own {
-            let outcome = self.device.own(request)?;
+            let outcome = self.device.own(request, reading)?;
             self.scripts.refresh(watch);
             outcome
         } else {
-            self.device.command(want, request)?
+            self.device.command(want, request, reading)?
         };
-        if let Some(reading) = outcome.reading {
-            command.value.reading = uapi::stopwatch_reading {
-                error_ns: outcome.error_ns,
-                ..reading.into()
-            };
+        if outcome.has_reading {
             command.write_back()?;
         }
         outcome.result.map(|()| 0)

@@ -23,15 +23,6 @@ pub(crate) struct PostRings {
     taken: Atomic<u32>,
 }
 
-/// The numbers of the bits that are set.
-fn bits(mut mask: u32) -> impl Iterator<Item = u32> {
-    core::iter::from_fn(move || {
-        let bit = mask.trailing_zeros();
-        mask &= mask.wrapping_sub(1);
-        (bit < u32::BITS).then_some(bit)
-    })
-}
-
 impl PostRings {
     /// None is in use.
     pub(crate) fn new(layout: Layout) -> Self {
@@ -68,8 +59,6 @@ impl PostRings {
 
     /// Whether there is something for the host in any of them. Usable in any context.
     pub(crate) fn any_waits(&self, memory: &SharedMemory<'_>) -> bool {
-        bits(self.taken.load(Relaxed))
-            .filter_map(|ring| self.layout.post_ring(ring))
-            .any(|offset| guest::post_waits(memory, offset))
+        guest::posts_wait(memory, &self.layout, self.taken.load(Relaxed))
     }
 }

@@ -47,7 +47,6 @@ use crate::{
     engine::{
         Creation,
         Name,
-        Reading,
         Record,
         Request, //
     },
@@ -84,10 +83,15 @@ struct StopwatchScript {
 }
 
 /// A command of the current task.
-fn command(device: &StopwatchDevice, want: Want, request: Request) -> Result<Option<Reading>> {
-    let outcome = device.command(want, request)?;
+fn command(
+    device: &StopwatchDevice,
+    want: Want,
+    request: Request,
+) -> Result<uapi::stopwatch_reading> {
+    let mut reading = Default::default();
 
-    outcome.result.map(|()| outcome.reading)
+    device.command(want, request, &mut reading)?.result?;
+    Ok(reading)
 }
 
 fn number(word: Option<&str>) -> Result<u64> {
@@ -183,14 +187,14 @@ impl StopwatchScript {
 }
 
 /// What a stopwatch shows.
-fn read(device: &StopwatchDevice, watch: u32) -> Result<Reading> {
+fn read(device: &StopwatchDevice, watch: u32) -> Result<uapi::stopwatch_reading> {
     let request = Request {
         op: uapi::STOPWATCH_OP_READ as u16,
         watch,
         ..Default::default()
     };
 
-    command(device, Want::See, request)?.ok_or(EIO)
+    command(device, Want::See, request)
 }
 
 #[vtable]
@@ -439,11 +443,12 @@ impl TopScript {
 
     fn delete(&self, text: &str) -> Result {
         let watch = self.scripts.device.find(Self::name(text)?)?;
-        let outcome = self.scripts.device.own(Request {
+        let request = Request {
             op: uapi::STOPWATCH_OP_DELETE as u16,
             watch,
             ..Default::default()
-        })?;
+        };
+        let outcome = self.scripts.device.own(request, &mut Default::default())?;
 
         self.scripts.refresh(watch);
         outcome.result

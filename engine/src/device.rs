@@ -296,7 +296,9 @@ impl<S: Storage> Device<S> {
         let geometry = self.layout().geometry();
         let posts = self.layout().post_rings() * uapi::STOPWATCH_POST_SLOTS;
         let requests = geometry.rings * geometry.ring_slots + posts / POSTS_PER_REQUEST;
-        requests.checked_div(budget).map_or(u32::MAX, |drains| drains + 1)
+        requests
+            .checked_div(budget)
+            .map_or(u32::MAX, |drains| drains + 1)
     }
 
     /// Answers the requests in all rings, in the order of their stamps, after what

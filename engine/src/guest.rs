@@ -6,6 +6,7 @@
 
 use super::geometry::Layout;
 use super::memory::Memory;
+use super::posts;
 use super::posts::Post;
 use super::posts::PostPlace;
 use super::record::Laps;
@@ -184,13 +185,18 @@ impl PostRing {
     }
 }
 
-/// Whether something waits for the host in the post ring at `offset`, of
-/// [`Layout::post_ring`]. Who writes the ring can make this wrong; it concerns what is
-/// in there, and nothing else.
-pub fn post_waits(mem: &impl Memory, offset: u32) -> bool {
-    let words = [mem.load_acquire(offset)];
-    let place = PostPlace::at(offset, field!(stopwatch_post_ring.taken).get32(&words));
-    field!(stopwatch_post_ring.bound).get32(&words) != 0 && place.look(mem).is_some()
+/// Whether something waits for the host in any of the post rings whose bits are set in
+/// `rings`. Who writes a ring can make this wrong; it concerns what is in there, and
+/// nothing else.
+pub fn posts_wait(mem: &impl Memory, layout: &Layout, rings: u32) -> bool {
+    let waits = |offset| {
+        let words = [mem.load_acquire(offset)];
+        let place = PostPlace::at(offset, field!(stopwatch_post_ring.taken).get32(&words));
+        field!(stopwatch_post_ring.bound).get32(&words) != 0 && place.look(mem).is_some()
+    };
+    posts::bits(rings)
+        .filter_map(|ring| layout.post_ring(ring))
+        .any(waits)
 }
 
 /// The guest's end of the event ring, after a reset of the device.

@@ -325,10 +325,10 @@ fn bit(ring: u32) -> u32 {
 
 /// The numbers of the bits that are set.
 #[inline]
-fn bits(mut mask: u32) -> impl Iterator<Item = u32> {
+pub(super) fn bits(mut mask: u32) -> impl Iterator<Item = u32> {
     core::iter::from_fn(move || {
-        let bit = mask.trailing_zeros();
+        let bit = (mask != 0).then(|| mask.trailing_zeros());
         mask &= mask.wrapping_sub(1);
-        (bit < u32::BITS).then_some(bit)
+        bit
     })
 }

@@ -6,7 +6,7 @@
 mod common;
 
 use common::{at, device, read, request, Clocks, Guest, Heap, Region};
-use stopwatch_engine::guest::{post_waits, read_record, PostRing};
+use stopwatch_engine::guest::{posts_wait, read_record, PostRing};
 use stopwatch_engine::{
     uapi, ClockId, Creation, Device, Geometry, Memory, Request, Status, FEATURES,
 };
@@ -51,6 +51,10 @@ impl Machine {
 
     fn offset(&self, ring: u32) -> u32 {
         self.device.layout().post_ring(ring).unwrap()
+    }
+
+    fn waits(&self, ring: u32) -> bool {
+        posts_wait(&self.mem, self.device.layout(), 1 << ring)
     }
 
     fn drain(&mut self, now: impl Into<Clocks>) -> u32 {
@@ -110,9 +114,9 @@ fn a_post_is_done_with_the_stopwatch_of_the_ring() {
         assert_eq!(one.post(&it.mem, op, stamp), Some(true));
     }
     assert_eq!(other.post(&it.mem, START, 12), Some(true));
-    assert!(post_waits(&it.mem, it.offset(7)) && !post_waits(&it.mem, it.offset(9)));
+    assert!(it.waits(7) && !it.waits(9));
     assert_eq!(it.drain(50), 5);
-    assert!(!post_waits(&it.mem, it.offset(7)));
+    assert!(!it.waits(7));
     let reading = read(&mut it.device, &it.mem, 3, 50).unwrap();
     assert_eq!(
         (reading.elapsed_ns, reading.laps, reading.lap_ns),
@@ -220,7 +224,7 @@ fn what_was_posted_before_the_binding_ended_is_done() {
         if op == uapi::STOPWATCH_OP_BIND {
             // What another one has posted does not count for who has it now.
             let mut anew = PostRing::new(it.offset(5));
-            assert!(!post_waits(&it.mem, it.offset(5)));
+            assert!(!it.waits(5));
             anew.post(&it.mem, LAP, 40);
             assert_eq!(it.drain(50), 1);
             continue;

@@ -183,8 +183,8 @@ struct vhost_stopwatch_vm {
 	__u64 time_ns;		/* VM time now */
 	__u64 resets;		/* of the device, by the guest or the VMM */
 	__u64 kicks;		/* served in the write to the eventfd */
-	__u64 requests;		/* answered */
-	__u64 bad_requests;	/* answered with STOPWATCH_S_BAD_* */
+	__u64 requests;		/* answered, and posts taken from post rings */
+	__u64 bad_requests;	/* of these, with STOPWATCH_S_BAD_*, or none that can be posted */
 	__u64 over_budget;	/* kicks that left requests to the workqueue */
 	__u64 events;		/* put into the event ring */
 	__u64 events_lost;	/* not put there because it was full */

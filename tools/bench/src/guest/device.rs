@@ -14,6 +14,9 @@ use super::{system, Operation};
 use crate::marks::Span;
 use crate::results::Side;
 
+/// So many posts fill a ring.
+const POST_RING: u32 = stopwatch_uapi::STOPWATCH_POST_SLOTS;
+
 /// A device for good, as a row borrows from it.
 fn device() -> Result<&'static Device> {
     Ok(Box::leak(Box::new(Device::open(DEVICE)?)))
@@ -52,10 +55,8 @@ pub(super) fn read() -> Result<Operation> {
     }))
 }
 
-/// Tier 2, in a post ring: from an empty one until it is full, and the host carries
-/// out all of them.
+/// Tier 2, in a post ring, until it is full.
 pub(super) fn posted_lap() -> Result<Operation> {
-    const ROUND: u32 = 256;
     let device = device()?;
     let watch = running(device)?;
     let mut poster = device.poster(watch)?;
@@ -64,39 +65,41 @@ pub(super) fn posted_lap() -> Result<Operation> {
         poster.post(Command::Lap)?;
         Ok(())
     };
-    let empty = move || {
-        device.command(watch, Command::Read)?;
-        Ok(())
-    };
-    Ok(Operation {
-        before: Some(Box::new(empty)),
-        ..Operation::batch(4 * ROUND, ROUND, lap)
-    })
+    Ok(round(device, watch, POST_RING, lap))
 }
 
-/// Tier 2, by an ioctl.
+/// Tier 2, by an ioctl, until the driver rings because its ring is half full.
 pub(super) fn posted_by_ioctl() -> Result<Operation> {
     let device = device()?;
+    let info = device.info()?;
     ensure!(
-        device.info()?.features.contains(Features::POSTED),
+        info.features.contains(Features::POSTED),
         "the host does not offer posted commands"
     );
     let watch = running(device)?;
-    // From an empty ring until the driver rings because it is half full, and the
-    // host carries out all of them.
-    let round = device.info()?.ring_slots / 2;
     let lap = move || {
         device.post(watch, Command::Lap)?;
         Ok(())
     };
+    Ok(round(device, watch, info.ring_slots / 2, lap))
+}
+
+/// Laps in rounds of so many, from an empty ring to the doorbell, when the host
+/// carries out all of them.
+fn round(
+    device: &'static Device,
+    watch: u32,
+    laps: u32,
+    lap: impl FnMut() -> Result<()> + 'static,
+) -> Operation {
     let empty = move || {
         device.command(watch, Command::Read)?;
         Ok(())
     };
-    Ok(Operation {
+    Operation {
         before: Some(Box::new(empty)),
-        ..Operation::batch(4 * round, round, lap)
-    })
+        ..Operation::batch(4 * laps, laps, lap)
+    }
 }
 
 /// The way of tiers 2 and 3 into the driver and back: an ioctl that it does not know.
@@ -125,6 +128,7 @@ pub(super) fn call() -> Result<Operation> {
 /// how often, and says how many ticks that took.
 pub(super) fn kernel(tier: &'static str, batch: u32, counted: u32) -> Result<Operation> {
     const BENCH: &str = "/sys/kernel/debug/stopwatch/bench";
+    let device = device()?;
     let file = File::options().read(true).write(true).open(BENCH);
     let mut file = file.context(BENCH)?;
     let run = move |count: u32, span: Span| {
@@ -146,7 +150,11 @@ pub(super) fn kernel(tier: &'static str, batch: u32, counted: u32) -> Result<Ope
         batch,
         counted,
         clock_source: None,
-        before: None,
+        // What other rows have posted is not what this one does.
+        before: Some(Box::new(move || {
+            device.command(0, Command::Read)?;
+            Ok(())
+        })),
         run: Box::new(run),
     })
 }

@@ -202,9 +202,9 @@ pub struct VmInfo {
     pub resets: u64,
     /// Served in the write to the eventfd.
     pub kicks: u64,
-    /// Answered.
+    /// Answered, and posts taken from post rings.
     pub requests: u64,
-    /// Answered with an error.
+    /// Of these, those that broke the rules.
     pub bad_requests: u64,
     /// Kicks that left requests to the workqueue.
     pub over_budget: u64,

@@ -113,13 +113,13 @@ const VM: &[Family<VmInfo>] = &[
     Family {
         name: "stopwatch_vm_requests",
         kind: Kind::Counter,
-        help: "Requests that were answered.",
+        help: "Requests that were answered, and posts that were taken from post rings.",
         value: |vm| vm.requests.to_string(),
     },
     Family {
         name: "stopwatch_vm_bad_requests",
         kind: Kind::Counter,
-        help: "Requests that were answered with an error.",
+        help: "Of these, those that broke the rules.",
         value: |vm| vm.bad_requests.to_string(),
     },
     Family {
