@@ -21,7 +21,10 @@ use kernel::{
     types::Opaque, //
 };
 
-use super::shim;
+use super::{
+    irq_lock::IrqsOff,
+    shim, //
+};
 
 /// A reference to an eventfd.
 ///
@@ -102,7 +105,7 @@ pub(crate) trait Listener: Send + Sync {
     /// the lock of the eventfd's wait queue held. It has to be short, may not sleep, allocate or
     /// take a sleeping lock, and may not signal any eventfd. It never runs twice at a time for the
     /// same eventfd.
-    fn signalled(&self);
+    fn signalled(&self, irqs: &IrqsOff);
 }
 
 /// A [`Listener`] that hangs on an eventfd's wait queue; dropping it takes it off and waits for a
@@ -192,7 +195,9 @@ impl<L: Listener> EventFdListener<L> {
             // SAFETY: The eventfd is valid; the wait queue's lock is held, as for any wake-up.
             unsafe { bindings::eventfd_ctx_do_read(this.eventfd.0.as_ptr(), &mut count) };
 
-            this.listener.signalled();
+            // SAFETY: Who holds the lock of an eventfd's wait queue has interrupts disabled, as it is
+            // taken in interrupts, too; and our caller holds it until we return.
+            this.listener.signalled(&unsafe { IrqsOff::new() });
         }
         0
     }

@@ -13,6 +13,11 @@
 
 #include "shim.h"
 
+void shim_spin_lock(struct spinlock *lock)
+{
+	spin_lock(lock);
+}
+
 unsigned long shim_spin_lock_irqsave(struct spinlock *lock)
 {
 	unsigned long flags;

@@ -89,13 +89,9 @@ impl Bench {
         }
     }
 
-    fn call(&self, op: u32, watch: u32) -> Result {
+    fn call(&self, op: u32, watch: u32, reading: &mut uapi::stopwatch_reading) -> Result {
         self.device
-            .command(
-                Want::Control,
-                Self::request(op, watch),
-                &mut Default::default(),
-            )?
+            .command(Want::Control, Self::request(op, watch), reading)?
             .result
     }
 
@@ -121,14 +117,16 @@ impl Bench {
 
     fn run(&self, way: &str, order: Order, watch: u32) -> Result<Taken> {
         let device = &self.device;
+        let mut reading = Default::default();
 
-        self.call(uapi::STOPWATCH_OP_START, watch)?;
+        self.call(uapi::STOPWATCH_OP_START, watch, &mut reading)?;
+        let mut call = || self.call(uapi::STOPWATCH_OP_READ, watch, &mut reading);
         match way {
             "read" => Self::measure(order, || match device.glance(watch)? {
                 Some(_) => Ok(()),
                 // The clock was good for so long; a call renews it.
                 None => {
-                    self.call(uapi::STOPWATCH_OP_READ, watch)?;
+                    call()?;
                     device.glance(watch)?.map(|_| ()).ok_or_else(eopnotsupp)
                 }
             }),
@@ -140,14 +138,14 @@ impl Bench {
                         return Ok(());
                     }
                     // As above, and if the host was late.
-                    self.call(uapi::STOPWATCH_OP_READ, watch)?;
+                    call()?;
                     device
                         .post(lap, watch)?
                         .then_some(())
                         .ok_or_else(eopnotsupp)
                 })
             }
-            "call" => Self::measure(order, || self.call(uapi::STOPWATCH_OP_READ, watch)),
+            "call" => Self::measure(order, call),
             _ => Err(EINVAL),
         }
     }

@@ -40,9 +40,11 @@ use crate::{
             Listener, //
         },
         irq_lock::{
+            lock_with_irqs_off,
             new_irq_lock,
             IrqGuard,
-            IrqLock, //
+            IrqLock,
+            IrqsOff, //
         },
         memfd::PinnedMemfd, //
     },
@@ -501,9 +503,9 @@ impl Doorbell {
 
 impl Listener for Doorbell {
     #[inline(always)]
-    fn signalled(&self) {
+    fn signalled(&self, irqs: &IrqsOff) {
         let served = {
-            let mut state = self.server.state.lock();
+            let mut state = lock_with_irqs_off(&self.server.state, irqs);
             let since = (state.kicks % TIMED == 0).then(clock::monotonic_ns);
             let served = self.server.serve(self.ring, &mut state);
 

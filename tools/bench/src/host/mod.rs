@@ -103,10 +103,10 @@ pub fn measure(plan: Plan, console: &Path) -> Result<Part> {
     }
     if plan.rows_only {
         say("kicks");
-        part.scale = scale::scale(&[1, 10, 100, 1000], 100, Duration::ZERO)?;
+        part.scale = scale::scale(&[1, 10, 100, 1000], 1, 100, Duration::ZERO)?;
     } else {
         say("many VMs");
-        part.scale = scale::scale(&[1, 10, 100, 1000], 5000, Duration::from_secs(3))?;
+        part.scale = scale::scale(&[1, 10, 100, 1000], 5, 5000, Duration::from_secs(3))?;
     }
     Ok(part)
 }

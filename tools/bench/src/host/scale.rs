@@ -24,21 +24,24 @@ use crate::results::{Scale, Side, Timing};
 /// One command through one kick.
 const KICK: &str = "kick";
 
-/// Opens VMs, up to each of `counts` in turn, and measures at each.
-pub(super) fn scale(counts: &[u32], kicks: u32, idle: Duration) -> Result<Vec<Scale>> {
+/// What many VMs cost, `kicks` of them timed with each of `counts` open, in so many
+/// rounds: what the machine is busy with meanwhile is then in all of them.
+pub(super) fn scale(counts: &[u32], rounds: u32, kicks: u32, idle: Duration) -> Result<Vec<Scale>> {
     // Ten descriptors a VM, and those of the process.
     let most = counts.iter().max().copied().unwrap_or(0);
     raise_file_limit(u64::from(most) * 10 + 100)?;
-    let ticks_per_ns = counter::ticks_per_ns();
-
+    let mut times = vec![Vec::new(); counts.len()];
+    for _ in 1..rounds {
+        for (&count, times) in counts.iter().zip(&mut times) {
+            time_kicks(&mut open(count)?, kicks / rounds, times)?;
+        }
+    }
     let mut results = Vec::new();
-    for &count in counts {
+    for (&count, mut times) in counts.iter().zip(times) {
         // All anew, since what is counted is the difference to none.
         settle();
         let before = used_memory()?;
-        let mut guests = (0..count)
-            .map(|_| Guest::new())
-            .collect::<Result<Vec<_>>>()?;
+        let mut guests = open(count)?;
         settle();
         let used = used_memory()? - before;
         let region = guests
@@ -47,37 +50,48 @@ pub(super) fn scale(counts: &[u32], kicks: u32, idle: Duration) -> Result<Vec<Sc
         // Every page of a region is there once it is pinned.
         let own = used - (u64::from(count) * region) as f64;
 
-        // Some of them, spread over all, each for a while: what counts is that
-        // the others are there. All in turn would measure the CPU's caches.
-        let span = Span::kick(count);
-        let mut samples = Vec::new();
-        let nothing = Span::kick(0);
-        for _ in 0..20 {
-            nothing.begin();
-            let begin = counter::now();
-            black_box(counter::now() - begin);
-            nothing.end();
-        }
-        for guest in guests.iter_mut().step_by(count.div_ceil(5) as usize) {
-            for _ in 0..kicks / 5.min(count) {
-                span.begin();
-                let begin = counter::now();
-                guest.command()?;
-                let ticks = counter::now() - begin;
-                span.end();
-                samples.push(ticks as f64 / ticks_per_ns);
-            }
-        }
+        time_kicks(&mut guests, kicks / rounds, &mut times)?;
         let row = format!("{KICK}, {count} VMs open");
         results.push(Scale {
             vms: count,
-            kick: Timing::of(&row, Side::Host, 1, samples),
+            kick: Timing::of(&row, Side::Host, 1, times),
             bytes_per_vm: own / f64::from(count),
             region,
             wakeups_per_second: wakeups(idle)?,
         });
     }
     Ok(results)
+}
+
+fn open(count: u32) -> Result<Vec<Guest>> {
+    (0..count).map(|_| Guest::new()).collect()
+}
+
+/// Adds the ns that each of so many kicks takes, of some of the VMs, spread over all,
+/// each for a while: what counts is that the others are there. All in turn would
+/// measure the CPU's caches.
+fn time_kicks(guests: &mut [Guest], kicks: u32, times: &mut Vec<f64>) -> Result<()> {
+    let ticks_per_ns = counter::ticks_per_ns();
+    let count = guests.len() as u32;
+    let span = Span::kick(count);
+    let nothing = Span::kick(0);
+    for _ in 0..20 {
+        nothing.begin();
+        let begin = counter::now();
+        black_box(counter::now() - begin);
+        nothing.end();
+    }
+    for guest in guests.iter_mut().step_by(count.div_ceil(5) as usize) {
+        for _ in 0..kicks / 5.min(count) {
+            span.begin();
+            let begin = counter::now();
+            guest.command()?;
+            let ticks = counter::now() - begin;
+            span.end();
+            times.push(ticks as f64 / ticks_per_ns);
+        }
+    }
+    Ok(())
 }
 
 /// Frees what waits to be freed.
