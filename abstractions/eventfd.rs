@@ -182,8 +182,8 @@ impl<L: Listener> EventFdListener<L> {
         // SAFETY: By the type invariant `wait` is the first field of a `Self`, which is pinned and
         // alive: dropping it takes the lock that our caller holds.
         let this = unsafe { &*wait.cast::<Self>() };
-        // SAFETY: `key` is what was given to the wake-up, which is a set of poll flags.
-        let flags = unsafe { shim::shim_key_to_poll(key) };
+        // CAST: The key of a wake-up is a set of poll flags, as for `key_to_poll()`.
+        let flags = key.addr() as u32;
 
         // EPOLLHUP (the last file was closed) needs no answer: nobody can signal any more, and
         // our reference keeps the wait queue until we are dropped.

@@ -36,11 +36,6 @@ void shim_spin_unlock_irqrestore(struct spinlock *lock, unsigned long flags)
 	spin_unlock_irqrestore(lock, flags);
 }
 
-unsigned int shim_key_to_poll(void *key)
-{
-	return (__force unsigned int)key_to_poll(key);
-}
-
 struct wait_table {
 	poll_table pt;
 	struct wait_queue_entry *wait;

@@ -21,7 +21,6 @@ unsigned long shim_spin_lock_irqsave(struct spinlock *lock);
 int shim_spin_trylock_irqsave(struct spinlock *lock, unsigned long *flags);
 void shim_spin_unlock_irqrestore(struct spinlock *lock, unsigned long flags);
 
-unsigned int shim_key_to_poll(void *key);
 int shim_poll_add_wait(struct file *file, struct wait_queue_entry *wait);
 
 int shim_memfd_get_seals(struct file *file);

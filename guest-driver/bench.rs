@@ -23,6 +23,10 @@ use kernel::{
     sync::{
         Arc,
         Mutex, //
+    },
+    time::{
+        delay::fsleep,
+        Delta, //
     }, //
 };
 
@@ -119,6 +123,9 @@ impl Bench {
         let device = &self.device;
         let mut reading = Default::default();
 
+        // For what making a stopwatch leaves to do on other CPUs.
+        fsleep(Delta::from_millis(3));
+        // After a while the first call teaches the driver its clock, which the others do not.
         self.call(uapi::STOPWATCH_OP_START, watch, &mut reading)?;
         let mut call = || self.call(uapi::STOPWATCH_OP_READ, watch, &mut reading);
         match way {

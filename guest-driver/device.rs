@@ -104,18 +104,25 @@ fn is_numbered(watch: u32) -> bool {
 /// What the host says of a request, as an errno of an ioctl.
 #[inline]
 fn result(status: Result<Status, u32>) -> Result {
+    if status == Ok(Status::Ok) {
+        return Ok(());
+    }
+    Err(refusal(status))
+}
+
+#[cold]
+fn refusal(status: Result<Status, u32>) -> Error {
     match status {
-        Ok(Status::Ok) => Ok(()),
-        Ok(Status::Already) => Err(ealready()),
-        Ok(Status::Stopped) => Err(enodata()),
-        Ok(Status::Exists) => Err(EEXIST),
-        Ok(Status::BadOp) => Err(eopnotsupp()),
-        Ok(Status::BadWatch) => Err(ENOENT),
-        Ok(Status::BadArg | Status::BadName) => Err(EINVAL),
-        Ok(Status::Full) => Err(ENOSPC),
-        Ok(Status::Denied) => Err(EPERM),
-        // Flags and owner are the driver's.
-        Ok(Status::BadFlags | Status::BadOwner) | Err(_) => Err(EIO),
+        Ok(Status::Already) => ealready(),
+        Ok(Status::Stopped) => enodata(),
+        Ok(Status::Exists) => EEXIST,
+        Ok(Status::BadOp) => eopnotsupp(),
+        Ok(Status::BadWatch) => ENOENT,
+        Ok(Status::BadArg | Status::BadName) => EINVAL,
+        Ok(Status::Full) => ENOSPC,
+        Ok(Status::Denied) => EPERM,
+        // Flags and owner are the driver's; and what was done is no refusal.
+        Ok(Status::BadFlags | Status::BadOwner | Status::Ok) | Err(_) => EIO,
     }
 }
 

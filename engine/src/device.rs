@@ -245,7 +245,7 @@ impl<S: Storage> Device<S> {
                 && (found || served.answered == 0)
                 && stopwatches.has(uapi::STOPWATCH_F_POSTED)
             {
-                if others.any_waits(mem) || stopwatches.posts.any_waits(mem) {
+                if stopwatches.posts.any_waits(mem) || others.any_waits(mem) {
                     return self.serve_all(mem, clock, functions, ring, budget, served);
                 }
                 looked = stopwatches.times.now();

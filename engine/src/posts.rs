@@ -252,8 +252,15 @@ impl<S: Storage> PostRings<S> {
     /// Whether anything waits in any of them.
     #[inline]
     pub(super) fn any_waits(&self, mem: &impl Memory) -> bool {
-        let waits = |end: &PostRing| end.place.look(mem).is_some();
-        self.bound != 0 && bits(self.bound).any(|ring| self.get(ring).is_some_and(waits))
+        let mut left = self.bound;
+        while left != 0 {
+            let end = self.get(left.trailing_zeros());
+            if end.is_some_and(|end| end.place.look(mem).is_some()) {
+                return true;
+            }
+            left &= left - 1;
+        }
+        false
     }
 
     /// Looks at all of which nothing waits.
