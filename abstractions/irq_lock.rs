@@ -73,7 +73,11 @@ unsafe impl Backend for IrqLockBackend {
     }
 }
 
-/// Interrupts are off on this CPU, as long as this is there.
+/// That interrupts are off on this CPU.
+///
+/// # Invariants
+///
+/// They are, as long as this is there.
 pub(crate) struct IrqsOff {
     _not_send: PhantomData<*mut ()>,
 }
@@ -83,6 +87,7 @@ impl IrqsOff {
     ///
     /// Interrupts are off on this CPU, and stay so for as long as what is returned is there.
     pub(super) unsafe fn new() -> Self {
+        // INVARIANT: As the caller promises.
         Self {
             _not_send: PhantomData,
         }
@@ -102,8 +107,8 @@ pub(crate) fn lock_with_irqs_off<'a, T>(
 
     // SAFETY: It is initialised, as there is a `Lock`, and opaque, so it may be written to.
     unsafe { shim::shim_spin_lock(state) };
-    // SAFETY: The lock was just acquired. To restore the interrupt flags from 0 leaves them off, as
-    // they are until `_irqs` has gone, before which the guard does.
+    // SAFETY: The lock was just acquired. To restore the interrupt flags from 0 leaves interrupts
+    // off, which by the invariant of `_irqs`, that the guard does not outlive, they are anyway.
     unsafe { Guard::new(lock, 0) }
 }
 

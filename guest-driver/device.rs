@@ -435,39 +435,30 @@ impl StopwatchDevice {
         Ok(())
     }
 
-    /// Gives the current task a post ring for a stopwatch: `held`, if it has one, else one that is
-    /// nobody's. May sleep.
+    /// Gives the current task a post ring for a stopwatch, one that is nobody's. May sleep.
     ///
     /// # Errors
     ///
     /// As [`Self::command`], `ENOSPC` if there is none, `EOPNOTSUPP` if the device has none.
-    pub(crate) fn bind(&self, held: Option<u32>, watch: u32) -> Result<u32> {
+    pub(crate) fn bind(&self, watch: u32) -> Result<u32> {
         let posted = self.features & u64::from(uapi::STOPWATCH_F_POSTED) != 0;
 
         if !posted || self.layout.post_rings() == 0 || PAGE_SIZE != POST_RING_SIZE {
             return Err(eopnotsupp());
         }
         let rings = &self.transport.post_rings;
-        let ring = held.or_else(|| rings.take()).ok_or(ENOSPC)?;
+        let ring = rings.take().ok_or(ENOSPC)?;
         let request = Request {
             op: uapi::STOPWATCH_OP_BIND as u16,
             watch,
             arg: ring.into(),
             ..Default::default()
         };
-        let bound = self
-            .command(Want::Control, request, &mut Default::default())
-            .and_then(|outcome| outcome.result);
 
-        match bound {
-            Ok(()) => Ok(ring),
-            Err(error) => {
-                if held.is_none() {
-                    rings.give_back(ring);
-                }
-                Err(error)
-            }
-        }
+        self.command(Want::Control, request, &mut Default::default())
+            .and_then(|outcome| outcome.result)
+            .inspect_err(|_| rings.give_back(ring))?;
+        Ok(ring)
     }
 
     /// Takes a post ring back, after what is in there. May sleep.

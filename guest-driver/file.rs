@@ -301,8 +301,11 @@ impl StopwatchFile {
             return Err(EINVAL);
         }
         let mut binding = self.binding.lock();
-        let held = binding.map(|binding| binding.ring);
-        let ring = self.device.bind(held, watch)?;
+        // Who has mapped it is not known, and may not be who may control the other stopwatch.
+        if binding.is_some() {
+            return Err(EBUSY);
+        }
+        let ring = self.device.bind(watch)?;
         *binding = Some(Binding { ring, watch });
         Ok(0)
     }

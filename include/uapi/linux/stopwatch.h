@@ -197,11 +197,12 @@ struct stopwatch_laps {
 /*
  * STOPWATCH_IOC_BIND: gives the file a post ring, see struct stopwatch_post_ring in
  * <linux/stopwatch_device.h>, that is bound to a stopwatch: what the program puts
- * there is a command that is posted, at the cost of a few stores. A file has one,
- * until it is closed; done again, the ring is bound anew, and empty. The binding ends
- * by itself when the stopwatch is deleted or its mode changes: then bound is 0, and
- * what is posted from then on is not carried out. Another file is needed for another
- * stopwatch, or another thread.
+ * there is a command that is posted, at the cost of a few stores. A file gets one,
+ * once, and has it until it is closed. The binding ends by itself when the stopwatch
+ * is deleted or its mode changes: then bound is 0, and what is posted from then on is
+ * not carried out. Another file is needed then, as for another stopwatch or another
+ * thread: who has this one's ring mapped may have had the right to it before only.
+ *   EBUSY      the file has got one
  *   ENOENT, EACCES  as for a command that changes the stopwatch
  *   ENOSPC     all rings are in use
  *   EOPNOTSUPP the host does not offer post rings

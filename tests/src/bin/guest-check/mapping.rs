@@ -33,6 +33,11 @@ pub(crate) struct Pages {
     size: usize,
 }
 
+// SAFETY: they are the process's, and only read and written as a whole word.
+unsafe impl Send for Pages {}
+// SAFETY: as above.
+unsafe impl Sync for Pages {}
+
 impl Pages {
     /// The 32-bit word at `offset`.
     pub(crate) fn word(&self, offset: usize) -> u32 {

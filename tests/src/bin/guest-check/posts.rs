@@ -26,6 +26,7 @@ tests![
     it_goes_on_when_the_mode_has_changed,
     it_ends_with_the_stopwatch,
     who_may_have_a_ring,
+    what_was_mapped_is_not_for_good,
     how_a_ring_may_be_mapped,
     as_many_as_there_are,
     nothing_but_its_own_stopwatch,
@@ -247,7 +248,12 @@ fn who_may_have_a_ring() {
         let named = annas("posted", shared);
         let Named { ref file, watch } = named;
         assert_eq!(by(BERT, || bind(file, watch)), expected);
-        assert_eq!(by(ANNA, || bind(file, watch)), Ok(()));
+        // A file gets one once.
+        let again = match expected {
+            Ok(()) => Err(Errno::BUSY),
+            Err(_) => Ok(()),
+        };
+        assert_eq!(by(ANNA, || bind(file, watch)), again);
         // A file that is passed on gives another user no more than that.
         let mapped = by(BERT, || map_ring(file).map(drop));
         assert_eq!(mapped, expected);
@@ -262,6 +268,31 @@ fn who_may_have_a_ring() {
     for watch in [beyond - 1, beyond, u32::MAX] {
         assert_eq!(bind(&file, watch), Err(Errno::NOENT), "{watch}");
     }
+}
+
+/// Who had the ring mapped while the owner let him has nothing of what the owner does
+/// later: that takes another file.
+fn what_was_mapped_is_not_for_good() {
+    let named = annas("posted again", STOPWATCH_MODE_CONTROL);
+    let Named { ref file, watch } = named;
+    by(ANNA, || bind(file, watch)).unwrap();
+    let ring = by(BERT, || map_ring(file)).unwrap();
+    by(ANNA, || ok(file, SET_MODE, watch, mode(ANNA, 0)));
+    assert_eq!(ring.word(4), 0, "it is bound no more");
+    assert_eq!(by(ANNA, || bind(file, watch)), Err(Errno::BUSY));
+    let other = open();
+    by(ANNA, || bind(&other, watch)).unwrap();
+    let annas = by(ANNA, || map_ring(&other)).unwrap();
+    assert_eq!((ring.word(4), annas.word(4)), (0, 1));
+    let post = STOPWATCH_POST_PHASE | (RESET << STOPWATCH_POST_OP_SHIFT);
+    ring.set_word(2048, post);
+    assert_eq!(
+        ok(file, READ, watch, 0).laps,
+        1,
+        "nothing of Bert's is done"
+    );
+    annas.set_word(2048, post);
+    assert_eq!(ok(file, READ, watch, 0).laps, 0);
 }
 
 fn how_a_ring_may_be_mapped() {
@@ -314,8 +345,8 @@ fn as_many_as_there_are() {
         };
         assert_eq!(refused, Errno::NOSPC);
         assert_eq!(files.len(), STOPWATCH_MAX_POST_RINGS as usize, "{round}");
-        // One that has a ring may have it bound to another stopwatch.
-        assert_eq!(bind(&files[0], 43), Ok(()));
+        // One that has a ring has no other, and not for another stopwatch.
+        assert_eq!(bind(&files[0], 43), Err(Errno::BUSY));
         // Who gets none posts as before.
         let device = Device::open(DEVICE).unwrap();
         let watch = device.create(None, Creation::default()).unwrap();
@@ -359,9 +390,6 @@ fn nothing_but_its_own_stopwatch() {
     }
     assert_eq!(call_of(&device, other).laps, 300);
     assert!(reader.read(other).unwrap().elapsed_ns > 0);
-    // It can be made whole again.
-    bind(&file, watch).unwrap();
-    assert_eq!((ring.word(0), ring.word(4)), (0, 1));
     figure(format_args!(
         "12,000 words of garbage in a post ring, and 300 laps in another one undisturbed"
     ));

@@ -140,12 +140,6 @@ impl Ring {
             false => Posted::Tell,
         }
     }
-
-    /// Binds it anew. Whether it could be.
-    fn bind_again(&mut self, watch: u32) -> Result<bool, Error> {
-        self.posted = 0;
-        bind(&self.file, watch)
-    }
 }
 
 /// Binds the ring of a file. Whether there is one to be had.
@@ -211,10 +205,11 @@ impl<'a> Poster<'a> {
                 Posted::Full => return ring.file.doorbell(true),
                 Posted::Not => break,
                 Posted::Unbound => {
-                    if ring.bind_again(self.watch)? {
+                    // Another one, which who has this one mapped knows nothing of.
+                    self.ring = None;
+                    self.ring = Ring::new(self.device, self.watch)?;
+                    if let Some(ring) = &mut self.ring {
                         posted = ring.post(op, counter);
-                    } else {
-                        self.ring = None;
                     }
                 }
             }
