@@ -17,7 +17,7 @@ use kernel::{
 };
 
 /// What a [`DeadlineTimer`] calls.
-pub(crate) trait DeadlineHandler: Sync + Sized {
+pub(crate) trait DeadlineHandler: Sync + Sized + 'static {
     /// The deadline has passed. Runs in hard interrupt context, never twice at a time.
     ///
     /// May set the next deadline on `timer`.

@@ -16,7 +16,7 @@ use kernel::{
 };
 
 /// What a [`Deferred`] calls.
-pub(crate) trait DeferredHandler: Sync + Sized {
+pub(crate) trait DeferredHandler: Sync + Sized + 'static {
     /// Does the work. May sleep; never runs twice at a time. Returns whether there is more to do,
     /// in which case it is called again, after others had their turn.
     fn run(&self) -> bool;

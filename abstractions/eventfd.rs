@@ -9,22 +9,33 @@ use core::{
     marker::PhantomPinned,
     ptr::NonNull, //
 };
+#[cfg(CONFIG_PREEMPT_RT)]
+use kernel::sync::SpinLockIrqGuard;
 use kernel::{
     bindings,
-    error::from_err_ptr,
+    error::{
+        from_err_ptr,
+        to_result, //
+    },
     ffi::{
         c_int,
         c_uint,
         c_void, //
     },
     prelude::*,
-    types::Opaque, //
+    sync::SpinLockIrq,
+    types::{
+        NotThreadSafe,
+        Opaque, //
+    }, //
+};
+#[cfg(not(CONFIG_PREEMPT_RT))]
+use kernel::{
+    interrupt::LocalInterruptDisabled,
+    sync::SpinLockGuard, //
 };
 
-use super::{
-    irq_lock::IrqsOff,
-    shim, //
-};
+use super::shim;
 
 /// A reference to an eventfd.
 ///
@@ -97,24 +108,58 @@ impl Drop for EventFd {
     }
 }
 
-/// What an [`EventFdListener`] calls.
-pub(crate) trait Listener: Send + Sync {
-    /// The eventfd was signalled.
-    ///
-    /// Runs inside the signalling call, in whatever context that is, with interrupts disabled and
-    /// the lock of the eventfd's wait queue held. It has to be short, may not sleep, allocate or
-    /// take a sleeping lock, and may not signal any eventfd. It never runs twice at a time for the
-    /// same eventfd.
-    fn signalled(&self, irqs: &IrqsOff);
+/// That the lock of an eventfd's wait queue is held on this CPU.
+///
+/// # Invariants
+///
+/// It is, for as long as this exists.
+pub(crate) struct WakeUp(NotThreadSafe);
+
+impl WakeUp {
+    /// Takes `lock`. Where the wait queue's lock has interrupts disabled, they are not disabled
+    /// again.
+    #[inline(always)]
+    pub(crate) fn lock<'a, T>(&'a self, lock: &'a SpinLockIrq<T>) -> WakeUpGuard<'a, T> {
+        #[cfg(not(CONFIG_PREEMPT_RT))]
+        {
+            // SAFETY: By the type invariant the lock of a wait queue is held. An eventfd is
+            // signalled in interrupts, too, so whoever takes that lock disables interrupts, and
+            // enables them when it releases the lock, which is after `self` ends.
+            lock.lock_with(unsafe { LocalInterruptDisabled::assume_disabled() })
+        }
+        // There a wait queue's lock is one that sleeps, and leaves interrupts enabled.
+        #[cfg(CONFIG_PREEMPT_RT)]
+        {
+            lock.lock()
+        }
+    }
 }
 
-/// A [`Listener`] that hangs on an eventfd's wait queue; dropping it takes it off and waits for a
-/// call that is under way.
+/// What [`WakeUp::lock`] returns.
+#[cfg(not(CONFIG_PREEMPT_RT))]
+pub(crate) type WakeUpGuard<'a, T> = SpinLockGuard<'a, T>;
+/// What [`WakeUp::lock`] returns.
+#[cfg(CONFIG_PREEMPT_RT)]
+pub(crate) type WakeUpGuard<'a, T> = SpinLockIrqGuard<'a, T>;
+
+/// What an [`EventFdListener`] calls.
+pub(crate) trait Listener: Send + Sync + 'static {
+    /// The eventfd was signalled.
+    ///
+    /// Runs inside the signalling call, in whatever context that is, with the lock of the
+    /// eventfd's wait queue held, and so with interrupts disabled unless the kernel is
+    /// `PREEMPT_RT`. It has to be short, may not sleep, allocate or take a sleeping lock, and may
+    /// not signal any eventfd. It never runs twice at a time for the same eventfd.
+    fn signalled(&self, wake_up: &WakeUp);
+}
+
+/// A [`Listener`] on an eventfd's wait queue, the only one of its kind there: an eventfd has one
+/// listener, or one irqfd of KVM. Dropping it takes it off and waits for a call that is under way.
 ///
 /// # Invariants
 ///
 /// - `wait` is the first field, its function is [`Self::wake`].
-/// - From the end of initialisation on, `wait` is on the wait queue of `eventfd`.
+/// - `wait` is on the wait queue of `eventfd`.
 #[pin_data(PinnedDrop)]
 #[repr(C)]
 pub(crate) struct EventFdListener<L: Listener> {
@@ -136,38 +181,40 @@ impl<L: Listener> EventFdListener<L> {
     ///
     /// The listener may be called before this returns. Signals from before are not told: look at
     /// what they were about after this returns.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY` if the eventfd has a listener, or an irqfd of KVM. The eventfd is not changed then.
     pub(crate) fn attach(file: &EventFdFile, listener: L) -> Result<Pin<KBox<Self>>> {
-        let eventfd = file.eventfd()?;
-
-        let this = KBox::pin_init(
-            pin_init!(Self {
-                wait <- Opaque::ffi_init(|wait: *mut bindings::wait_queue_entry| {
-                    // SAFETY: `wait` is valid for writes. The list head is initialised by the
-                    // wait queue when the entry is added; a zeroed one is on no list.
+        // INVARIANT: `wait` is set up and on the queue, or there is no `Self`. It comes last, as
+        // the listener may be called at once.
+        KBox::try_pin_init(
+            try_pin_init!(Self {
+                eventfd: file.eventfd()?,
+                listener,
+                _pin: PhantomPinned,
+                wait <- Opaque::try_ffi_init(|wait: *mut bindings::wait_queue_entry| {
+                    // SAFETY: `wait` is valid for writes. The wait queue initialises the list head
+                    // when the entry is added.
                     unsafe {
                         wait.write(bindings::wait_queue_entry {
                             func: Some(Self::wake),
                             ..pin_init::zeroed()
                         })
-                    }
+                    };
+                    // SAFETY: The file is valid by its own invariant. The entry is set up and
+                    // pinned, and is taken off the queue before it is freed, as `PinnedDrop` does.
+                    to_result(unsafe { shim::shim_poll_add_wait(file.0.as_ptr(), wait) })
                 }),
-                eventfd,
-                listener,
-                _pin: PhantomPinned,
             }),
-            GFP_KERNEL,
-        )?;
+            GFP_KERNEL_ACCOUNT,
+        )
+    }
 
-        // SAFETY: The file is valid by its own invariant. The entry is initialised and pinned, and
-        // is taken off the queue before it is freed, as `PinnedDrop` does.
-        let queues = unsafe { shim::shim_poll_add_wait(file.0.as_ptr(), this.wait.get()) };
-        // INVARIANT: An eventfd has one wait queue, and its poll() always waits on it.
-        if queues != 1 {
-            // It cannot be dropped by the book, so it is never dropped.
-            core::mem::forget(this);
-            return Err(EINVAL);
-        }
-        Ok(this)
+    /// Whether it listens to the eventfd of `file`.
+    pub(crate) fn listens_to(&self, file: &EventFdFile) -> bool {
+        file.eventfd()
+            .is_ok_and(|eventfd| eventfd.0 == self.eventfd.0)
     }
 
     /// # Safety
@@ -195,9 +242,10 @@ impl<L: Listener> EventFdListener<L> {
             // SAFETY: The eventfd is valid; the wait queue's lock is held, as for any wake-up.
             unsafe { bindings::eventfd_ctx_do_read(this.eventfd.0.as_ptr(), &mut count) };
 
-            // SAFETY: Who holds the lock of an eventfd's wait queue has interrupts disabled, as it is
-            // taken in interrupts, too; and our caller holds it until we return.
-            this.listener.signalled(&unsafe { IrqsOff::new() });
+            // INVARIANT: Our caller holds the lock of the wait queue until we return.
+            this.listener.signalled(&WakeUp(NotThreadSafe));
+            // Nobody else has to wake up: the counter is zero again.
+            return 1;
         }
         0
     }
@@ -210,8 +258,7 @@ impl<L: Listener> PinnedDrop for EventFdListener<L> {
 
         // Takes the wait queue's lock, so a call that is under way has ended when it returns.
         //
-        // SAFETY: By the type invariants the eventfd is valid and `wait` is on its queue; if the
-        // constructor failed before, there was no `Self` to drop.
+        // SAFETY: By the type invariants the eventfd is valid and `wait` is on its queue.
         unsafe {
             bindings::eventfd_ctx_remove_wait_queue(
                 self.eventfd.0.as_ptr(),

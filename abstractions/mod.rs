@@ -19,16 +19,13 @@ pub(crate) mod deadline_timer;
 pub(crate) mod debugfs;
 pub(crate) mod deferred;
 pub(crate) mod engine_memory;
-pub(crate) mod errno;
 pub(crate) mod eventfd;
-pub(crate) mod irq_lock;
 pub(crate) mod memfd;
 pub(crate) mod miscdevice;
 pub(crate) mod pci_id;
 pub(crate) mod pci_irq;
 pub(crate) mod pm_notifier;
 pub(crate) mod power;
-pub(crate) mod rcu;
 pub(crate) mod shared_memory;
 pub(crate) mod shared_page;
 pub(crate) mod user;
@@ -42,7 +39,6 @@ mod shim {
         file,
         folio,
         page,
-        spinlock,
         vm_area_struct,
         wait_queue_entry, //
     };

@@ -28,7 +28,7 @@ pub(crate) enum Sleep {
 
 /// What a [`PmNotifier`] calls. Both functions run in process context and may sleep; user space runs
 /// when they are called, and the devices do.
-pub(crate) trait PmHandler: Send + Sync {
+pub(crate) trait PmHandler: Send + Sync + 'static {
     /// The system is about to sleep.
     ///
     /// # Errors

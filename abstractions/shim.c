@@ -7,61 +7,39 @@
 #include <linux/mm.h>
 #include <linux/poll.h>
 #include <linux/shmem_fs.h>
-#include <linux/spinlock.h>
 #include <linux/vmalloc.h>
 #include <linux/wait.h>
 
 #include "shim.h"
 
-void shim_spin_lock(struct spinlock *lock)
-{
-	spin_lock(lock);
-}
-
-unsigned long shim_spin_lock_irqsave(struct spinlock *lock)
-{
-	unsigned long flags;
-
-	spin_lock_irqsave(lock, flags);
-	return flags;
-}
-
-int shim_spin_trylock_irqsave(struct spinlock *lock, unsigned long *flags)
-{
-	return spin_trylock_irqsave(lock, *flags);
-}
-
-void shim_spin_unlock_irqrestore(struct spinlock *lock, unsigned long flags)
-{
-	spin_unlock_irqrestore(lock, flags);
-}
-
 struct wait_table {
 	poll_table pt;
 	struct wait_queue_entry *wait;
-	int added;
+	int err;
 };
 
 static void add_wait(struct file *file, wait_queue_head_t *head, poll_table *pt)
 {
 	struct wait_table *table = container_of(pt, struct wait_table, pt);
 
-	add_wait_queue_priority(head, table->wait);
-	table->added++;
+	/* The first queue only: an eventfd has one. */
+	if (table->err == -EINVAL)
+		table->err = add_wait_queue_priority_exclusive(head, table->wait);
 }
 
 /*
  * Adds @wait to the wait queue on which poll() of @file would wait, in front of
- * the others. The caller has filled in wait->func. Returns the number of queues
- * that it was added to: 1 for an eventfd, which has one.
+ * the others, as the only priority waiter. The caller has filled in wait->func.
+ * Returns 0, -EBUSY if there is a priority waiter, -EINVAL if poll() of @file
+ * does not wait.
  */
 int shim_poll_add_wait(struct file *file, struct wait_queue_entry *wait)
 {
-	struct wait_table table = { .wait = wait };
+	struct wait_table table = { .wait = wait, .err = -EINVAL };
 
 	init_poll_funcptr(&table.pt, add_wait);
 	vfs_poll(file, &table.pt);
-	return table.added;
+	return table.err;
 }
 
 /* The F_SEAL_* of a memfd in ordinary pages, -EINVAL for any other file. */

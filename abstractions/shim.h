@@ -12,14 +12,8 @@
 struct file;
 struct folio;
 struct page;
-struct spinlock;
 struct vm_area_struct;
 struct wait_queue_entry;
-
-void shim_spin_lock(struct spinlock *lock);
-unsigned long shim_spin_lock_irqsave(struct spinlock *lock);
-int shim_spin_trylock_irqsave(struct spinlock *lock, unsigned long *flags);
-void shim_spin_unlock_irqrestore(struct spinlock *lock, unsigned long flags);
 
 int shim_poll_add_wait(struct file *file, struct wait_queue_entry *wait);
 

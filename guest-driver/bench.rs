@@ -34,8 +34,7 @@ use crate::{
     abstractions::{
         clock::monotonic_ns,
         counter,
-        debugfs::DebugFile,
-        errno::eopnotsupp, //
+        debugfs::DebugFile, //
     },
     access::{
         User,
@@ -134,7 +133,7 @@ impl Bench {
                 // The clock was good for so long; a call renews it.
                 None => {
                     call()?;
-                    device.glance(watch)?.map(|_| ()).ok_or_else(eopnotsupp)
+                    device.glance(watch)?.map(|_| ()).ok_or(EOPNOTSUPP)
                 }
             }),
             "lap" => {
@@ -146,10 +145,7 @@ impl Bench {
                     }
                     // As above, and if the host was late.
                     call()?;
-                    device
-                        .post(lap, watch)?
-                        .then_some(())
-                        .ok_or_else(eopnotsupp)
+                    device.post(lap, watch)?.then_some(()).ok_or(EOPNOTSUPP)
                 })
             }
             "call" => Self::measure(order, call),

@@ -12,19 +12,17 @@ use core::sync::atomic::{
     Ordering::Relaxed, //
 };
 use kernel::{
-    c_str,
+    new_spinlock_irq,
     prelude::*,
-    static_lock_class,
-    sync::Arc, //
+    sync::{
+        Arc,
+        SpinLockIrq, //
+    }, //
 };
 
 use crate::{
     abstractions::{
         counter,
-        irq_lock::{
-            new_irq_lock,
-            IrqLock, //
-        },
         shared_page::SharedPage, //
     },
     engine::guest_clock::{
@@ -43,7 +41,7 @@ pub(crate) struct Clock {
     /// Written under the lock of `learner`.
     page: Arc<SharedPage>,
     #[pin]
-    learner: IrqLock<GuestClock>,
+    learner: SpinLockIrq<GuestClock>,
     /// The counter before which calls teach nothing that is worth the time.
     next: AtomicU64,
     /// Nothing is learned now. Written under the lock of `learner`.
@@ -70,7 +68,7 @@ impl Clock {
 
         Ok(pin_init!(Self {
             page,
-            learner <- new_irq_lock!(GuestClock::new(khz), "stopwatch::Clock::learner"),
+            learner <- new_spinlock_irq!(GuestClock::new(khz), "stopwatch::Clock::learner"),
             next: AtomicU64::new(0),
             is_asleep: AtomicBool::new(false),
             khz,

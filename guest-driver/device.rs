@@ -32,6 +32,7 @@ use kernel::{
     pci,
     prelude::*,
     sync::{
+        rcu,
         Arc,
         Mutex, //
     }, //
@@ -41,11 +42,6 @@ use crate::{
     abstractions::{
         clock::monotonic_ns,
         deadline_timer::DeadlineTimer,
-        errno::{
-            ealready,
-            enodata,
-            eopnotsupp, //
-        },
         miscdevice::{
             Mapped,
             PageFault, //
@@ -54,7 +50,6 @@ use crate::{
             PmHandler,
             Sleep, //
         },
-        rcu,
         shared_memory::SharedMemory,
         shared_page::SharedPage, //
     },
@@ -113,10 +108,10 @@ fn result(status: Result<Status, u32>) -> Result {
 #[cold]
 fn refusal(status: Result<Status, u32>) -> Error {
     match status {
-        Ok(Status::Already) => ealready(),
-        Ok(Status::Stopped) => enodata(),
+        Ok(Status::Already) => EALREADY,
+        Ok(Status::Stopped) => ENODATA,
         Ok(Status::Exists) => EEXIST,
-        Ok(Status::BadOp) => eopnotsupp(),
+        Ok(Status::BadOp) => EOPNOTSUPP,
         Ok(Status::BadWatch) => ENOENT,
         Ok(Status::BadArg | Status::BadName) => EINVAL,
         Ok(Status::Full) => ENOSPC,
@@ -444,7 +439,7 @@ impl StopwatchDevice {
         let posted = self.features & u64::from(uapi::STOPWATCH_F_POSTED) != 0;
 
         if !posted || self.layout.post_rings() == 0 || PAGE_SIZE != POST_RING_SIZE {
-            return Err(eopnotsupp());
+            return Err(EOPNOTSUPP);
         }
         let rings = &self.transport.post_rings;
         let ring = rings.take().ok_or(ENOSPC)?;
@@ -484,7 +479,7 @@ impl StopwatchDevice {
         let mut changes = self.changes.lock();
 
         if changes.deleted {
-            rcu::synchronize();
+            rcu::synchronize_rcu();
             changes.deleted = false;
         }
         let answer = self.transport.ask(creation)?;
@@ -791,7 +786,7 @@ impl PmHandler for Arc<StopwatchDevice> {
     fn prepare(&self, sleep: Sleep) -> Result {
         if sleep == Sleep::Hibernation {
             pr_err!("a bound stopwatch device cannot hibernate: unload this module before\n");
-            return Err(eopnotsupp());
+            return Err(EOPNOTSUPP);
         }
         self.clock.sleep();
         // Nothing is posted without a clock; what was posted is not left for after.

@@ -7,23 +7,21 @@
 //! is allocated under it: a queue has room for all that it may hold from when it is made.
 
 use kernel::{
-    c_str,
     new_poll_condvar,
+    new_spinlock_irq,
     prelude::*,
     rbtree::{
         RBTree,
         RBTreeNode,
         RBTreeNodeReservation, //
     },
-    static_lock_class,
-    sync::poll::PollCondVar, //
+    sync::{
+        poll::PollCondVar,
+        SpinLockIrq, //
+    }, //
 };
 
 use crate::{
-    abstractions::irq_lock::{
-        new_irq_lock,
-        IrqLock, //
-    },
     access::{
         User,
         Want, //
@@ -148,7 +146,7 @@ struct State {
 #[pin_data]
 pub(crate) struct Events {
     #[pin]
-    state: IrqLock<State>,
+    state: SpinLockIrq<State>,
     /// `state` has changed. One for all files, since most get every event.
     #[pin]
     changed: PollCondVar,
@@ -160,7 +158,7 @@ impl Events {
     /// An initialiser; `slots` are those of the event ring, which is empty.
     pub(crate) fn new(slots: Slots) -> impl PinInit<Self> {
         pin_init!(Self {
-            state <- new_irq_lock!(State {
+            state <- new_spinlock_irq!(State {
                 ring: EventRing::new(slots),
                 queues: RBTree::new(),
                 next_queue: 0,

@@ -23,10 +23,6 @@ use kernel::{
 use crate::{
     abstractions::{
         capability,
-        errno::{
-            enodata,
-            eopnotsupp, //
-        },
         miscdevice::{
             MiscFile,
             PageFault, //
@@ -111,7 +107,7 @@ fn operation(op: u32) -> Result<(Want, u32)> {
         uapi::STOPWATCH_OP_POWER_OFF if !capability::sys_boot() => return Err(EPERM),
         uapi::STOPWATCH_OP_POWER_OFF => (Want::Control, 0),
         // The driver's own operations are not the program's.
-        _ => return Err(eopnotsupp()),
+        _ => return Err(EOPNOTSUPP),
     })
 }
 
@@ -283,7 +279,7 @@ impl StopwatchFile {
         write_array(address, values.get(..kept.count as usize).unwrap_or(&[]))?;
         laps.write_back()?;
         if lost {
-            return Err(enodata());
+            return Err(ENODATA);
         }
         Ok(0)
     }

@@ -17,16 +17,15 @@
 //! none of them is taken inside another.
 
 use kernel::{
-    c_str,
     cpu::{
         nr_cpu_ids,
         CpuId, //
     },
     device::Bound,
+    new_spinlock_irq,
     pci,
     prelude::*,
     revocable::Revocable,
-    static_lock_class,
     sync::{
         atomic::{
             Atomic,
@@ -36,7 +35,8 @@ use kernel::{
             smp_mb,
             Full, //
         },
-        Arc, //
+        Arc,
+        SpinLockIrq, //
     },
     time::{
         delay::fsleep,
@@ -57,10 +57,6 @@ use crate::{
         deadline_timer::{
             DeadlineHandler,
             DeadlineTimer, //
-        },
-        irq_lock::{
-            new_irq_lock,
-            IrqLock, //
         },
         shared_memory::SharedMemory,
         shared_page::SharedPage, //
@@ -155,7 +151,7 @@ pub(crate) struct Transport {
     #[pin]
     hardware: Revocable<Hardware>,
     /// Those that are used, one for each CPU where the device has so many. Never empty.
-    rings: KVec<Pin<KBox<IrqLock<Ring>>>>,
+    rings: KVec<Pin<KBox<SpinLockIrq<Ring>>>>,
     pub(crate) post_rings: PostRings,
     /// Whether the timer is set, by which posted commands get their doorbell.
     timer_is_set: Atomic<bool>,
@@ -212,7 +208,7 @@ impl Transport {
         let mut rings = KVec::new();
         for index in 0..layout.geometry().rings.min(nr_cpu_ids()).min(vectors) {
             let ring = Ring::new(layout.ring(index).ok_or(EINVAL)?);
-            let ring = KBox::pin_init(new_irq_lock!(ring, "stopwatch::Ring"), GFP_KERNEL)?;
+            let ring = KBox::pin_init(new_spinlock_irq!(ring, "stopwatch::Ring"), GFP_KERNEL)?;
             rings.push(ring, GFP_KERNEL)?;
         }
 
@@ -254,7 +250,7 @@ impl Transport {
     /// The ring of this CPU, and its number. Which CPU it is does not matter for what happens, only
     /// for how often CPUs meet.
     #[inline]
-    fn ring(&self) -> Result<(u32, &IrqLock<Ring>)> {
+    fn ring(&self) -> Result<(u32, &SpinLockIrq<Ring>)> {
         let index = self.ring_of(CpuId::current());
 
         Ok((index, self.rings.get(index as usize).ok_or(ENODEV)?))
@@ -334,7 +330,7 @@ impl Transport {
     #[cold]
     fn wait(
         &self,
-        ring: &IrqLock<Ring>,
+        ring: &SpinLockIrq<Ring>,
         pending: Pending,
         patience: &mut Option<Patience>,
     ) -> Result<Option<Answer>> {

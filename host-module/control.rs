@@ -19,11 +19,6 @@ use kernel::{
 
 use crate::{
     abstractions::{
-        errno::{
-            ealready,
-            enodata,
-            eopnotsupp, //
-        },
         eventfd::{
             EventFdFile,
             EventFdListener, //
@@ -286,6 +281,9 @@ impl ControlFile {
         let doorbell = setup.doorbells.get_mut(it.index as usize).ok_or(EINVAL)?;
         let file = EventFdFile::get(it.fd)?;
 
+        if doorbell.as_ref().is_some_and(|set| set.listens_to(&file)) {
+            return Ok(());
+        }
         *doorbell = Some(EventFdListener::attach(
             &file,
             Doorbell::new(server, it.index),
@@ -369,7 +367,7 @@ impl ControlFile {
     fn command(&self, arg: usize) -> Result {
         let mut copy = UserCopy::<uapi::vhost_stopwatch_command>::of(arg);
         let it = copy.read()?;
-        let op = u16::try_from(it.op).map_err(|_| eopnotsupp())?;
+        let op = u16::try_from(it.op).map_err(|_| EOPNOTSUPP)?;
         let name = Name::new(it.name).ok_or(EINVAL)?;
         let vm = self.registry.get(it.vm)?;
         let server = vm.server();
@@ -400,11 +398,11 @@ impl ControlFile {
 
         let result = match reply.status {
             Ok(Status::Ok) => Ok(()),
-            Ok(Status::Already) => Err(ealready()),
-            Ok(Status::Stopped) => Err(enodata()),
+            Ok(Status::Already) => Err(EALREADY),
+            Ok(Status::Stopped) => Err(ENODATA),
             Ok(Status::Exists) => Err(EEXIST),
             // From here on nothing was done, and there is no reading.
-            Ok(Status::BadOp) => return Err(eopnotsupp()),
+            Ok(Status::BadOp) => return Err(EOPNOTSUPP),
             // One that exists and is no good to delete is numbered.
             Ok(Status::BadWatch) if server.describe(it.watch).is_some() => return Err(EINVAL),
             Ok(Status::BadWatch) => return Err(ENOENT),
@@ -461,7 +459,7 @@ impl ControlFile {
         it.count = laps.count;
         copy.write_back()?;
         if gone {
-            return Err(enodata());
+            return Err(ENODATA);
         }
         Ok(())
     }

@@ -17,10 +17,13 @@
 
 use kernel::{
     alloc::allocator::KVmalloc,
-    c_str,
+    new_spinlock_irq,
     prelude::*,
-    static_lock_class,
-    sync::Arc, //
+    sync::{
+        Arc,
+        SpinLockIrq,
+        SpinLockIrqGuard, //
+    }, //
 };
 
 use crate::{
@@ -34,17 +37,10 @@ use crate::{
             Deferred,
             DeferredHandler, //
         },
-        errno::ealready,
         eventfd::{
             EventFd,
-            Listener, //
-        },
-        irq_lock::{
-            lock_with_irqs_off,
-            new_irq_lock,
-            IrqGuard,
-            IrqLock,
-            IrqsOff, //
+            Listener,
+            WakeUp, //
         },
         memfd::PinnedMemfd, //
     },
@@ -151,7 +147,7 @@ impl Clock for VmClock {
 #[pin_data]
 pub(crate) struct Core {
     #[pin]
-    state: IrqLock<State>,
+    state: SpinLockIrq<State>,
     region: PinnedMemfd,
     clock: VmClock,
     /// After so many budgets all is carried out that was posted before the first:
@@ -211,7 +207,7 @@ pub(crate) fn serve_region(
         over_budget: 0,
     };
     let core = try_pin_init!(Core {
-        state <- new_irq_lock!(state, "vhost_stopwatch::Core::state"),
+        state <- new_spinlock_irq!(state, "vhost_stopwatch::Core::state"),
         region,
         clock,
         drains,
@@ -280,7 +276,7 @@ impl DeadlineTimer<Core> {
             let mut state = self.state.lock();
 
             if state.started {
-                return Err(ealready());
+                return Err(EALREADY);
             }
             state.started = true;
         }
@@ -297,7 +293,7 @@ impl DeadlineTimer<Core> {
         let mut state = self.state.lock();
 
         if !state.started {
-            return Err(ealready());
+            return Err(EALREADY);
         }
         state.started = false;
         self.clear();
@@ -306,7 +302,7 @@ impl DeadlineTimer<Core> {
 
     /// Takes the lock when all that the guest had posted by now is carried out, so that what is
     /// shown or done next comes after it. Task context.
-    fn drained(&self) -> IrqGuard<'_, State> {
+    fn drained(&self) -> SpinLockIrqGuard<'_, State> {
         for _ in 0..self.drains {
             let mut state = self.state.lock();
 
@@ -503,9 +499,9 @@ impl Doorbell {
 
 impl Listener for Doorbell {
     #[inline(always)]
-    fn signalled(&self, irqs: &IrqsOff) {
+    fn signalled(&self, wake_up: &WakeUp) {
         let served = {
-            let mut state = lock_with_irqs_off(&self.server.state, irqs);
+            let mut state = wake_up.lock(&self.server.state);
             let since = (state.kicks % TIMED == 0).then(clock::monotonic_ns);
             let served = self.server.serve(self.ring, &mut state);
 

@@ -1,10 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
 //! KVM's own counters, which tell exits that reached the VMM from those that
-//! the kernel handled.
+//! the kernel handled; and a VM without a CPU.
 
-use std::fs;
+use std::ffi::c_void;
+use std::fs::{self, File};
 use std::ops::Sub;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::ioctl::{ioctl, Ioctl, IoctlOutput, Opcode};
+use stopwatch::raw;
 
 const DEBUGFS: &str = "/sys/kernel/debug/kvm";
 
@@ -51,5 +57,81 @@ impl Sub for Exits {
             all: self.all - before.all,
             to_vmm: self.to_vmm - before.to_vmm,
         }
+    }
+}
+
+struct CreateVm;
+
+// SAFETY: nothing is read or written at the argument, which is zero; the call
+// returns a new descriptor.
+unsafe impl Ioctl for CreateVm {
+    type Output = OwnedFd;
+
+    const IS_MUTATING: bool = false;
+
+    fn opcode(&self) -> Opcode {
+        // <linux/kvm.h>: _IO(KVMIO, 0x01)
+        0xae01
+    }
+
+    fn as_ptr(&mut self) -> *mut c_void {
+        std::ptr::null_mut()
+    }
+
+    unsafe fn output_from_ptr(fd: IoctlOutput, _: *mut c_void) -> Result<OwnedFd, Errno> {
+        // SAFETY: the kernel has just opened it for us.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    }
+}
+
+/// A VM of KVM that has interrupts and no CPU.
+#[derive(Debug)]
+pub struct Kvm {
+    vm: OwnedFd,
+}
+
+impl Kvm {
+    /// `None` if this machine has no KVM.
+    pub fn new() -> Option<Self> {
+        // <linux/kvm.h>: _IO(KVMIO, 0x60)
+        const KVM_CREATE_IRQCHIP: u32 = 0xae60;
+
+        let kvm = File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/kvm")
+            .ok()?;
+        // SAFETY: `CreateVm` is what the call takes and returns.
+        let vm = unsafe { ioctl(&kvm, CreateVm) }.ok()?;
+        // SAFETY: it takes no argument.
+        unsafe { raw::ioctl(&vm, KVM_CREATE_IRQCHIP, 0) }.expect("KVM has an interrupt controller");
+        Some(Self { vm })
+    }
+
+    /// Makes a signal of the eventfd interrupt 5, or not any more.
+    pub fn irqfd(&self, eventfd: impl AsFd, on: bool) -> Result<(), Errno> {
+        /// `struct kvm_irqfd` of <linux/kvm.h>.
+        #[repr(C)]
+        struct KvmIrqfd {
+            fd: u32,
+            gsi: u32,
+            flags: u32,
+            resamplefd: u32,
+            pad: [u8; 16],
+        }
+        // _IOW(KVMIO, 0x76, struct kvm_irqfd)
+        const KVM_IRQFD: u32 = 0x4020_ae76;
+        const KVM_IRQFD_FLAG_DEASSIGN: u32 = 1;
+
+        let argument = KvmIrqfd {
+            fd: eventfd.as_fd().as_raw_fd() as u32,
+            gsi: 5,
+            flags: if on { 0 } else { KVM_IRQFD_FLAG_DEASSIGN },
+            resamplefd: 0,
+            pad: [0; 16],
+        };
+        let argument = std::ptr::from_ref(&argument).expose_provenance();
+        // SAFETY: the struct is what the call takes, and is only read.
+        unsafe { raw::ioctl(&self.vm, KVM_IRQFD, argument) }
     }
 }

@@ -83,15 +83,18 @@ struct vhost_stopwatch_geometry {
  *
  * SET_KICK: fd is the eventfd of the doorbell of request ring index. The ring
  * is served inside the write to it, so that the answer is there when the write
- * returns. Replaces the one set before.
+ * returns. Replaces the one set before. An eventfd is the doorbell of one ring
+ * of one VM.
  *   ENXIO      no region is set
- *   EBUSY      the VM is started
+ *   EBUSY      the VM is started, or the eventfd is a doorbell already, or has an
+ *              irqfd of KVM
  *   EBADF      fd is not an open file
  *   EINVAL     there is no ring index, or fd is not an eventfd
  *   ENOMEM     no memory
  *
  * SET_CALL: fd is the eventfd that the kernel signals for call index. Replaces
- * the one set before. Errors as for SET_KICK.
+ * the one set before, and may be that of other calls, too. Errors as for
+ * SET_KICK; EBUSY only if the VM is started.
  */
 #define VHOST_STOPWATCH_SET_REGION	_IO(STOPWATCH_IOC_TYPE, 0x43)
 #define VHOST_STOPWATCH_SET_KICK	_IO(STOPWATCH_IOC_TYPE, 0x44)

@@ -15,6 +15,7 @@ use stopwatch::host::{event_fd, sealed_memfd, Control, Geometry, VmInfo};
 use stopwatch::Features;
 use stopwatch_engine::{Layout, Memory};
 use stopwatch_tests::harness::{control, event_fds, ioctl, Argument, Vm, SMALL};
+use stopwatch_tests::kvm::Kvm;
 use stopwatch_tests::tests;
 use stopwatch_uapi::*;
 
@@ -30,6 +31,8 @@ tests![
     start_needs_everything,
     what_a_started_vm_refuses,
     eventfds_may_be_replaced,
+    a_kick_has_one_ring,
+    a_kick_with_an_irqfd,
     an_index_out_of_range,
     what_is_no_eventfd,
     what_is_no_memfd,
@@ -346,6 +349,54 @@ fn eventfds_may_be_replaced() {
         let mut count = [0; 8];
         assert_eq!(rustix::io::read(&old_call, &mut count), Err(Errno::AGAIN));
     }
+}
+
+/// One write runs one ring of one VM, however many share the eventfd.
+fn a_kick_has_one_ring() {
+    let vm = Vm::new(SMALL);
+    vm.control.stop().unwrap();
+    let other = Vm::stopped(SMALL);
+    let kick = vm.kicks[0].as_raw_fd();
+    refuses(&vm.control, VHOST_STOPWATCH_SET_KICK, 1, kick, Errno::BUSY);
+    for ring in 0..2 {
+        refuses(
+            &other.control,
+            VHOST_STOPWATCH_SET_KICK,
+            ring,
+            kick,
+            Errno::BUSY,
+        );
+    }
+    for each in [&vm, &other] {
+        each.control.start().unwrap();
+    }
+    vm.kick(0);
+    assert_eq!((vm.info().kicks, other.info().kicks), (1, 0));
+    // What was refused has kept its own.
+    other.kick(1);
+    assert_eq!((vm.info().kicks, other.info().kicks), (1, 1));
+    // And it is free when its VM is gone.
+    let Vm { control, kicks, .. } = vm;
+    drop(control);
+    other.control.stop().unwrap();
+    other.control.set_kick(0, &kicks[0]).unwrap();
+}
+
+/// An irqfd would take the signal before the ring is served.
+fn a_kick_with_an_irqfd() {
+    let Some(kvm) = Kvm::new() else {
+        println!("without KVM there are no irqfds");
+        return;
+    };
+    let vm = Vm::stopped(SMALL);
+    let taken = event_fd().unwrap();
+    kvm.irqfd(&taken, true).unwrap();
+    let fd = taken.as_raw_fd();
+    refuses(&vm.control, VHOST_STOPWATCH_SET_KICK, 0, fd, Errno::BUSY);
+    // The reverse: KVM does not get a doorbell.
+    assert_eq!(kvm.irqfd(&vm.kicks[0], true), Err(Errno::BUSY));
+    kvm.irqfd(&taken, false).unwrap();
+    vm.control.set_kick(0, &taken).unwrap();
 }
 
 fn an_index_out_of_range() {

@@ -25,7 +25,6 @@ tests![
     rings_at_once,
     a_kick_of_one_ring_leaves_the_others,
     readers_see_whole_records,
-    one_eventfd_for_two_rings,
     one_eventfd_for_kick_and_call,
     the_call_of_one_vm_is_the_kick_of_another,
     a_semaphore_eventfd,
@@ -254,19 +253,6 @@ fn readers_see_whole_records() {
             assert!(seen > 100, "{seen} records were seen, {laps:?}");
         }
     });
-}
-
-fn one_eventfd_for_two_rings() {
-    let eventfd = event_fd().unwrap();
-    let kicks = vec![eventfd.try_clone().unwrap(), eventfd];
-    let mut vm = Vm::with_eventfds(control(), SMALL, kicks, event_fds(2));
-    vm.control.start().unwrap();
-    let first = vm.guest.post(0, START, 0, 0).unwrap();
-    let second = vm.guest.post(1, START, 1, 0).unwrap();
-    vm.kick(0);
-    assert!(vm.guest.poll(0, first).is_some());
-    assert!(vm.guest.poll(1, second).is_some());
-    assert_eq!(vm.info().kicks, 2);
 }
 
 fn one_eventfd_for_kick_and_call() {
