@@ -11,10 +11,7 @@ need_rootfs() {
 	rootfs_path
 	[[ -d $ROOTFS ]] && return
 	[[ $(uname -m) == x86_64 ]] || die "the lab runs on x86_64 machines, not on $(uname -m)"
-	command -v mmdebstrap >/dev/null ||
-		die "mmdebstrap is missing; install it: sudo apt-get install mmdebstrap"
-	[[ -f /usr/share/keyrings/debian-archive-keyring.gpg ]] ||
-		die "Debian's keys are missing; install them: sudo apt-get install debian-archive-keyring"
+	need_prerequisites
 	as_root true 2>/dev/null || rootfs_no_namespace
 	product "$ROOTFS" rootfs "Debian $ROOTFS_SUITE with what lab/packages lists" rootfs_make
 }
@@ -22,7 +19,6 @@ need_rootfs() {
 rootfs_no_namespace() {
 	[[ $EUID == 0 ]] &&
 		die "root may not make a mount namespace here; in a container, run it with --privileged"
-	command -v newuidmap >/dev/null || die "newuidmap is missing; install it: sudo apt-get install uidmap"
 	grep -qs "^$(id -un):" /etc/subuid ||
 		die "$(id -un) has no subordinate ids; give some: sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $(id -un)"
 	die "this kernel does not let $(id -un) make user namespaces; allow it (sysctl kernel.unprivileged_userns_clone=1 or kernel.apparmor_restrict_unprivileged_userns=0) or run as root"
