@@ -45,7 +45,7 @@ fn arrived(guest: &mut Guest) {
 }
 
 /// Plugs a device into the guest, does that, and unplugs it.
-fn with_device(options: &[&str], test: impl FnOnce(&mut Guest)) {
+pub(crate) fn with_device(options: &[&str], test: impl FnOnce(&mut Guest)) {
     let mut guest = strangers();
     guest.load_driver();
     attach(options);

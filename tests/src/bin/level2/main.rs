@@ -21,6 +21,7 @@ mod program;
 mod refusals;
 mod run;
 mod samples;
+mod saving;
 mod second_device;
 mod strangers;
 mod suspend;
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         samples::tests(),
         strangers::tests(),
         hotplug::tests(),
+        saving::tests(),
         second_device::tests(),
         suspend::tests(),
     ];
