@@ -27,6 +27,11 @@ impl Memory for SharedMemory<'_> {
     }
 
     #[inline]
+    fn exchange(&self, offset: u32, old: u64, new: u64) -> bool {
+        SharedMemory::exchange(self, offset, old, new)
+    }
+
+    #[inline]
     fn load_all(&self, offset: u32, words: &mut [u64]) {
         SharedMemory::load_all(self, offset, words)
     }

@@ -125,6 +125,21 @@ impl SharedMemory<'_> {
         }
     }
 
+    /// Writes `new` over the word at `offset` bytes if it is `old`, in one step, after all that came
+    /// before. Whether it was.
+    #[inline]
+    pub(crate) fn exchange(&self, offset: u32, old: u64, new: u64) -> bool {
+        self.word(offset).is_some_and(|word| {
+            word.compare_exchange(
+                old.to_le(),
+                new.to_le(),
+                Ordering::Release,
+                Ordering::Relaxed,
+            )
+            .is_ok()
+        })
+    }
+
     /// Reads words from `offset` bytes on, each at a time, the first one before all that follows,
     /// and nothing more if `wanted` does not say so of that. Whether it did, and there are so many.
     #[inline]

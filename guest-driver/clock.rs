@@ -25,14 +25,16 @@ use crate::{
         counter,
         shared_page::SharedPage, //
     },
-    engine::guest_clock::{
-        self,
-        GuestClock,
-        Now,
-        Sample, //
+    engine::{
+        guest::Pauses,
+        guest_clock::{
+            self,
+            GuestClock,
+            Now,
+            Sample, //
+        }, //
     },
-    transport::Answer,
-    uapi, //
+    transport::Answer, //
 };
 
 /// A clock that is as good as the last calls.
@@ -76,9 +78,9 @@ impl Clock {
         }))
     }
 
-    /// Learns from an answer; `pause` reads `paused_ns` and `vmm_status`. Usable in any context.
+    /// Learns from an answer; `pauses` reads what the device says of them. Usable in any context.
     #[inline]
-    pub(crate) fn learn(&self, answer: &Answer, pause: impl FnOnce() -> Option<(u64, u32)>) {
+    pub(crate) fn learn(&self, answer: &Answer, pauses: impl FnOnce() -> Option<Pauses>) {
         // Also if the counter has gone back behind it by half of what it can count.
         if (answer.after.wrapping_sub(self.next.load(Relaxed)) as i64) >= 0 {
             let Answer {
@@ -86,27 +88,26 @@ impl Clock {
                 before,
                 after,
             } = *answer;
-            self.learn_now(before, after, reply.reading.time_ns, pause());
+            self.learn_now(before, after, reply.reading.time_ns, pauses());
         }
     }
 
     #[cold]
-    fn learn_now(&self, before: u64, after: u64, time_ns: u64, pause: Option<(u64, u32)>) {
+    fn learn_now(&self, before: u64, after: u64, time_ns: u64, pauses: Option<Pauses>) {
         // Who comes second has nothing to say that is worth waiting for.
-        let (Some((paused_ns, vmm_status)), Some(mut learner)) = (pause, self.learner.try_lock())
-        else {
+        let (Some(pauses), Some(mut learner)) = (pauses, self.learner.try_lock()) else {
             return;
         };
 
         if self.is_asleep.load(Relaxed) {
             return;
         }
-        if counter::khz() == self.khz && vmm_status == uapi::STOPWATCH_VMM_RUNNING {
+        if counter::khz() == self.khz && !pauses.is_paused() {
             learner.learn(&Sample {
                 before,
                 after,
                 time_ns,
-                paused_ns,
+                pauses,
             });
         } else {
             learner.forget();
@@ -148,10 +149,11 @@ impl Clock {
         self.is_asleep.store(false, Relaxed);
     }
 
-    /// VM time, if it is known; `pause` reads `paused_ns` and `vmm_status`. Usable in any context.
+    /// VM time, if it is known; `pauses` reads how many pauses and resumes there were. Usable in any
+    /// context.
     #[inline]
-    pub(crate) fn now(&self, pause: impl FnOnce() -> (u64, u32)) -> Option<Now> {
-        guest_clock::now(&self.page.memory(), 0, counter::now, pause)
+    pub(crate) fn now(&self, pauses: impl FnOnce() -> u64) -> Option<Now> {
+        guest_clock::now(&self.page.memory(), 0, counter::now, pauses)
     }
 
     /// How long a call has taken, by this kernel's clock; 0 without a counter.

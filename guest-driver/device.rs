@@ -116,8 +116,12 @@ fn refusal(status: Result<Status, u32>) -> Error {
         Ok(Status::BadArg | Status::BadName) => EINVAL,
         Ok(Status::Full) => ENOSPC,
         Ok(Status::Denied) => EPERM,
-        // Flags and owner are the driver's; and what was done is no refusal.
-        Ok(Status::BadFlags | Status::BadOwner | Status::Ok) | Err(_) => EIO,
+        // Flags, owner and tickets are the driver's, and for what it takes back it does not wait.
+        // What was done is no refusal.
+        Ok(
+            Status::BadFlags | Status::BadOwner | Status::Stale | Status::Cancelled | Status::Ok,
+        )
+        | Err(_) => EIO,
     }
 }
 
@@ -303,7 +307,7 @@ impl StopwatchDevice {
     fn learn(&self, answer: &Answer) {
         self.clock.learn(answer, || {
             self.transport
-                .look(|memory| guest::read_pause(memory, &self.layout))
+                .look(|memory| guest::read_pauses(memory, &self.layout))
                 .ok()
         });
     }
@@ -361,7 +365,9 @@ impl StopwatchDevice {
             &self.transport,
             |memory| self.admit(memory, Want::Control, watch),
             |memory| {
-                let now = self.clock.now(|| guest::read_pause(memory, &self.layout))?;
+                let now = self
+                    .clock
+                    .now(|| guest::count_pauses(memory, &self.layout))?;
 
                 Some(Stamped {
                     op,
@@ -384,27 +390,21 @@ impl StopwatchDevice {
 
         self.transport.look(|memory| {
             let record = Self::settled(|| guest::read_glance(memory, offset))?;
-            if !record.exists {
+            if !record.exists() {
                 return Err(ENOENT);
             }
-            if !record.running {
-                return Ok(Some((record.elapsed_ns, 0)));
+            if !record.running() {
+                return Ok(Some((record.elapsed_ns(), 0)));
             }
-            if record.clock != uapi::STOPWATCH_CLOCK_MONOTONIC {
+            if !record.is_monotonic() {
                 // Only of that clock the mapping is known.
                 return Ok(None);
             }
-            let Some(now) = self.clock.now(|| guest::read_pause(memory, &self.layout)) else {
+            let Some(now) = self.clock.now(|| guest::count_pauses(memory, &self.layout)) else {
                 return Ok(None);
             };
-            let own = if record.skip_paused {
-                now.time_ns.saturating_sub(now.paused_ns)
-            } else {
-                now.time_ns
-            };
-            let since = own.saturating_sub(record.started_ns);
             Ok(Some((
-                record.elapsed_ns.saturating_add(since),
+                record.elapsed_at(now.time_ns, now.paused_ns),
                 now.error_ns,
             )))
         })?
@@ -447,6 +447,7 @@ impl StopwatchDevice {
             op: uapi::STOPWATCH_OP_BIND as u16,
             watch,
             arg: ring.into(),
+            interval: rings.next_ticket(),
             ..Default::default()
         };
 
@@ -461,6 +462,7 @@ impl StopwatchDevice {
         let request = Request {
             op: uapi::STOPWATCH_OP_UNBIND as u16,
             arg: ring.into(),
+            interval: self.transport.post_rings.next_ticket(),
             ..Default::default()
         };
 
@@ -662,6 +664,7 @@ impl StopwatchDevice {
             ring_slots: geometry.ring_slots,
             state_size: self.layout.state_size(),
             record_offset: self.layout.record_offset() - self.layout.state(),
+            record_size: self.layout.record_size(),
             lap_offset: self.layout.lap_offset() - self.layout.state(),
             epoch_ns: state.epoch_ns,
             ..Default::default()

@@ -21,6 +21,8 @@ pub(crate) struct PostRings {
     layout: Layout,
     /// A bit for each one that a file has.
     taken: Atomic<u32>,
+    /// The next ticket.
+    ticket: Atomic<u64>,
 }
 
 impl PostRings {
@@ -29,6 +31,7 @@ impl PostRings {
         Self {
             layout,
             taken: Atomic::new(0),
+            ticket: Atomic::new(1),
         }
     }
 
@@ -46,6 +49,12 @@ impl PostRings {
                 Err(now) => taken = now,
             }
         }
+    }
+
+    /// The ticket of the next request that binds a ring or ends that. To be taken by the one who has
+    /// the ring, so that of two for a ring that of the later one is larger. Usable in any context.
+    pub(crate) fn next_ticket(&self) -> u64 {
+        self.ticket.fetch_add(1, Relaxed)
     }
 
     /// Gives one back, which is not bound. Usable in any context.

@@ -30,7 +30,8 @@ register! {
         31:0 half;
     }
 
-    /// Any write resets the device; it has happened when the write retires.
+    /// Any write resets the device; that is complete when the reset generation in the state has
+    /// changed.
     pub(crate) RESET(u32) @ 0x080 {
         31:0 any;
     }

@@ -62,7 +62,10 @@ use crate::{
         shared_page::SharedPage, //
     },
     engine::{
-        guest::Token,
+        guest::{
+            self,
+            Token, //
+        },
         Layout,
         Message,
         Reply, //
@@ -169,7 +172,8 @@ impl Transport {
     ///
     /// # Errors
     ///
-    /// `ENODEV`, with a message, if this driver is not for that device; as [`MemoryBar::new`], with
+    /// `ENODEV`, with a message, if this driver is not for that device; `ETIMEDOUT`, with a message,
+    /// if the host does not reset it; as [`MemoryBar::new`], with
     /// a message, if its region cannot be mapped; `EBUSY` if somebody else has its registers;
     /// `ENOMEM`.
     pub(crate) fn new(
@@ -213,7 +217,13 @@ impl Transport {
         }
 
         // Only now: a device that is not ours is left as it is.
-        registers::reset(&registers);
+        Self::reset(&registers, &region.memory(), &layout).inspect_err(|_| {
+            dev_err!(
+                pdev,
+                "the host did not reset the device within {} ms; is the VM started in its stopwatch module?\n",
+                uapi::STOPWATCH_ANSWER_MS
+            )
+        })?;
         let hardware = Hardware {
             registers,
             ports,
@@ -227,6 +237,31 @@ impl Transport {
             page,
         }));
         Ok((transport, layout, offered))
+    }
+
+    /// Resets a device, and waits until the host has done it: normally that is when the write to
+    /// the register retires. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ETIMEDOUT`.
+    fn reset(registers: &Registers, memory: &SharedMemory<'_>, layout: &Layout) -> Result {
+        let before = guest::reset_generation(memory, layout);
+        let mut patience = Patience::new();
+
+        registers::reset(registers);
+        loop {
+            // Before the look at the state: this task may have been away for long.
+            let is_over = patience.is_over();
+
+            if guest::reset_generation(memory, layout) != before {
+                return Ok(());
+            }
+            if is_over {
+                return Err(ETIMEDOUT);
+            }
+            patience.nap();
+        }
     }
 
     /// How many rings are used.
@@ -276,8 +311,8 @@ impl Transport {
     ///
     /// # Errors
     ///
-    /// `ENODEV` if the device is gone, `ETIMEDOUT` if the host did not answer in time. It may then
-    /// still carry the request out.
+    /// `ENODEV` if the device is gone, `ETIMEDOUT` if the host did not answer in time. The request
+    /// is taken back then: the host does not carry it out later than just then.
     #[inline(always)]
     pub(crate) fn call(
         &self,
@@ -343,17 +378,21 @@ impl Transport {
 
             if let Some(token) = pending.token {
                 let hardware = self.hardware.try_access().ok_or(ENODEV)?;
+                let memory = hardware.region.memory();
                 let mut ring = ring.lock();
+                let reply = if is_over {
+                    // It may have come just now.
+                    ring.abandon(&memory, token)
+                } else {
+                    ring.poll(&memory, token)
+                };
 
-                if let Some(reply) = ring.poll(&hardware.region.memory(), token) {
+                if let Some(reply) = reply {
                     return Ok(Some(Answer {
                         reply,
                         before: pending.before,
                         after: counter::now(),
                     }));
-                }
-                if is_over {
-                    ring.abandon(token);
                 }
             } else if !is_over {
                 return Ok(None);

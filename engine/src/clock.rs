@@ -124,6 +124,8 @@ pub(super) struct Times {
     paused_since: Option<PerClock<u64>>,
     /// VM time of the last pause.
     last_pause: u64,
+    /// Pauses and resumes so far: odd while it is paused.
+    pauses: u64,
 }
 
 impl Times {
@@ -225,6 +227,9 @@ impl Times {
 
     /// The VM is paused.
     pub(super) fn pause(&mut self, clock: &impl Clock) {
+        if self.paused_since.is_none() {
+            self.pauses = self.pauses.wrapping_add(1);
+        }
         for id in [ClockId::Monotonic, ClockId::MonotonicRaw, ClockId::Boottime] {
             *self.latest.of_mut(id) = self.look(clock, id);
         }
@@ -237,6 +242,7 @@ impl Times {
         let Some(since) = self.paused_since.take() else {
             return;
         };
+        self.pauses = self.pauses.wrapping_add(1);
         for id in [ClockId::Monotonic, ClockId::MonotonicRaw, ClockId::Boottime] {
             let now = self.look(clock, id);
             *self.latest.of_mut(id) = now;
@@ -251,6 +257,11 @@ impl Times {
     /// Of VM time in which the VM was paused, up to the last resume.
     pub(super) fn paused_ns(&self) -> u64 {
         self.paused.monotonic
+    }
+
+    /// Pauses and resumes so far: odd while the VM is paused.
+    pub(super) fn pauses(&self) -> u64 {
+        self.pauses
     }
 
     /// [`Self::paused_ns`] and, if it is paused, the time since then.

@@ -486,6 +486,7 @@ impl<S: Storage> Device<S> {
     /// ones. All others go on as they were.
     pub fn reset(&mut self, mem: &impl Memory) {
         self.stopwatches.set_features(mem, 0);
+        self.stopwatches.posts.clear_tickets();
         let mut from = uapi::STOPWATCH_NUMBERED;
         while let Some(watch) = self.stopwatches.existing.next(from) {
             if self.stopwatches.room.name_of(watch).is_none() {
@@ -564,6 +565,9 @@ impl<S: Storage> Device<S> {
 
     /// Publishes the state of the whole device.
     fn publish_state(&self, mem: &impl Memory) {
+        /// The words before that.
+        const PAUSES: usize = core::mem::offset_of!(uapi::stopwatch_state, pauses) / 8;
+
         let mut words = [0; words_of::<uapi::stopwatch_state>()];
         let host_time = u64::from(uapi::STOPWATCH_F_HOST_TIME);
         field!(stopwatch_state.events).set(&mut words, self.stats.events);
@@ -576,7 +580,15 @@ impl<S: Storage> Device<S> {
         if self.stopwatches.policy.features & host_time != 0 {
             field!(stopwatch_state.epoch_ns).set(&mut words, self.stopwatches.policy.epoch_ns);
         }
-        store_from(mem, self.stopwatches.layout.state(), &words, 0);
+        let offset = self.stopwatches.layout.state();
+        // Who sees a reset generation sees what the reset did: pairs with the acquire
+        // in `guest::reset_generation()`.
+        mem.fence_release();
+        mem.store_all(offset, words.get(..PAUSES).unwrap_or_default());
+        // Who sees this count sees the time paused that goes with it: pairs with the
+        // acquire in `guest::read_pauses()`.
+        let pauses = field!(stopwatch_state.pauses);
+        mem.store_release(offset + pauses.offset(), self.stopwatches.times.pauses());
     }
 }
 

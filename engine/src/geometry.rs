@@ -3,6 +3,7 @@
 //! How much a device has, and where in its region it lies.
 
 use core::fmt;
+use core::mem::offset_of;
 
 use super::ring::Slots;
 use super::words::field;
@@ -14,6 +15,8 @@ use crate::uapi;
 const PAGE: u64 = uapi::STOPWATCH_PAGE_SIZE as u64;
 const STATE_SIZE: u64 = size_of::<uapi::stopwatch_state>() as u64;
 const RECORD_SIZE: u64 = size_of::<uapi::stopwatch_record>() as u64;
+/// What a host of this engine fills in of `struct stopwatch_info`.
+const INFO_SIZE: u32 = offset_of!(uapi::stopwatch_info, reserved) as u32;
 /// Of the laps of one stopwatch.
 const LAPS_SIZE: u64 = uapi::STOPWATCH_LAP_SLOTS as u64 * WORD as u64;
 
@@ -116,6 +119,10 @@ pub enum InfoError {
     Calls(u32, u32),
     /// More post rings than any device has.
     PostRings(u32),
+    /// Less of `struct stopwatch_info` than devices of this version fill in.
+    InfoSize(u32),
+    /// Records smaller than those of this version, or not whole cache lines.
+    RecordSize(u32),
 }
 
 impl fmt::Display for InfoError {
@@ -128,8 +135,13 @@ impl fmt::Display for InfoError {
             ),
             Self::Version(got) => write!(
                 f,
-                "device of version {got}, but this driver is for version {}",
-                uapi::STOPWATCH_VERSION
+                "device of version {got}, but this driver is for version {}: update the {}",
+                uapi::STOPWATCH_VERSION,
+                if *got > uapi::STOPWATCH_VERSION {
+                    "driver in the guest"
+                } else {
+                    "stopwatch module and QEMU of the host"
+                }
             ),
             Self::Geometry(error) => error.fmt(f),
             Self::Place(part) => write!(f, "the device's {part} is out of place"),
@@ -141,6 +153,15 @@ impl fmt::Display for InfoError {
                 f,
                 "post rings must be at most {}, got {got}",
                 uapi::STOPWATCH_MAX_POST_RINGS
+            ),
+            Self::InfoSize(got) => write!(
+                f,
+                "the device says {got} bytes of itself, expected {INFO_SIZE} or more"
+            ),
+            Self::RecordSize(got) => write!(
+                f,
+                "record size must be a multiple of {} from {RECORD_SIZE} on, got {got}",
+                uapi::STOPWATCH_SLOT_SIZE
             ),
         }
     }
@@ -162,6 +183,7 @@ pub struct Layout {
     state_offset: u32,
     state_size: u32,
     record_offset: u32,
+    record_size: u32,
     lap_offset: u32,
     rings_offset: u32,
     rings_size: u32,
@@ -198,6 +220,7 @@ impl Layout {
             state_offset,
             state_size: rings_offset - state_offset,
             record_offset,
+            record_size: RECORD_SIZE as u32,
             lap_offset,
             rings_offset,
             rings_size: region_size - rings_offset,
@@ -228,14 +251,24 @@ impl Layout {
             event_slots: get(field!(stopwatch_info.event_slots)),
         };
         geometry.check().map_err(InfoError::Geometry)?;
-        if u64::from(get(field!(stopwatch_info.record_size))) != RECORD_SIZE {
-            return Err(InfoError::Place("record size"));
+        let info_size = get(field!(stopwatch_info.info_size));
+        if info_size < INFO_SIZE {
+            return Err(InfoError::InfoSize(info_size));
+        }
+        let record_size = get(field!(stopwatch_info.record_size));
+        if u64::from(record_size) < RECORD_SIZE || record_size % uapi::STOPWATCH_SLOT_SIZE != 0 {
+            return Err(InfoError::RecordSize(record_size));
         }
         let calls = get(field!(stopwatch_info.calls));
         if calls != geometry.rings {
             return Err(InfoError::Calls(calls, geometry.rings));
         }
-        let post_rings = get(field!(stopwatch_info.post_rings));
+        let post_offset = get(field!(stopwatch_info.post_offset));
+        let post_rings = if post_offset == 0 {
+            0
+        } else {
+            get(field!(stopwatch_info.post_rings))
+        };
         if post_rings > uapi::STOPWATCH_MAX_POST_RINGS {
             return Err(InfoError::PostRings(post_rings));
         }
@@ -245,12 +278,13 @@ impl Layout {
             state_offset: get(field!(stopwatch_info.state_offset)),
             state_size: get(field!(stopwatch_info.state_size)),
             record_offset: get(field!(stopwatch_info.record_offset)),
+            record_size,
             lap_offset: get(field!(stopwatch_info.lap_offset)),
             rings_offset: get(field!(stopwatch_info.rings_offset)),
             rings_size: get(field!(stopwatch_info.rings_size)),
             ring_offset: get(field!(stopwatch_info.ring_offset)),
             ring_stride: get(field!(stopwatch_info.ring_stride)),
-            post_offset: get(field!(stopwatch_info.post_offset)),
+            post_offset,
             post_rings,
         };
         // INVARIANT: checked here.
@@ -277,11 +311,13 @@ impl Layout {
             ]
             .map(u64::from);
         let counts = self.geometry;
-        let records_size = u64::from(counts.stopwatches) * RECORD_SIZE;
+        let records_size = u64::from(counts.stopwatches) * u64::from(self.record_size);
         let laps_size = u64::from(counts.stopwatches) * LAPS_SIZE;
         let events_size = u64::from(Geometry::ring_size(counts.event_slots));
         let ring_size = u64::from(Geometry::ring_size(counts.ring_slots));
         let posts_size = u64::from(self.post_rings) * PAGE;
+        // Where there are none, nothing of them is where it must not be.
+        let post = if post == 0 { rings + rings_size } else { post };
 
         let checks = [
             ("state", state % PAGE == 0 && state >= PAGE),
@@ -321,7 +357,8 @@ impl Layout {
         set(field!(stopwatch_info.rings_offset), self.rings_offset);
         set(field!(stopwatch_info.rings_size), self.rings_size);
         set(field!(stopwatch_info.record_offset), self.record_offset);
-        set(field!(stopwatch_info.record_size), RECORD_SIZE as u32);
+        set(field!(stopwatch_info.record_size), self.record_size);
+        set(field!(stopwatch_info.info_size), INFO_SIZE);
         set(
             field!(stopwatch_info.stopwatches),
             self.geometry.stopwatches,
@@ -374,7 +411,12 @@ impl Layout {
 
     /// Where the record of a stopwatch is.
     pub fn record(&self, watch: u32) -> Option<u32> {
-        (watch < self.geometry.stopwatches).then(|| self.record_offset + watch * RECORD_SIZE as u32)
+        (watch < self.geometry.stopwatches).then(|| self.record_offset + watch * self.record_size)
+    }
+
+    /// Bytes from one record to the next.
+    pub fn record_size(&self) -> u32 {
+        self.record_size
     }
 
     /// Where the records begin.
@@ -511,6 +553,58 @@ mod tests {
         }
     }
 
+    /// What a later host of this version may have: more in each part, and further
+    /// parts behind, of which this driver knows nothing.
+    #[test]
+    fn a_driver_takes_more_than_it_knows() {
+        let mut info = Layout::new(SMALL).unwrap().info(u64::MAX);
+        let mut set = |field: Field, value: u32| field.set(&mut info, value);
+        set(field!(stopwatch_info.info_size), 4096);
+        set(field!(stopwatch_info.record_size), 192);
+        set(field!(stopwatch_info.lap_offset), 0x5000);
+        set(field!(stopwatch_info.rings_offset), 0x26000);
+        set(field!(stopwatch_info.state_size), 0x25000);
+        set(field!(stopwatch_info.ring_offset), 0x29000);
+        set(field!(stopwatch_info.ring_stride), 0x3000);
+        set(field!(stopwatch_info.post_offset), 0x40000);
+        set(field!(stopwatch_info.rings_size), 0x80000);
+        set(field!(stopwatch_info.region_size), 0x100000);
+        set(Field::new(88, 4), 0x60000);
+        set(Field::new(124, 4), u32::MAX);
+        let (layout, features) = Layout::from_info(&info).unwrap();
+        assert_eq!(features, u64::MAX);
+        assert_eq!(layout.record_size(), 192);
+        assert_eq!(layout.record(63), Some(0x2000 + 63 * 192));
+        assert_eq!(layout.lap(1, 0), Some(0x5000 + 2048));
+        assert_eq!(layout.ring(3).unwrap().slot(1), 0x29000 + 3 * 0x3000 + 64);
+        assert_eq!(layout.post_ring(31), Some(0x40000 + 31 * 0x1000));
+
+        // Records that are larger do not fit where the others did.
+        field!(stopwatch_info.lap_offset).set(&mut info, 0x4000u32);
+        let error = Layout::from_info(&info).unwrap_err();
+        assert_eq!(error, InfoError::Place("last record"));
+    }
+
+    #[test]
+    fn a_part_at_offset_zero_is_not_there() {
+        let mut info = Layout::new(SMALL).unwrap().info(0);
+        field!(stopwatch_info.post_offset).set(&mut info, 0u32);
+        let (layout, _) = Layout::from_info(&info).unwrap();
+        assert_eq!((layout.post_rings(), layout.post_ring(0)), (0, None));
+        // The others always are.
+        for field in [
+            field!(stopwatch_info.state_offset),
+            field!(stopwatch_info.record_offset),
+            field!(stopwatch_info.lap_offset),
+            field!(stopwatch_info.rings_offset),
+            field!(stopwatch_info.ring_offset),
+        ] {
+            let mut info = info;
+            field.set(&mut info, 0u32);
+            assert!(Layout::from_info(&info).is_err());
+        }
+    }
+
     #[test]
     fn a_driver_refuses_what_it_does_not_know() {
         let good = Layout::new(SMALL).unwrap().info(0);
@@ -524,9 +618,24 @@ mod tests {
             "not a stopwatch device: magic must be 0x504f5453, got 0x0"
         );
         assert_eq!(
-            said(field!(stopwatch_info.version), 2),
-            "device of version 2, but this driver is for version 1"
+            said(field!(stopwatch_info.version), 1),
+            "device of version 1, but this driver is for version 2: update the stopwatch module \
+             and QEMU of the host"
         );
+        assert_eq!(
+            said(field!(stopwatch_info.version), 3),
+            "device of version 3, but this driver is for version 2: update the driver in the guest"
+        );
+        assert_eq!(
+            said(field!(stopwatch_info.info_size), 84),
+            "the device says 84 bytes of itself, expected 88 or more"
+        );
+        for size in [0, 64, 120, 136] {
+            assert_eq!(
+                said(field!(stopwatch_info.record_size), size),
+                std::format!("record size must be a multiple of 64 from 128 on, got {size}")
+            );
+        }
         assert_eq!(
             said(field!(stopwatch_info.rings), 0),
             "rings must be from 1 to 64, got 0"

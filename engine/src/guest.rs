@@ -9,6 +9,7 @@ use super::memory::Memory;
 use super::posts;
 use super::posts::Post;
 use super::posts::PostPlace;
+use super::record;
 use super::record::Laps;
 use super::record::Record;
 use super::ring::Completer;
@@ -138,10 +139,21 @@ impl RequestRing {
         self.poster.is_idle(mem)
     }
 
-    /// Gives up a request whose reply was not taken. The host may still carry it
-    /// out; the slot is used again once it has been completed.
-    pub fn abandon(&mut self, token: Token) {
+    /// Takes back a request whose reply was not taken. Returns the reply if the host
+    /// was faster. Else the host does not carry it out, unless it has copied it
+    /// already: then it does so now and not later. The slot is used again once it has
+    /// been completed.
+    pub fn abandon(&mut self, mem: &impl Memory, token: Token) -> Option<Reply> {
+        let taken_back = self
+            .poster
+            .take_back(mem, token.0, field!(stopwatch_request.op));
+        if !taken_back {
+            if let Some(reply) = self.poll(mem, token) {
+                return Some(reply);
+            }
+        }
         self.end_wait(token.0);
+        None
     }
 
     /// Takes the reply to a request, if it is there. It can be taken once.
@@ -232,10 +244,12 @@ pub struct State {
     pub events_lost: u64,
     /// `STOPWATCH_VMM_*`.
     pub vmm_status: u32,
-    /// One more with each reset of the device that the VMM made.
+    /// Of the last reset of the device that is complete.
     pub reset_generation: u32,
     /// Of VM time in which the VM was paused, up to the last resume.
     pub paused_ns: u64,
+    /// Pauses and resumes so far: odd while the VM is paused.
+    pub pauses: u64,
     /// VM time of the last pause.
     pub paused_since_ns: u64,
     /// The host's `CLOCK_MONOTONIC` at VM time 0, if the guest may know; else 0.
@@ -253,6 +267,7 @@ impl State {
             vmm_status: field!(stopwatch_state.vmm_status).get32(&words),
             reset_generation: field!(stopwatch_state.reset_generation).get32(&words),
             paused_ns: field!(stopwatch_state.paused_ns).get(&words),
+            pauses: field!(stopwatch_state.pauses).get(&words),
             paused_since_ns: field!(stopwatch_state.paused_since_ns).get(&words),
             epoch_ns: field!(stopwatch_state.epoch_ns).get(&words),
         }
@@ -265,14 +280,52 @@ pub fn read_record(mem: &impl Memory, offset: u32) -> Option<Record> {
     Record::read(mem, offset)
 }
 
-/// Reads of the state `paused_ns` and `vmm_status` only.
+/// Of the last reset that is complete. Whatever the reset did is seen by what is read
+/// after that.
+pub fn reset_generation(mem: &impl Memory, layout: &Layout) -> u32 {
+    let generation = field!(stopwatch_state.reset_generation);
+    // Pairs with the release in `Device::publish_state()`.
+    generation.get32_of(mem.load_acquire(layout.state() + generation.offset()))
+}
+
+/// How often the VM was paused and resumed, and for how long it was paused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pauses {
+    /// Pauses and resumes so far: odd while the VM is paused.
+    pub count: u64,
+    /// Of VM time in which it was paused, up to the last resume. It goes with `count`,
+    /// or with a later one.
+    pub paused_ns: u64,
+}
+
+impl Pauses {
+    /// Whether the VM is paused.
+    #[inline]
+    pub fn is_paused(&self) -> bool {
+        self.count % 2 != 0
+    }
+}
+
+/// Reads of the state how often the VM was paused and resumed.
 #[inline]
-pub fn read_pause(mem: &impl Memory, layout: &Layout) -> (u64, u32) {
+pub fn count_pauses(mem: &impl Memory, layout: &Layout) -> u64 {
+    const PAUSES: u32 = offset_of!(uapi::stopwatch_state, pauses) as u32;
+    const { assert!(PAUSES % 8 == 0) };
+    // Acquire: pairs with the release in `Device::publish_state()`.
+    mem.load_acquire(layout.state() + PAUSES)
+}
+
+/// Reads of the state what it says of pauses.
+#[inline]
+pub fn read_pauses(mem: &impl Memory, layout: &Layout) -> Pauses {
     const PAUSED: u32 = offset_of!(uapi::stopwatch_state, paused_ns) as u32;
-    const STATUS: u32 = offset_of!(uapi::stopwatch_state, vmm_status) as u32;
-    const { assert!(PAUSED % 8 == 0 && STATUS % 8 == 0) };
-    let status = mem.load(layout.state() + STATUS) as u32;
-    (mem.load(layout.state() + PAUSED), status)
+    const { assert!(PAUSED % 8 == 0) };
+    // In this order: a count that is still so later had this time with it.
+    let count = count_pauses(mem, layout);
+    Pauses {
+        count,
+        paused_ns: mem.load(layout.state() + PAUSED),
+    }
 }
 
 /// Reads of the record at `offset` the first word, and what `others` reads beside
@@ -297,8 +350,7 @@ macro_rules! load {
 
 // Those that come in one word.
 const _: () = assert!(field!(stopwatch_record.uid).is_beside(field!(stopwatch_record.mode)));
-const _: () = assert!(field!(stopwatch_record.clock).is_beside(field!(stopwatch_record.flags)));
-const _: () = assert!(field!(stopwatch_record.seq).is_beside(field!(stopwatch_record.state)));
+const _: () = assert!(field!(stopwatch_record.seq).is_beside(field!(stopwatch_record.flags)));
 
 /// Whose a stopwatch is, and what others may do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -315,9 +367,9 @@ pub struct Ownership {
 /// writing it: try again.
 #[inline]
 pub fn read_ownership(mem: &impl Memory, offset: u32) -> Option<Ownership> {
-    glimpse(mem, offset, |_| {
+    glimpse(mem, offset, |first| {
         let user = load!(mem, offset, uid);
-        let flags = field!(stopwatch_record.flags).of(load!(mem, offset, flags)) as u32;
+        let flags = field!(stopwatch_record.flags).get32_of(first);
         Ownership {
             exists: flags & uapi::STOPWATCH_RECORD_EXISTS != 0,
             uid: field!(stopwatch_record.uid).of(user) as u32,
@@ -330,8 +382,8 @@ pub fn read_ownership(mem: &impl Memory, offset: u32) -> Option<Ownership> {
 /// number: one more with each creation. `None` within if there is none now, `None` if
 /// the host was writing it: try again.
 pub fn read_generation(mem: &impl Memory, offset: u32) -> Option<Option<u32>> {
-    glimpse(mem, offset, |_| {
-        let flags = field!(stopwatch_record.flags).of(load!(mem, offset, flags)) as u32;
+    glimpse(mem, offset, |first| {
+        let flags = field!(stopwatch_record.flags).get32_of(first);
         let generation = load!(mem, offset, generation);
         (flags & uapi::STOPWATCH_RECORD_EXISTS != 0)
             .then(|| field!(stopwatch_record.generation).of(generation) as u32)
@@ -341,36 +393,63 @@ pub fn read_generation(mem: &impl Memory, offset: u32) -> Option<Option<u32>> {
 /// What it takes to say what a stopwatch shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Glance {
+    /// `STOPWATCH_RECORD_*`.
+    flags: u32,
+    elapsed_ns: u64,
+    base_ns: u64,
+}
+
+impl Glance {
     /// Whether there is a stopwatch of that number.
-    pub exists: bool,
+    #[inline]
+    pub fn exists(&self) -> bool {
+        self.flags & uapi::STOPWATCH_RECORD_EXISTS != 0
+    }
+
     /// Whether it runs.
-    pub running: bool,
-    /// What it shows, without the time since `started_ns` if it runs.
-    pub elapsed_ns: u64,
-    /// Of its own time, at the last start; valid while it runs.
-    pub started_ns: u64,
-    /// `STOPWATCH_CLOCK_*`.
-    pub clock: u32,
-    /// Whether its own time stands still while the VM is paused.
-    pub skip_paused: bool,
+    #[inline]
+    pub fn running(&self) -> bool {
+        self.flags & uapi::STOPWATCH_RECORD_RUNNING != 0
+    }
+
+    /// Whether it goes by VM time.
+    #[inline]
+    pub fn is_monotonic(&self) -> bool {
+        record::clock_of(self.flags) == uapi::STOPWATCH_CLOCK_MONOTONIC
+    }
+
+    /// What it shows if it stands.
+    #[inline]
+    pub fn elapsed_ns(&self) -> u64 {
+        self.elapsed_ns
+    }
+
+    /// What it shows at a VM time, if it runs and goes by that, in a VM that was paused
+    /// for `paused_ns` in all.
+    #[inline]
+    pub fn elapsed_at(&self, time_ns: u64, paused_ns: u64) -> u64 {
+        let mut own = time_ns;
+        if self.flags & uapi::STOPWATCH_RECORD_SKIP_PAUSED != 0 {
+            own = own.wrapping_sub(paused_ns);
+        }
+        let shown = self.base_ns.wrapping_add(own);
+        // So far as the time can be off, it can be before the start.
+        if shown.wrapping_sub(self.elapsed_ns) as i64 >= 0 {
+            shown
+        } else {
+            self.elapsed_ns
+        }
+    }
 }
 
 /// Reads of the record at `offset` only what the stopwatch shows. `None` if the
 /// host was writing it: try again.
 #[inline]
 pub fn read_glance(mem: &impl Memory, offset: u32) -> Option<Glance> {
-    glimpse(mem, offset, |first| {
-        let kind = load!(mem, offset, clock);
-        let flags = field!(stopwatch_record.flags).of(kind) as u32;
-        let state = field!(stopwatch_record.state).of(first) as u32;
-        Glance {
-            exists: flags & uapi::STOPWATCH_RECORD_EXISTS != 0,
-            running: state == uapi::STOPWATCH_RUNNING,
-            elapsed_ns: load!(mem, offset, elapsed_ns),
-            started_ns: load!(mem, offset, started_ns),
-            clock: field!(stopwatch_record.clock).of(kind) as u32,
-            skip_paused: flags & uapi::STOPWATCH_RECORD_SKIP_PAUSED != 0,
-        }
+    glimpse(mem, offset, |first| Glance {
+        flags: field!(stopwatch_record.flags).get32_of(first),
+        elapsed_ns: load!(mem, offset, elapsed_ns),
+        base_ns: load!(mem, offset, base_ns),
     })
 }
 
@@ -412,6 +491,10 @@ mod tests {
             self.store(offset, value);
         }
 
+        fn exchange(&self, offset: u32, old: u64, new: u64) -> bool {
+            self.0[offset as usize / 8].replace(new) == old
+        }
+
         fn fence_release(&self) {}
     }
 
@@ -424,11 +507,11 @@ mod tests {
                 let record = Record {
                     exists: running,
                     running,
-                    elapsed_ns: 1,
-                    started_ns: 2,
+                    elapsed_ns: 100,
+                    base_ns: 100u64.wrapping_sub(2000),
                     uid: 1000,
                     mode: 3,
-                    clock: 2,
+                    clock: 2 * u32::from(skip_paused),
                     skip_paused,
                     generation: 7,
                     ..Record::default()
@@ -443,15 +526,16 @@ mod tests {
                 assert_eq!(read_ownership(&memory, 64), Some(ownership));
                 let generation = running.then_some(7);
                 assert_eq!(read_generation(&memory, 64), Some(generation));
-                let glance = Glance {
-                    exists: running,
-                    running,
-                    elapsed_ns: 1,
-                    started_ns: 2,
-                    clock: 2,
-                    skip_paused,
-                };
-                assert_eq!(read_glance(&memory, 64), Some(glance));
+                let glance = read_glance(&memory, 64).unwrap();
+                assert_eq!((glance.exists(), glance.running()), (running, running));
+                assert_eq!(glance.is_monotonic(), !skip_paused);
+                assert_eq!(glance.elapsed_ns(), 100);
+                let paused = if skip_paused { 50 } else { 0 };
+                assert_eq!(glance.elapsed_at(2500 + paused, 50), 600);
+                assert_eq!(glance.elapsed_at(2000 + paused, 50), 100);
+                // The time may be off, up to before the start.
+                assert_eq!(glance.elapsed_at(1999 + paused, 50), 100);
+                assert_eq!(glance.elapsed_at(1500 + paused, 50), 100);
             }
         }
         // Being written.

@@ -15,6 +15,7 @@
 //! Two intervals that have nothing in common mean that the counter is not what
 //! it is taken for. What was learned is forgotten then.
 
+use super::guest::Pauses;
 use super::memory::Memory;
 use super::words::field;
 use super::words::store_from;
@@ -140,9 +141,9 @@ pub struct Sample {
     pub after: u64,
     /// VM time, in between.
     pub time_ns: u64,
-    /// `paused_ns` of the device, after the call. Another value than that of the
+    /// What the device says of pauses, after the call. Another count than that of the
     /// sample before means that nothing is known of the counter in between.
-    pub paused_ns: u64,
+    pub pauses: Pauses,
 }
 
 /// How to get from the counter to VM time: what `struct stopwatch_clock_page`
@@ -162,8 +163,8 @@ pub struct Estimate {
     pub error_ns: u64,
     /// By how much that grows with each ns, in 2^-32 ns.
     pub drift: u64,
-    /// Of the device.
-    pub paused_ns: u64,
+    /// Of the device. It tells the time while this is so.
+    pub pauses: Pauses,
     /// How many calls it was learned from.
     pub samples: u64,
 }
@@ -211,7 +212,9 @@ pub fn publish(mem: &impl Memory, offset: u32, estimate: Option<&Estimate>) {
         set(field!(stopwatch_clock_page.mult), estimate.mult);
         set(field!(stopwatch_clock_page.error_ns), estimate.error_ns);
         set(field!(stopwatch_clock_page.drift), estimate.drift);
-        set(field!(stopwatch_clock_page.paused_ns), estimate.paused_ns);
+        let Pauses { count, paused_ns } = estimate.pauses;
+        set(field!(stopwatch_clock_page.pauses), count);
+        set(field!(stopwatch_clock_page.paused_ns), paused_ns);
         set(field!(stopwatch_clock_page.samples), estimate.samples);
     }
     let next = seq.get32(&[mem.load(offset)]).wrapping_add(1) | 1;
@@ -237,14 +240,13 @@ pub struct Now {
 }
 
 /// VM time by the `struct stopwatch_clock_page` at `offset`. `counter` reads the
-/// counter, `pause` what the device says of `paused_ns` and `vmm_status`, in that
-/// order. `None` if the page does not tell it, or is being written.
+/// counter, `pauses` how often the VM was paused and resumed, in that order. `None` if the page does not tell it, or is being written.
 #[inline]
 pub fn now(
     mem: &impl Memory,
     offset: u32,
     counter: impl FnOnce() -> u64,
-    pause: impl FnOnce() -> (u64, u32),
+    pauses: impl FnOnce() -> u64,
 ) -> Option<Now> {
     let field = |field: usize| mem.load_acquire(offset + field as u32);
     // As in `read()`, with the words that are needed.
@@ -257,21 +259,20 @@ pub fn now(
         mult: field(offset_of!(uapi::stopwatch_clock_page, mult)),
         error_ns: field(offset_of!(uapi::stopwatch_clock_page, error_ns)),
         drift: field(offset_of!(uapi::stopwatch_clock_page, drift)),
-        paused_ns: field(offset_of!(uapi::stopwatch_clock_page, paused_ns)),
+        pauses: Pauses {
+            count: field(offset_of!(uapi::stopwatch_clock_page, pauses)),
+            paused_ns: field(offset_of!(uapi::stopwatch_clock_page, paused_ns)),
+        },
         samples: 0,
     };
-    let pause = pause();
-    if first % 2 != 0
-        || mem.load(offset) != first
-        || pause != (estimate.paused_ns, uapi::STOPWATCH_VMM_RUNNING)
-    {
+    if first % 2 != 0 || mem.load(offset) != first || pauses() != estimate.pauses.count {
         return None;
     }
     let time_ns = estimate.time(counter)?;
     Some(Now {
         time_ns,
         error_ns: estimate.error(time_ns),
-        paused_ns: estimate.paused_ns,
+        paused_ns: estimate.pauses.paused_ns,
     })
 }
 
@@ -297,7 +298,10 @@ fn read(mem: &impl Memory, offset: u32) -> Option<Estimate> {
         mult: field!(stopwatch_clock_page.mult).get(&words),
         error_ns: field!(stopwatch_clock_page.error_ns).get(&words),
         drift: field!(stopwatch_clock_page.drift).get(&words),
-        paused_ns: field!(stopwatch_clock_page.paused_ns).get(&words),
+        pauses: Pauses {
+            count: field!(stopwatch_clock_page.pauses).get(&words),
+            paused_ns: field!(stopwatch_clock_page.paused_ns).get(&words),
+        },
         samples: field!(stopwatch_clock_page.samples).get(&words),
     })
 }
@@ -309,7 +313,7 @@ struct Learned {
     latest: Moment,
     /// How fast the counter was.
     rate: Interval,
-    paused_ns: u64,
+    pauses: Pauses,
     samples: u64,
 }
 
@@ -356,7 +360,7 @@ impl GuestClock {
                     anchor: moment,
                     latest: moment,
                     rate: nominal,
-                    paused_ns: sample.paused_ns,
+                    pauses: sample.pauses,
                     samples: 1,
                 });
             }
@@ -378,7 +382,7 @@ impl GuestClock {
             error_ns: time.width() / 2 + 3,
             // Divided by less than the rate, so that it is no less than the spread.
             drift: (spread.min(rate) << 16) / (rate >> (POINT - 16)).max(1) + 1,
-            paused_ns: learned.paused_ns,
+            pauses: learned.pauses,
             samples: learned.samples,
         })
     }
@@ -411,7 +415,7 @@ enum Next {
 
 impl Learned {
     fn follow(self, sample: &Sample, nominal: Interval) -> Next {
-        if sample.paused_ns != self.paused_ns {
+        if sample.pauses.count != self.pauses.count {
             return Next::Contradiction;
         }
         let rate = self.rate.widened(SLEW_PARTS);
@@ -520,7 +524,7 @@ mod tests {
                 before,
                 after: self.counter(),
                 time_ns,
-                paused_ns: 0,
+                pauses: Pauses::default(),
             }
         }
 
@@ -594,7 +598,7 @@ mod tests {
             before: faster(&world),
             after: faster(&world) + 2000,
             time_ns: world.vm_time(),
-            paused_ns: 0,
+            pauses: Pauses::default(),
         };
         clock.learn(&sample);
         let after = clock.estimate().unwrap();
@@ -610,12 +614,15 @@ mod tests {
             clock.learn(&world.call(2000));
         }
         let paused = Sample {
-            paused_ns: 5,
+            pauses: Pauses {
+                count: 2,
+                paused_ns: 5,
+            },
             ..world.call(2000)
         };
         clock.learn(&paused);
         assert_eq!(clock.estimate().unwrap().samples, 1);
-        assert_eq!(clock.estimate().unwrap().paused_ns, 5);
+        assert_eq!(clock.estimate().unwrap().pauses.paused_ns, 5);
         let restarted = Sample {
             before: 1000,
             after: 2000,
@@ -667,12 +674,26 @@ mod tests {
             mult: 4,
             error_ns: 5,
             drift: 6,
-            paused_ns: 7,
+            pauses: Pauses {
+                count: 4,
+                paused_ns: 7,
+            },
             samples: 8,
         };
         publish(&memory, 64, Some(&estimate));
         assert_eq!(read(&memory, 64), Some(estimate));
         assert_eq!(memory.load(64) as u32, 2);
+        // It holds while it is as young as it says, and the VM was not paused since.
+        let now = |counter, pauses| now(&memory, 64, || counter, || pauses);
+        let first = Now {
+            time_ns: 3,
+            error_ns: 5,
+            paused_ns: 7,
+        };
+        assert_eq!((now(1, 4), now(3, 4), now(0, 4)), (Some(first), None, None));
+        for pauses in [0, 2, 3, 5, 6] {
+            assert_eq!(now(1, pauses), None, "{pauses}");
+        }
         publish(&memory, 64, None);
         assert_eq!(read(&memory, 64), None);
         assert_eq!(memory.load(64) as u32, 4);
@@ -680,6 +701,7 @@ mod tests {
         publish(&memory, 64, Some(&estimate));
         memory.store(64, memory.load(64) + 1);
         assert_eq!(read(&memory, 64), None);
+        assert_eq!(now(1, 4), None);
     }
 
     #[derive(Default)]
@@ -700,6 +722,10 @@ mod tests {
 
         fn store_release(&self, offset: u32, value: u64) {
             self.store(offset, value);
+        }
+
+        fn exchange(&self, offset: u32, old: u64, new: u64) -> bool {
+            self.0[offset as usize / 8].replace(new) == old
         }
 
         fn fence_release(&self) {}

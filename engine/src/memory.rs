@@ -27,6 +27,10 @@ pub trait Memory {
     /// Writes a word, after every earlier access.
     fn store_release(&self, offset: u32, value: u64);
 
+    /// Writes `new` over a word if it is `old`, in one step. Whether it was. What is
+    /// read or written before it is so before it.
+    fn exchange(&self, offset: u32, old: u64, new: u64) -> bool;
+
     /// Reads words from `offset` on, each as by [`Self::load`].
     #[inline]
     fn load_all(&self, offset: u32, words: &mut [u64]) {

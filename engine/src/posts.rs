@@ -8,6 +8,8 @@ use super::device::Storage;
 use super::geometry::Layout;
 use super::memory::Memory;
 use super::slot::Act;
+use super::slot::Binding;
+use super::slot::Status;
 use super::words::field;
 use super::words::WORD;
 use crate::uapi;
@@ -116,6 +118,8 @@ impl PostPlace {
 pub(super) struct PostRing {
     place: PostPlace,
     offset: u32,
+    /// Of the last request that bound it or ended that.
+    ticket: u64,
     /// The stopwatch that it is bound to, while it is.
     pub(super) watch: u32,
     /// What waits there, if it does.
@@ -197,30 +201,59 @@ impl<S: Storage> PostRings<S> {
         })
     }
 
-    /// Binds a ring, empty, to a stopwatch. Whether there is such a ring.
-    pub(super) fn bind(&mut self, mem: &impl Memory, ring: u32, watch: u32) -> bool {
-        let Some(end) = self.rings.get_mut(ring as usize) else {
-            return false;
-        };
+    /// Binds a ring, empty, to a stopwatch.
+    pub(super) fn bind(
+        &mut self,
+        mem: &impl Memory,
+        Binding { ring, ticket }: Binding,
+        watch: u32,
+    ) -> Result<(), Status> {
+        let end = self.rings.get_mut(ring as usize).ok_or(Status::BadArg)?;
+        if ticket <= end.ticket {
+            return Err(Status::Stale);
+        }
+        end.ticket = ticket;
         end.clear(mem);
         end.watch = watch;
         end.publish(mem, true);
         self.bound |= bit(ring);
         self.forget(ring);
-        true
+        Ok(())
     }
 
-    /// Ends the binding of a ring, if it is bound. Whether there is such a ring.
-    pub(super) fn unbind(&mut self, mem: &impl Memory, ring: u32) -> bool {
+    /// Ends the binding of a ring, if it is bound, as a request asks for.
+    pub(super) fn end_binding(
+        &mut self,
+        mem: &impl Memory,
+        Binding { ring, ticket }: Binding,
+    ) -> Result<(), Status> {
+        let end = self.rings.get_mut(ring as usize).ok_or(Status::BadArg)?;
+        if ticket < end.ticket {
+            return Err(Status::Stale);
+        }
+        // A BIND that this has overtaken comes to nothing.
+        end.ticket = ticket;
+        self.unbind(mem, ring);
+        Ok(())
+    }
+
+    /// Ends the binding of a ring, if it is bound.
+    pub(super) fn unbind(&mut self, mem: &impl Memory, ring: u32) {
         let Some(end) = self.rings.get(ring as usize) else {
-            return false;
+            return;
         };
         if self.bound & bit(ring) != 0 {
             end.publish(mem, false);
         }
         self.bound &= !bit(ring);
         self.forget(ring);
-        true
+    }
+
+    /// After a reset of the device tickets begin anew.
+    pub(super) fn clear_tickets(&mut self) {
+        for end in self.rings.iter_mut() {
+            end.ticket = 0;
+        }
     }
 
     /// Ends all bindings to a stopwatch.

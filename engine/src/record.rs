@@ -22,10 +22,11 @@ pub struct Record {
     pub exists: bool,
     /// Whether it runs.
     pub running: bool,
-    /// What it shows, without the time since `started_ns` if it runs.
+    /// What it shows, without the time since the last start if it runs.
     pub elapsed_ns: u64,
-    /// Of its own time, at the last start; valid while it runs.
-    pub started_ns: u64,
+    /// `elapsed_ns` less its own time at the last start, in 64 bits without sign,
+    /// while it runs; else 0.
+    pub base_ns: u64,
     /// What it showed at the last lap; 0 if there was none.
     pub lap_ns: u64,
     /// Of its own time, at which its timeout expires; 0 if none is armed, or if
@@ -57,6 +58,15 @@ pub struct Record {
 /// all the time.
 const COUNTS: usize = core::mem::offset_of!(uapi::stopwatch_record, name) / WORD as usize;
 
+/// Where flags say which clock a stopwatch goes by.
+const CLOCK: u32 = uapi::STOPWATCH_RECORD_CLOCK_MASK;
+
+/// The clock, `STOPWATCH_CLOCK_*`, that the flags of a record tell.
+#[inline]
+pub(super) fn clock_of(flags: u32) -> u32 {
+    (flags & CLOCK) >> uapi::STOPWATCH_RECORD_CLOCK_SHIFT
+}
+
 impl Record {
     /// `STOPWATCH_RUNNING` or `STOPWATCH_STOPPED`.
     pub fn state(&self) -> u32 {
@@ -76,7 +86,16 @@ impl Record {
         if self.skip_paused {
             flags |= uapi::STOPWATCH_RECORD_SKIP_PAUSED;
         }
-        flags
+        if self.running {
+            flags |= uapi::STOPWATCH_RECORD_RUNNING;
+        }
+        flags | ((self.clock << uapi::STOPWATCH_RECORD_CLOCK_SHIFT) & CLOCK)
+    }
+
+    /// Its own time at the last start, while it runs.
+    pub fn started_ns(&self) -> Option<u64> {
+        self.running
+            .then(|| self.elapsed_ns.wrapping_sub(self.base_ns))
     }
 
     /// What an ioctl says of the stopwatch `watch`.
@@ -102,9 +121,9 @@ impl Record {
     /// Sets the first [`COUNTS`] words, without the sequence count.
     #[inline]
     fn encode_counts(&self, words: &mut [u64]) {
-        field!(stopwatch_record.state).set(words, self.state());
+        field!(stopwatch_record.flags).set(words, self.flags());
         field!(stopwatch_record.elapsed_ns).set(words, self.elapsed_ns);
-        field!(stopwatch_record.started_ns).set(words, self.started_ns);
+        field!(stopwatch_record.base_ns).set(words, self.base_ns);
         field!(stopwatch_record.lap_ns).set(words, self.lap_ns);
         field!(stopwatch_record.deadline_ns).set(words, self.deadline_ns);
         field!(stopwatch_record.laps).set(words, self.laps);
@@ -118,8 +137,6 @@ impl Record {
         bytes!(stopwatch_record.name).set(&mut words, self.name.bytes());
         field!(stopwatch_record.uid).set(&mut words, self.uid);
         field!(stopwatch_record.mode).set(&mut words, self.mode);
-        field!(stopwatch_record.clock).set(&mut words, self.clock);
-        field!(stopwatch_record.flags).set(&mut words, self.flags());
         field!(stopwatch_record.target_ns).set(&mut words, self.target_ns);
         field!(stopwatch_record.interval_ns).set(&mut words, self.interval_ns);
         field!(stopwatch_record.generation).set(&mut words, self.generation);
@@ -130,9 +147,9 @@ impl Record {
         let flags = field!(stopwatch_record.flags).get32(words);
         Self {
             exists: flags & uapi::STOPWATCH_RECORD_EXISTS != 0,
-            running: field!(stopwatch_record.state).get32(words) == uapi::STOPWATCH_RUNNING,
+            running: flags & uapi::STOPWATCH_RECORD_RUNNING != 0,
             elapsed_ns: field!(stopwatch_record.elapsed_ns).get(words),
-            started_ns: field!(stopwatch_record.started_ns).get(words),
+            base_ns: field!(stopwatch_record.base_ns).get(words),
             lap_ns: field!(stopwatch_record.lap_ns).get(words),
             deadline_ns: field!(stopwatch_record.deadline_ns).get(words),
             laps: field!(stopwatch_record.laps).get32(words),
@@ -140,7 +157,7 @@ impl Record {
             name: Name::new(bytes!(stopwatch_record.name).get(words)).unwrap_or_default(),
             uid: field!(stopwatch_record.uid).get32(words),
             mode: field!(stopwatch_record.mode).get32(words),
-            clock: field!(stopwatch_record.clock).get32(words),
+            clock: clock_of(flags),
             skip_paused: flags & uapi::STOPWATCH_RECORD_SKIP_PAUSED != 0,
             target_ns: field!(stopwatch_record.target_ns).get(words),
             interval_ns: field!(stopwatch_record.interval_ns).get(words),
@@ -177,7 +194,7 @@ impl Record {
     /// who writes laps meanwhile.
     pub(super) fn begin(&self, mem: &impl Memory, offset: u32, seq: u32) {
         let mut words = [0];
-        field!(stopwatch_record.state).set(&mut words, self.state());
+        field!(stopwatch_record.flags).set(&mut words, self.flags());
         begin(mem, offset, &mut words, seq);
     }
 

@@ -229,6 +229,20 @@ impl Poster {
         last.owner(mem.load_acquire(last.offset)) == Owner::Completed
     }
 
+    /// Makes `blank` of what was posted at `place`, unless the completer has completed
+    /// it: the field of that place in the first word becomes zero. Whether it did. If
+    /// not, it is completed.
+    pub(super) fn take_back(&self, mem: &impl Memory, place: Place, blank: Field) -> bool {
+        // Acquire, for what is read of a slot that is completed.
+        let word = mem.load_acquire(place.offset);
+        if place.owner(word) != Owner::Posted {
+            return false;
+        }
+        let mut words = [word];
+        blank.set(&mut words, 0u32);
+        mem.exchange(place.offset, word, words[0])
+    }
+
     /// What the completer left at `place`, once it has.
     #[inline]
     pub(super) fn completed(&self, mem: &impl Memory, place: Place) -> Option<SlotWords> {
@@ -331,6 +345,13 @@ mod tests {
         }
         fn store_release(&self, offset: u32, value: u64) {
             self.store(offset, value);
+        }
+        fn exchange(&self, offset: u32, old: u64, new: u64) -> bool {
+            let is = self.load(offset) == old;
+            if is {
+                self.store(offset, new);
+            }
+            is
         }
         fn fence_release(&self) {}
     }

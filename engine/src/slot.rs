@@ -42,6 +42,10 @@ pub enum Status {
     Full = uapi::STOPWATCH_S_FULL,
     /// The VM's creator does not allow it.
     Denied = uapi::STOPWATCH_S_DENIED,
+    /// A later request has overtaken this one.
+    Stale = uapi::STOPWATCH_S_STALE,
+    /// The guest took the request back.
+    Cancelled = uapi::STOPWATCH_S_CANCELLED,
 }
 
 impl Status {
@@ -67,6 +71,8 @@ impl Status {
             uapi::STOPWATCH_S_BAD_NAME => Self::BadName,
             uapi::STOPWATCH_S_FULL => Self::Full,
             uapi::STOPWATCH_S_DENIED => Self::Denied,
+            uapi::STOPWATCH_S_STALE => Self::Stale,
+            uapi::STOPWATCH_S_CANCELLED => Self::Cancelled,
             unknown => return Err(unknown),
         })
     }
@@ -78,7 +84,11 @@ impl Status {
 
     /// Whether it is one of `STOPWATCH_S_BAD_*`: the request broke the rules.
     pub(super) fn is_bad(self) -> bool {
-        self.is_refused() && !matches!(self, Self::Full | Self::Denied)
+        self.is_refused()
+            && !matches!(
+                self,
+                Self::Full | Self::Denied | Self::Stale | Self::Cancelled
+            )
     }
 }
 
@@ -110,10 +120,18 @@ pub(super) enum Operation {
         uid: u32,
         mode: u32,
     },
-    /// The post ring of that number.
-    Bind(u32),
-    Unbind(u32),
+    Bind(Binding),
+    Unbind(Binding),
     SetFeatures(u64),
+}
+
+/// Which post ring is bound, or is not to be any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Binding {
+    /// Its number.
+    pub(super) ring: u32,
+    /// Larger with each such request of the driver.
+    pub(super) ticket: u64,
 }
 
 /// Who makes a request.
@@ -193,6 +211,7 @@ impl Rule {
     const BIND: Self = Self {
         needs: POSTED,
         max_arg: uapi::STOPWATCH_MAX_POST_RINGS as u64 - 1,
+        max_interval: u64::MAX,
         host: false,
         ..Self::PLAIN
     };
@@ -253,6 +272,9 @@ pub(super) fn judge(
     terms: &Terms<'_, impl Storage>,
 ) -> Result<(u32, Operation), Status> {
     let op = field!(stopwatch_request.op).get(words) as u16;
+    if u32::from(op) == uapi::STOPWATCH_OP_NOP && terms.asker != Asker::Host {
+        return Err(Status::Cancelled);
+    }
     let rule = Rule::of(op).ok_or(Status::BadOp)?;
     if rule.needs & !terms.features != 0 || terms.asker == Asker::Host && !rule.host {
         return Err(Status::BadOp);
@@ -388,7 +410,8 @@ pub struct Request {
     pub flags: u32,
     /// As the operation says, else zero.
     pub arg: u64,
-    /// ns, for `STOPWATCH_OP_TIMEOUT`, else zero.
+    /// ns, for `STOPWATCH_OP_TIMEOUT`; the ticket of `STOPWATCH_OP_BIND` and
+    /// `_UNBIND`; else zero.
     pub interval: u64,
 }
 
@@ -464,8 +487,14 @@ impl Request {
                 return Err(Status::BadArg);
             }
             uapi::STOPWATCH_OP_SET_FEATURES => Operation::SetFeatures(arg),
-            uapi::STOPWATCH_OP_BIND => Operation::Bind(arg as u32),
-            uapi::STOPWATCH_OP_UNBIND => Operation::Unbind(arg as u32),
+            uapi::STOPWATCH_OP_BIND => Operation::Bind(Binding {
+                ring: arg as u32,
+                ticket: interval,
+            }),
+            uapi::STOPWATCH_OP_UNBIND => Operation::Unbind(Binding {
+                ring: arg as u32,
+                ticket: interval,
+            }),
             _ => return Err(Status::BadOp),
         })
     }
@@ -802,9 +831,11 @@ mod tests {
     #[test]
     fn bad_requests_are_told_why() {
         let start = request(uapi::STOPWATCH_OP_START, 0, 0);
-        for op in [0, 12, 0xffff] {
+        for op in [12, 14, 0xffff] {
             assert_eq!(judge(request(op, 0, 0)), Err(Status::BadOp));
         }
+        let host = judge_by(request(0, 0, 0), 1, Asker::Host);
+        assert_eq!(host, Err(Status::BadOp));
         for watch in [4, 63, 71, 80, u32::MAX] {
             assert_eq!(judge(request(1, watch, 0)), Err(Status::BadWatch));
         }
@@ -860,6 +891,42 @@ mod tests {
         for op in [6, 7, 11] {
             let host = judge_by(request(op, 0, 0), 1, Asker::Host);
             assert_eq!(host, Err(Status::BadOp));
+        }
+    }
+
+    #[test]
+    fn what_is_taken_back_is_cancelled_whatever_else_it_says() {
+        for message in [
+            Message::from(request(uapi::STOPWATCH_OP_START, 999, 7)),
+            Message([u64::MAX; 8]),
+            Message::from(timeout(0, MAX, 0)),
+            Message::from(Creation::default()),
+        ] {
+            let nop = with(message, field!(stopwatch_request.op), 0);
+            assert_eq!(judge(nop), Err(Status::Cancelled));
+            assert_eq!(act(nop.words(), POSTED), None);
+            assert!(!creates(nop.words()));
+        }
+        assert!(Status::Cancelled.is_refused() && !Status::Cancelled.is_bad());
+    }
+
+    #[test]
+    fn a_binding_has_a_ticket() {
+        let bind = |op, watch, arg, interval| Request {
+            interval,
+            ..request(op, watch, arg)
+        };
+        let binding = Binding {
+            ring: 3,
+            ticket: u64::MAX,
+        };
+        for (op, watch, operation) in [
+            (uapi::STOPWATCH_OP_BIND, 2, Operation::Bind(binding)),
+            (uapi::STOPWATCH_OP_UNBIND, 0, Operation::Unbind(binding)),
+        ] {
+            let judge = |request| judge_by(request, POSTED, Asker::Guest(0));
+            assert_eq!(judge(bind(op, watch, 3, u64::MAX)), Ok((watch, operation)));
+            assert_eq!(judge(bind(op, watch, 32, 1)), Err(Status::BadArg));
         }
     }
 

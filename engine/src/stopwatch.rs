@@ -283,7 +283,10 @@ impl Stopwatch {
             exists,
             running: self.counts.started.is_some(),
             elapsed_ns: self.counts.elapsed,
-            started_ns: self.counts.started.unwrap_or(0),
+            base_ns: match self.counts.started {
+                Some(started) => self.counts.elapsed.wrapping_sub(started),
+                None => 0,
+            },
             lap_ns: self.counts.lap,
             deadline_ns: self.deadline_ns,
             laps: self.counts.laps,

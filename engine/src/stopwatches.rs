@@ -420,9 +420,8 @@ impl<S: Storage> Stopwatches<S> {
                 // Who may go on is told when it is bound again.
                 self.posts.unbind_watch(mem, watch);
             }
-            Operation::Bind(ring) if self.posts.bind(mem, ring, watch) => {}
-            Operation::Unbind(ring) if self.posts.unbind(mem, ring) => {}
-            Operation::Bind(_) | Operation::Unbind(_) => return Err(Status::BadArg),
+            Operation::Bind(binding) => self.posts.bind(mem, binding, watch)?,
+            Operation::Unbind(binding) => self.posts.end_binding(mem, binding)?,
             Operation::SetFeatures(features) => self.set_features(mem, features),
         }
         Ok(done)

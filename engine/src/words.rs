@@ -47,6 +47,12 @@ impl Field {
         (word >> self.shift) & self.mask
     }
 
+    /// [`Self::of`], for a field of at most 32 bits.
+    #[inline]
+    pub(super) const fn get32_of(self, word: u64) -> u32 {
+        self.of(word) as u32
+    }
+
     /// Whether the field is the low half of a word, of which `other` is the high
     /// one.
     pub(super) const fn is_beside(self, other: Self) -> bool {

@@ -4,11 +4,11 @@
 
 mod common;
 
-use common::{at, device, read, request, Clocks, Guest, POLICY};
-use stopwatch_engine::guest::{read_laps, read_record, State};
+use common::{at, device, read, request, Clocks, Guest, Heap, Region, POLICY};
+use stopwatch_engine::guest::{read_glance, read_laps, read_record, State};
 use stopwatch_engine::{
     uapi, Creation, Device, Geometry, Layout, Memory, Message, Name, Policy, Reading, Record,
-    Request, Status, FEATURES,
+    Request, Stamped, Status, FEATURES,
 };
 
 const GEOMETRY: Geometry = Geometry {
@@ -256,7 +256,7 @@ fn a_reset_clears_the_transport_and_spares_the_stopwatches() {
     let expected = Record {
         exists: true,
         running: true,
-        started_ns: 10,
+        base_ns: 0u64.wrapping_sub(10),
         timeouts: 1,
         ..Record::default()
     };
@@ -357,7 +357,10 @@ fn a_name_is_one_stopwatch() {
     assert_eq!(device.describe(64), Some(expected));
     let description = expected.describe(64);
     assert_eq!((description.watch, description.uid), (64, 1000));
-    assert_eq!(description.record_flags, 3);
+    assert_eq!(
+        description.record_flags,
+        3 | uapi::STOPWATCH_CLOCK_BOOTTIME << 8
+    );
 
     // Who comes second finds the first one's.
     assert_eq!(ask(&mut device, start(64), 10).0, Status::Ok);
@@ -473,6 +476,7 @@ fn the_time_of_a_pause_is_skipped_by_who_wants_it() {
     set(&mut device, uapi::STOPWATCH_VMM_PAUSED, 200);
     let state = State::read(&mem, device.layout());
     assert_eq!((state.vmm_status, state.paused_since_ns), (1, 200));
+    assert_eq!((state.pauses, state.paused_ns), (1, 0));
     let expired = device.expire(&mem, &at(1000), 10);
     assert_eq!((expired.put, expired.next), (1, None), "one stands still");
     assert_eq!(read(&mut device, &mem, 0, 1000).unwrap().elapsed_ns, 900);
@@ -482,6 +486,7 @@ fn the_time_of_a_pause_is_skipped_by_who_wants_it() {
     set(&mut device, uapi::STOPWATCH_VMM_RUNNING, 1200);
     let state = State::read(&mem, device.layout());
     assert_eq!((state.vmm_status, state.paused_ns), (0, 1000));
+    assert_eq!(state.pauses, 2);
     assert_eq!(device.next_deadline(&at(1200)), Some(1400));
     assert_eq!(device.expire(&mem, &at(1399), 10).put, 0);
     assert_eq!(device.expire(&mem, &at(1400), 10).put, 1);
@@ -670,4 +675,156 @@ fn the_epoch_is_for_whom_it_is_offered() {
         device.publish_all(&mem);
         assert_eq!(State::read(&mem, &layout).epoch_ns, epoch_ns);
     }
+}
+
+/// Whether stopwatch 0 runs.
+fn runs(device: &mut Device<Heap>, mem: &Region) -> bool {
+    read(device, mem, 0, 50).unwrap().running
+}
+
+#[test]
+fn what_is_taken_back_in_time_is_not_done() {
+    let (mut device, mem) = device(GEOMETRY);
+    let mut guest = Guest::new(device.layout());
+    guest.negotiate(&mut device, &mem);
+    let start = request(uapi::STOPWATCH_OP_START, 0, 0);
+    let create = Creation::default();
+    let stamped = Stamped {
+        op: uapi::STOPWATCH_OP_START as u16,
+        watch: 0,
+        stamp_ns: 5,
+    };
+    let ring = &mut guest.rings[0];
+    let tokens = [
+        ring.post(&mem, start).unwrap(),
+        ring.post(&mem, create).unwrap(),
+        ring.post(&mem, stamped).unwrap(),
+    ];
+    let slots = device.layout().ring(0).unwrap();
+    for (index, token) in (1..).zip(tokens) {
+        assert_eq!(ring.abandon(&mem, token), None);
+        // Of the slot nothing else has changed, and it is still the host's.
+        let first = mem.load(slots.slot(index));
+        assert_eq!(first, uapi::STOPWATCH_OWNER_POSTED.into());
+        assert_eq!(ring.poll(&mem, token), None);
+    }
+    assert!(!ring.is_idle(&mem));
+    let served = device.serve(&mem, &at(10), &(), 0, 10);
+    assert_eq!((served.answered, served.bad, served.more), (3, 0, false));
+    for index in 1..4 {
+        let status = (mem.load(slots.slot(index) + 8) >> 32) as u32;
+        assert_eq!(status, uapi::STOPWATCH_S_CANCELLED);
+    }
+    assert!(!runs(&mut device, &mem));
+    assert_eq!(device.next_existing(64), None);
+    // The slots are used again.
+    for round in 0..3 * slots.count() {
+        let now = u64::from(60 + round);
+        let lap = request(uapi::STOPWATCH_OP_READ, 0, 0);
+        let reply = guest.call(&mut device, &mem, 0, lap, now);
+        assert_eq!((reply.status, reply.reading.time_ns), (Ok(Status::Ok), now));
+    }
+}
+
+#[test]
+fn what_is_taken_back_too_late_has_its_reply() {
+    let (mut device, mem) = device(GEOMETRY);
+    let mut guest = Guest::new(device.layout());
+    let start = request(uapi::STOPWATCH_OP_START, 0, 0);
+    let ring = &mut guest.rings[0];
+    let token = ring.post(&mem, start).unwrap();
+    assert_eq!(device.serve(&mem, &at(10), &(), 0, 10).answered, 1);
+    let reply = ring.abandon(&mem, token).expect("the host was faster");
+    assert_eq!(reply.status, Ok(Status::Ok));
+    assert!(reply.reading.running && runs(&mut device, &mem));
+    assert_eq!(ring.abandon(&mem, token), None, "it is taken once");
+    assert_eq!(ring.poll(&mem, token), None);
+}
+
+/// The host completes the slot between the guest's look and its exchange.
+#[test]
+fn an_exchange_that_loses_has_the_reply() {
+    use std::cell::RefCell;
+
+    struct Racing<'a> {
+        region: &'a Region,
+        device: RefCell<Device<Heap>>,
+    }
+
+    impl Memory for Racing<'_> {
+        fn load(&self, offset: u32) -> u64 {
+            self.region.load(offset)
+        }
+        fn load_acquire(&self, offset: u32) -> u64 {
+            self.region.load_acquire(offset)
+        }
+        fn store(&self, offset: u32, value: u64) {
+            self.region.store(offset, value);
+        }
+        fn store_release(&self, offset: u32, value: u64) {
+            self.region.store_release(offset, value);
+        }
+        fn exchange(&self, offset: u32, old: u64, new: u64) -> bool {
+            let mut device = self.device.borrow_mut();
+            assert_eq!(device.serve(self.region, &at(10), &(), 0, 1).answered, 1);
+            self.region.exchange(offset, old, new)
+        }
+        fn fence_release(&self) {
+            self.region.fence_release();
+        }
+    }
+
+    let (device, region) = device(GEOMETRY);
+    let mut guest = Guest::new(device.layout());
+    let mem = Racing {
+        region: &region,
+        device: device.into(),
+    };
+    let ring = &mut guest.rings[0];
+    let start = request(uapi::STOPWATCH_OP_START, 0, 0);
+    let token = ring.post(&mem, start).unwrap();
+    let reply = ring.abandon(&mem, token).expect("the host was faster");
+    assert!(reply.reading.running);
+    assert!(runs(&mut mem.device.borrow_mut(), &region));
+}
+
+/// A guest's readers go by the strides that the device says.
+#[test]
+fn records_of_a_larger_device_are_read_by_its_stride() {
+    let (mut host, mem) = device(GEOMETRY);
+    let mut guest = Guest::new(host.layout());
+    guest.call(
+        &mut host,
+        &mem,
+        0,
+        request(uapi::STOPWATCH_OP_START, 1, 0),
+        10,
+    );
+
+    // The same state pages as of a host that has more to say of each stopwatch.
+    let mut info = host.layout().info(FEATURES);
+    let words = |offset: usize| offset / 8;
+    let mut set = |offset: usize, value: u32| {
+        let shift = offset % 8 * 8;
+        let word = &mut info[words(offset)];
+        *word = *word & !(0xffff_ffff << shift) | u64::from(value) << shift;
+    };
+    use std::mem::offset_of;
+    let wide = 256;
+    set(offset_of!(uapi::stopwatch_info, info_size), 128);
+    set(offset_of!(uapi::stopwatch_info, record_size), wide);
+    set(offset_of!(uapi::stopwatch_info, stopwatches), 2);
+    let (layout, _) = Layout::from_info(&info).unwrap();
+    let from = host.layout().record(1).unwrap();
+    let to = layout.record(1).unwrap();
+    assert_eq!(to, layout.record(0).unwrap() + wide);
+    for offset in (0..size_of::<uapi::stopwatch_record>() as u32).step_by(8) {
+        mem.store(to + offset, mem.load(from + offset));
+    }
+    mem.store(to + 128, u64::MAX);
+    let record = read_record(&mem, to).unwrap();
+    assert_eq!(host.describe(1), Some(record));
+    let glance = read_glance(&mem, to).unwrap();
+    assert!(glance.exists() && glance.running() && glance.is_monotonic());
+    assert_eq!(glance.elapsed_at(40, 0), 30);
 }

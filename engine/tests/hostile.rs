@@ -129,6 +129,10 @@ impl Memory for Changing<'_> {
         self.written.borrow_mut().push(offset);
         self.region.store_release(offset, value);
     }
+    fn exchange(&self, offset: u32, old: u64, new: u64) -> bool {
+        self.written.borrow_mut().push(offset);
+        self.region.exchange(offset, old, new)
+    }
     fn fence_release(&self) {}
 }
 
@@ -267,7 +271,7 @@ proptest! {
                 prop_assert_eq!(device.describe(watch), Some(record));
                 prop_assert_eq!(reading.running, record.running);
                 if !record.skip_paused {
-                    let since = if record.running { now - record.started_ns } else { 0 };
+                    let since = record.started_ns().map_or(0, |started| now - started);
                     prop_assert_eq!(reading.elapsed_ns, record.elapsed_ns + since);
                 }
                 prop_assert_eq!(reading.deadline_ns, record.deadline_ns);

@@ -103,6 +103,7 @@ struct Model {
     paused: [u128; 3],
     paused_at: Option<[u128; 3]>,
     last_pause: u128,
+    pauses: u64,
     events: VecDeque<Event>,
     lost: u64,
     sequence: u64,
@@ -122,6 +123,7 @@ impl Model {
             paused: [0; 3],
             paused_at: None,
             last_pause: 0,
+            pauses: 0,
             events: VecDeque::new(),
             lost: 0,
             sequence: 0,
@@ -173,7 +175,9 @@ impl Model {
             exists: it.exists,
             running: reading.running,
             elapsed_ns: it.elapsed as u64,
-            started_ns: it.started.unwrap_or(0) as u64,
+            base_ns: it
+                .started
+                .map_or(0, |started| it.elapsed.wrapping_sub(started) as u64),
             lap_ns: reading.lap_ns,
             deadline_ns: reading.deadline_ns,
             laps: reading.laps,
@@ -633,6 +637,7 @@ proptest! {
                     prop_assert_eq!(change.status, paused != model.paused_at.is_some());
                     match model.paused_at {
                         None if paused => {
+                            model.pauses += 1;
                             model.paused_at = Some(model.clocks);
                             model.last_pause = model.clocks[0];
                         }
@@ -640,6 +645,7 @@ proptest! {
                             for (clock, since) in since.into_iter().enumerate() {
                                 model.paused[clock] += model.clocks[clock] - since;
                             }
+                            model.pauses += 1;
                             model.paused_at = None;
                         }
                         _ => {}
@@ -728,6 +734,7 @@ proptest! {
                     reset_generation: 0,
                     paused_ns: model.paused[0] as u64,
                     paused_since_ns: model.last_pause as u64,
+                    pauses: model.pauses,
                     epoch_ns: POLICY.epoch_ns,
                 }
             );

@@ -107,6 +107,51 @@ fn binding_takes_a_feature_a_ring_and_a_stopwatch() {
 }
 
 #[test]
+fn a_request_that_was_overtaken_binds_nothing() {
+    let (bind, unbind) = (uapi::STOPWATCH_OP_BIND, uapi::STOPWATCH_OP_UNBIND);
+    let mut it = Machine::new();
+    let call = |it: &mut Machine, op, watch, ring: u64, ticket| {
+        let Machine { device, mem, guest } = it;
+        let request = Request {
+            interval: ticket,
+            ..request(op, watch, ring)
+        };
+        guest.call(device, mem, 0, request, 0).status.unwrap()
+    };
+    let bound = |it: &Machine| it.mem.load(it.offset(5)) >> 32;
+
+    assert_eq!(call(&mut it, bind, 1, 5, 0), Status::Stale, "0 is none");
+    assert_eq!(call(&mut it, bind, 1, 5, 10), Status::Ok);
+    let mut posts = PostRing::new(it.offset(5));
+    assert_eq!(posts.post(&it.mem, START, 0), Some(true));
+    assert_eq!(it.drain(0), 1);
+    for ticket in [1, 9, 10] {
+        assert_eq!(call(&mut it, bind, 2, 5, ticket), Status::Stale);
+    }
+    assert_eq!(call(&mut it, unbind, 0, 5, 9), Status::Stale);
+    assert_eq!(bound(&it), 1);
+    assert!(
+        read(&mut it.device, &it.mem, 1, 0).unwrap().running,
+        "not emptied"
+    );
+    // Other rings have their own.
+    assert_eq!(call(&mut it, bind, 3, 6, 1), Status::Ok);
+    // One that ends a binding may have its ticket. After that it is not bound again.
+    assert_eq!(call(&mut it, unbind, 0, 5, 10), Status::Ok);
+    assert_eq!(call(&mut it, bind, 2, 5, 10), Status::Stale);
+    assert_eq!(call(&mut it, unbind, 0, 5, 20), Status::Ok);
+    assert_eq!(call(&mut it, bind, 2, 5, 19), Status::Stale);
+    assert_eq!(bound(&it), 0);
+    assert_eq!(call(&mut it, bind, 2, 5, u64::MAX), Status::Ok);
+    assert_eq!(it.device.stats().bad_requests, 0, "no rule was broken");
+
+    it.device.reset(&it.mem);
+    it.guest = Guest::new(it.device.layout());
+    it.guest.negotiate(&mut it.device, &it.mem);
+    assert_eq!(call(&mut it, bind, 2, 5, 1), Status::Ok, "they begin anew");
+}
+
+#[test]
 fn a_post_is_done_with_the_stopwatch_of_the_ring() {
     let mut it = Machine::new();
     let (mut one, mut other) = (it.bind(7, 3), it.bind(8, 4));

@@ -45,6 +45,8 @@ static struct device open_device(void)
 	device.fd = open("/dev/stopwatch", O_RDWR);
 	NEED(device.fd >= 0);
 	NEED(!ioctl(device.fd, STOPWATCH_IOC_INFO, &device.info));
+	NEED(device.info.version == STOPWATCH_VERSION);
+	NEED(device.info.record_size >= sizeof(struct stopwatch_record));
 	device.pages = mmap(NULL, STOPWATCH_CLOCK_PAGE_SIZE + device.info.state_size, PROT_READ,
 			    MAP_SHARED, device.fd, 0);
 	NEED(device.pages != MAP_FAILED);
@@ -93,7 +95,8 @@ static void check_names(int fd)
 	NEED(description.mode == STOPWATCH_MODE_READ);
 	NEED(description.uid == geteuid());
 	NEED(description.record_flags ==
-	     (STOPWATCH_RECORD_EXISTS | STOPWATCH_RECORD_SKIP_PAUSED));
+	     (STOPWATCH_RECORD_EXISTS | STOPWATCH_RECORD_SKIP_PAUSED |
+	      STOPWATCH_CLOCK_BOOTTIME << STOPWATCH_RECORD_CLOCK_SHIFT));
 	NEED(!strcmp((const char *)description.name, "of the header"));
 	NEED(ioctl(fd, STOPWATCH_IOC_CREATE, &creation) && errno == EEXIST);
 	done(fd, find.watch, STOPWATCH_OP_DELETE);

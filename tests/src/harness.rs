@@ -114,6 +114,12 @@ impl Memory for Region {
         self.word(offset).store(value, Ordering::Release);
     }
 
+    fn exchange(&self, offset: u32, old: u64, new: u64) -> bool {
+        self.word(offset)
+            .compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
+    }
+
     fn fence_release(&self) {
         fence(Ordering::Release);
     }
@@ -164,6 +170,8 @@ pub struct Guest {
     pub offered: u64,
     rings: Vec<RequestRing>,
     events: EventRing,
+    /// Of the last request that takes one.
+    ticket: u64,
 }
 
 impl Guest {
@@ -181,6 +189,7 @@ impl Guest {
             offered,
             rings,
             events,
+            ticket: 0,
         }
     }
 
@@ -196,15 +205,18 @@ impl Guest {
         (self.rings, self.events) = Self::rings(&self.layout);
     }
 
-    /// Posts a request; `None` if the ring is full.
+    /// Posts a request, with the next ticket if it takes one; `None` if the ring is full.
     pub fn post(&mut self, ring: u32, op: u32, watch: u32, arg: u64) -> Option<Token> {
-        let op = op.try_into().expect("an operation has 16 bits");
-        let request = Request {
-            op,
+        let mut request = Request {
+            op: op.try_into().expect("an operation has 16 bits"),
             watch,
             arg,
             ..Request::default()
         };
+        if matches!(op, uapi::STOPWATCH_OP_BIND | uapi::STOPWATCH_OP_UNBIND) {
+            self.ticket += 1;
+            request.interval = self.ticket;
+        }
         self.post_any(ring, request)
     }
 

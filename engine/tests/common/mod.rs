@@ -61,6 +61,11 @@ impl Memory for Region {
     fn store_release(&self, offset: u32, value: u64) {
         self.word(offset).store(value, Ordering::Release);
     }
+    fn exchange(&self, offset: u32, old: u64, new: u64) -> bool {
+        self.word(offset)
+            .compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
+    }
     fn fence_release(&self) {
         fence(Ordering::Release);
     }
@@ -161,11 +166,19 @@ impl Guest {
     }
 }
 
+/// A request. One that takes a ticket gets the next one.
 pub fn request(op: u32, watch: u32, arg: u64) -> Request {
+    static TICKETS: AtomicU64 = AtomicU64::new(1);
+
+    let takes_ticket = matches!(op, uapi::STOPWATCH_OP_BIND | uapi::STOPWATCH_OP_UNBIND);
     Request {
         op: op.try_into().unwrap(),
         watch,
         arg,
+        interval: match takes_ticket {
+            true => TICKETS.fetch_add(1, Ordering::Relaxed),
+            false => 0,
+        },
         ..Request::default()
     }
 }

@@ -79,9 +79,12 @@
  *   EINVAL     arg or interval is out of range, or not zero with an operation
  *              that takes none; a numbered stopwatch was to be deleted or to be
  *              given a mode; there is no such uid
- *   EIO        the host answered with what this driver does not know
+ *   EIO        the host answered with what this driver does not know or does not
+ *              expect: STOPWATCH_S_STALE, STOPWATCH_S_CANCELLED, and those that
+ *              say that the driver broke the rules
  *   ETIMEDOUT  the host did not answer within STOPWATCH_ANSWER_MS; it has
- *              stopped the device. The command may still be carried out later
+ *              stopped the device. The driver has taken the command back: it is
+ *              not carried out any more, unless the host is at it just then
  */
 #define STOPWATCH_IOC_COMMAND		_IO(STOPWATCH_IOC_TYPE, 0x00)
 #define STOPWATCH_ANSWER_MS		2000
@@ -244,7 +247,7 @@ struct stopwatch_device_info {
 	__u32 state_size;	/* bytes that mmap() shows behind the clock page */
 	__u32 record_offset;	/* of the records in these */
 	__u32 lap_offset;	/* of the laps in these */
-	__u32 reserved;		/* zero */
+	__u32 record_size;	/* bytes from one record to the next */
 	__u64 epoch_ns;		/* as in struct stopwatch_state */
 };
 
@@ -273,10 +276,10 @@ struct stopwatch_device_info {
  *   VM time = time_ns + since, give or take error_ns + (since * drift >> 32)
  *
  * in 64 bits without sign, which no product exceeds while the page holds. It is
- * read as a seqcount, like a record. It holds while ticks < valid_ticks, the
- * device's paused_ns is what the page says, and its vmm_status is
- * STOPWATCH_VMM_RUNNING; both of these are to be looked at after the counter. Else
- * the time is to be had from a call, STOPWATCH_OP_READ, which also renews the page.
+ * read as a seqcount, like a record. It holds while ticks < valid_ticks and the
+ * device's pauses is what the page says, which is an even number; look at that
+ * after the counter. Else the time is to be had from a call, STOPWATCH_OP_READ,
+ * which also renews the page.
  */
 #define STOPWATCH_CLOCK_PAGE_SIZE	4096
 #define STOPWATCH_POST_RING_OFFSET	0x40000000
@@ -290,7 +293,8 @@ struct stopwatch_clock_page {
 	__u64 mult;		/* ns a tick, in 2^-32 */
 	__u64 error_ns;
 	__u64 drift;		/* by how much the error grows each ns, in 2^-32 */
-	__u64 paused_ns;	/* of struct stopwatch_state, when this was learned */
+	__u64 pauses;		/* of struct stopwatch_state, when this was learned */
+	__u64 paused_ns;	/* the same */
 	__u64 samples;		/* calls that it was learned from */
 };
 
@@ -325,7 +329,8 @@ struct stopwatch_event_record {
 /*
  * Reading a stopwatch in what mmap() gave: no system call, no exit. info is what
  * STOPWATCH_IOC_INFO said. Returns 0 and the reading, of which error_ns is how far
- * off the time can be. Returns -1 where it takes a call, STOPWATCH_OP_READ: the
+ * off the time can be. Its version must be STOPWATCH_VERSION, which is to be seen
+ * to before. Returns -1 where it takes a call, STOPWATCH_OP_READ: the
  * clock page does not hold, the stopwatch runs by a clock other than
  * STOPWATCH_CLOCK_MONOTONIC, or there is none of that number (which the call says).
  *
@@ -347,8 +352,8 @@ static __inline__ int stopwatch_read_mapped(const void *pages,
 	const struct stopwatch_clock_page *page = (const struct stopwatch_clock_page *)pages;
 	const char *base = (const char *)pages + STOPWATCH_CLOCK_PAGE_SIZE;
 	const struct stopwatch_state *state = (const struct stopwatch_state *)base;
-	const struct stopwatch_record *record =
-		(const struct stopwatch_record *)(base + info->record_offset) + watch;
+	const struct stopwatch_record *record = (const struct stopwatch_record *)
+		(base + info->record_offset + (__u64)watch * info->record_size);
 	unsigned int tries;
 
 	if (watch >= info->stopwatches)
@@ -359,7 +364,8 @@ static __inline__ int stopwatch_read_mapped(const void *pages,
 		/* The fields are read after the numbers: pairs with the writers' releases. */
 		__u32 page_seq = __atomic_load_n(&page->seq, __ATOMIC_ACQUIRE);
 		__u32 seq = __atomic_load_n(&record->seq, __ATOMIC_ACQUIRE);
-		__u64 ticks, since, own;
+		__u64 ticks, since, time_ns, elapsed_ns, shown_ns;
+		__u32 flags;
 		int holds;
 
 		if ((page_seq | seq) & 1)
@@ -367,34 +373,37 @@ static __inline__ int stopwatch_read_mapped(const void *pages,
 
 		ticks = stopwatch_counter() - page->counter_base;
 		since = ticks * page->mult >> 32;
-		reading->time_ns = page->time_ns + since;
+		time_ns = page->time_ns + since;
+		holds = ticks < page->valid_ticks && state->pauses == page->pauses;
 		reading->error_ns = page->error_ns + (since * page->drift >> 32);
-		reading->elapsed_ns = record->elapsed_ns;
+		reading->time_ns = time_ns;
+		elapsed_ns = record->elapsed_ns;
+		flags = record->flags;
 		reading->lap_ns = record->lap_ns;
 		reading->deadline_ns = record->deadline_ns;
-		reading->state = record->state;
 		reading->laps = record->laps;
 		reading->timeouts = record->timeouts;
 		reading->reserved = 0;
-		holds = ticks < page->valid_ticks && state->paused_ns == page->paused_ns &&
-			state->vmm_status == STOPWATCH_VMM_RUNNING &&
-			(record->flags & STOPWATCH_RECORD_EXISTS);
 
-		if (reading->state == STOPWATCH_RUNNING) {
-			holds = holds && record->clock == STOPWATCH_CLOCK_MONOTONIC;
-			own = reading->time_ns;
-			if (record->flags & STOPWATCH_RECORD_SKIP_PAUSED)
-				own -= page->paused_ns;
+		if (flags & STOPWATCH_RECORD_RUNNING) {
+			if (flags & STOPWATCH_RECORD_SKIP_PAUSED)
+				time_ns -= page->paused_ns;
+			shown_ns = record->base_ns + time_ns;
 			/* So far as the time can be off, it can be before the start. */
-			if (own > record->started_ns)
-				reading->elapsed_ns += own - record->started_ns;
+			if ((__s64)(shown_ns - elapsed_ns) >= 0)
+				elapsed_ns = shown_ns;
+			holds = holds && !(flags & STOPWATCH_RECORD_CLOCK_MASK);
+			reading->state = STOPWATCH_RUNNING;
+		} else {
+			reading->state = STOPWATCH_STOPPED;
 		}
+		reading->elapsed_ns = elapsed_ns;
 
 		/* The numbers are read after the fields. */
 		__atomic_thread_fence(__ATOMIC_ACQUIRE);
 		if (__atomic_load_n(&page->seq, __ATOMIC_RELAXED) == page_seq &&
 		    __atomic_load_n(&record->seq, __ATOMIC_RELAXED) == seq)
-			return holds ? 0 : -1;
+			return holds && (flags & STOPWATCH_RECORD_EXISTS) ? 0 : -1;
 	}
 	return -1;
 }
@@ -439,8 +448,7 @@ static __inline__ int stopwatch_post_mapped(const void *pages, struct stopwatch_
 		return STOPWATCH_POST_NONE;
 	ticks = stopwatch_counter() - page->counter_base;
 	time_ns = page->time_ns + (ticks * page->mult >> 32);
-	if (ticks >= page->valid_ticks || state->paused_ns != page->paused_ns ||
-	    state->vmm_status != STOPWATCH_VMM_RUNNING)
+	if (ticks >= page->valid_ticks || state->pauses != page->pauses)
 		return STOPWATCH_POST_NONE;
 	__atomic_thread_fence(__ATOMIC_ACQUIRE);
 	if ((page_seq & 1) || __atomic_load_n(&page->seq, __ATOMIC_RELAXED) != page_seq)

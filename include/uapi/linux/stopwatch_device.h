@@ -38,10 +38,22 @@
 /* "STOP", read as a little-endian word. */
 #define STOPWATCH_MAGIC			0x504f5453
 /*
- * The layout described here. A driver binds to the version it was built for
- * and to no other; compatible growth is by feature bits.
+ * The version described here. A driver of version 2 binds to every device of
+ * version 2, and to no other. Within a version both sides grow so:
+ *
+ * - A feature bit says that something is new. Features that a driver does not
+ *   know stay off, and what they name does nothing then.
+ * - Reserved fields are zero until a feature names them.
+ * - info_size, record_size, ring_stride and all offsets are what struct
+ *   stopwatch_info says. They may be larger than those of the structs that the
+ *   driver knows, and it skips what is behind these. info_size and record_size
+ *   are never below those of this header; a driver refuses a device in which
+ *   they are.
+ * - What a driver knows behind info_size counts as zero.
+ * - An offset of 0 means that the part is not there. State, records, laps, event
+ *   ring and request rings always are.
  */
-#define STOPWATCH_VERSION		1
+#define STOPWATCH_VERSION		2
 
 #define STOPWATCH_PAGE_SIZE		4096
 
@@ -105,13 +117,20 @@
 #define STOPWATCH_DOORBELLS_SIZE	(STOPWATCH_MAX_RINGS * STOPWATCH_DOORBELL_STRIDE)
 #define STOPWATCH_REGISTERS_SIZE	4096
 /*
- * Write anything, 4 bytes: a reset. When the write retires, all rings are
- * empty with phase 1, features are off, timeouts are disarmed and stopwatches
- * without a name are deleted, save the numbered ones; all others go on as they
- * were. No post ring is bound. A driver resets the device when it binds. A reset of the machine does
- * the same, save that by which a guest wakes up from suspend to memory: then the
- * VMM resets neither rings nor features nor timeouts, for the driver goes on
- * where it was.
+ * Write anything, 4 bytes: a reset. After it all rings are empty with phase 1,
+ * features are off, timeouts are disarmed and stopwatches without a name are
+ * deleted, save the numbered ones; all others go on as they were. No post ring
+ * is bound, and the tickets of all are 0.
+ *
+ * The host does a reset in slices and serves no ring meanwhile. It is complete
+ * when reset_generation in struct stopwatch_state has changed: a driver that
+ * resets the device waits for that, with a limit. With a VMM that kicks the host
+ * before the write retires it is complete by then.
+ *
+ * A driver resets the device when it binds. A reset of the machine does the
+ * same, save that by which a guest wakes up from suspend to memory: then the VMM
+ * resets neither rings nor features nor timeouts, for the driver goes on where
+ * it was.
  */
 #define STOPWATCH_REG_RESET		0x080
 /*
@@ -136,7 +155,7 @@ struct stopwatch_info {
 	__le32 rings_offset;
 	__le32 rings_size;
 	__le32 record_offset;
-	__le32 record_size;	/* bytes, sizeof(struct stopwatch_record) */
+	__le32 record_size;	/* bytes from one record to the next, a multiple of 64 */
 	__le32 stopwatches;	/* numbered from 0 */
 	__le32 event_slots;
 	__le32 ring_offset;
@@ -145,9 +164,10 @@ struct stopwatch_info {
 	__le32 rings;
 	__le32 calls;		/* as many as rings */
 	__le32 lap_offset;
-	__le32 post_offset;
+	__le32 post_offset;	/* 0 if there are no post rings */
 	__le32 post_rings;
-	__le32 reserved[11];	/* zero */
+	__le32 info_size;	/* bytes of this struct that the host filled in; the rest is zero */
+	__le32 reserved[10];	/* zero */
 };
 
 /*
@@ -167,16 +187,21 @@ struct stopwatch_state {
 	__le64 events;			/* put into the event ring, since the region was set */
 	__le64 events_lost;		/* not put there because it was full; look at the records */
 	__le32 vmm_status;		/* struct stopwatch_vmm, as the host saw it last */
-	__le32 reset_generation;
+	__le32 reset_generation;	/* of the last reset that is complete; it and all
+					 * that the reset did can be seen together
+					 */
 	__le64 paused_ns;		/* of VM time in which the VM was paused, up to the last resume */
 	__le64 paused_since_ns;		/* VM time of the last pause; valid while vmm_status says paused */
 	__le64 epoch_ns;		/* the host's CLOCK_MONOTONIC at VM time 0, with
 					 * STOPWATCH_F_HOST_TIME offered, else 0
 					 */
-	__le64 reserved[2];		/* zero */
+	__le64 pauses;			/* pauses and resumes so far: odd while the VM is paused.
+					 * Written after paused_ns, with release semantics
+					 */
+	__le64 reserved;		/* zero */
 };
 
-/* State of a stopwatch. */
+/* State of a stopwatch, in a reply. */
 #define STOPWATCH_STOPPED		0
 #define STOPWATCH_RUNNING		1
 
@@ -195,16 +220,26 @@ struct stopwatch_state {
  * stands still.
  */
 
-/* Flags of a stopwatch, in its record. */
+/* Flags of a stopwatch, in its record. Bits that are not named here are zero. */
 #define STOPWATCH_RECORD_EXISTS		(1 << 0)
 #define STOPWATCH_RECORD_SKIP_PAUSED	(1 << 1)
+#define STOPWATCH_RECORD_RUNNING	(1 << 2)
+/* STOPWATCH_CLOCK_*, in bits 8 to 11. */
+#define STOPWATCH_RECORD_CLOCK_SHIFT	8
+#define STOPWATCH_RECORD_CLOCK_MASK	(0xf << STOPWATCH_RECORD_CLOCK_SHIFT)
 
 #define STOPWATCH_NAME_SIZE		32
 
 /*
  * A stopwatch, as the host publishes it. Read it as a seqcount: read seq (it
  * is odd while the host writes), read the fields, read seq again; equal and
- * even means that the fields, and the laps, belong together.
+ * even means that the fields, and the laps, belong together. seq and flags are in
+ * one word of 64 bits, which changes with the count only.
+ *
+ * A stopwatch that runs shows base_ns plus its own time, in 64 bits without sign,
+ * but no less than elapsed_ns: where own time is known up to an error only, it
+ * can be before the start. Which of the two is less is the sign of their
+ * difference. It was started at own time elapsed_ns - base_ns.
  *
  * Lap n, counted from 0, is at lap_offset + 8 * (number * STOPWATCH_LAP_SLOTS
  * + n % STOPWATCH_LAP_SLOTS): what the stopwatch showed when it was taken. The
@@ -212,9 +247,9 @@ struct stopwatch_state {
  */
 struct stopwatch_record {
 	__le32 seq;
-	__le32 state;		/* STOPWATCH_STOPPED or STOPWATCH_RUNNING */
-	__le64 elapsed_ns;	/* without the time since started_ns */
-	__le64 started_ns;	/* of its own time, at the last start; valid while running */
+	__le32 flags;		/* STOPWATCH_RECORD_* */
+	__le64 elapsed_ns;	/* without the time since the last start, if it runs */
+	__le64 base_ns;		/* while it runs: elapsed_ns less its own time at the start */
 	__le64 lap_ns;		/* elapsed at the last lap; 0 if there was none */
 	__le64 deadline_ns;	/* of its own time, at which the timeout expires; 0 if none
 				 * is armed, or if it waits for the stopwatch to run
@@ -224,13 +259,11 @@ struct stopwatch_record {
 	__u8 name[STOPWATCH_NAME_SIZE];	/* UTF-8, padded with zeros; all zero if it has none */
 	__le32 uid;		/* of the guest's user who created it */
 	__le32 mode;		/* who else may use it: STOPWATCH_MODE_* */
-	__le32 clock;		/* STOPWATCH_CLOCK_* */
-	__le32 flags;		/* STOPWATCH_RECORD_* */
 	__le64 target_ns;	/* elapsed for which the timeout waits; 0 if it does not */
 	__le64 interval_ns;	/* of a periodic timeout; 0 if it is not */
 	__le32 generation;	/* one more with each creation under this number */
 	__le32 reserved;	/* zero */
-	__le64 reserved1;	/* zero */
+	__le64 reserved1[2];	/* zero */
 };
 
 /*
@@ -248,6 +281,16 @@ struct stopwatch_record {
  * owner field is written last, with release semantics, and read first, with
  * acquire semantics. A poster does not post into a slot whose last round is
  * not completed; in the event ring the event is then counted as lost.
+ *
+ * A guest that does not wait for a request any more takes it back: it replaces
+ * the first word of the slot, 64 bits, by the same with STOPWATCH_OP_NOP as op,
+ * in a compare-and-exchange that expects the slot as it was posted. If the word
+ * is another one by then, the host has completed the request, and the answer is
+ * there. Else the host answers STOPWATCH_S_CANCELLED, unless it had copied the
+ * slot already: it copies a slot, acts and completes it without letting go of
+ * the VM in between, so it then carries the request out now, and not later. To
+ * know which it was, wait for the slot to be completed; it is used again only
+ * then. A BIND or UNBIND that was taken back too late does no harm, by its ticket.
  */
 #define STOPWATCH_SLOT_SIZE		64
 #define STOPWATCH_OWNER_POSTED		(1 << 0)
@@ -295,19 +338,31 @@ struct stopwatch_record {
  * SET_MODE Changes uid and mode of a stopwatch that was created; they are in
  *          arg, mode in the upper half.
  * BIND     Binds the post ring of number arg to the stopwatch: see struct
- *          stopwatch_post_ring. If it was bound, that ends. Needs
- *          STOPWATCH_F_POSTED, else STOPWATCH_S_BAD_OP.
- * UNBIND   Ends the binding of the post ring of number arg, if it is bound. watch
- *          must be 0; the reading is that of stopwatch 0. Needs as BIND.
+ *          stopwatch_post_ring. If it was bound, that ends. interval is a
+ *          ticket: a number that the driver makes larger with each BIND and
+ *          UNBIND since the reset. STOPWATCH_S_STALE, and no change, if it is
+ *          not above that of the last BIND or UNBIND of this ring that was carried out: a
+ *          BIND that nobody waits for any more does not take the ring from
+ *          somebody who got it since. Needs STOPWATCH_F_POSTED, else
+ *          STOPWATCH_S_BAD_OP.
+ * UNBIND   Ends the binding of the post ring of number arg, if it is bound.
+ *          interval is a ticket, which may be that of the BIND;
+ *          STOPWATCH_S_STALE, and no change, if it is below the ring's last
+ *          one. watch must be 0; the reading is that of stopwatch 0. Needs as
+ *          BIND.
  * SET_FEATURES  arg is the set of features to turn on, which replaces the
  *          former set; STOPWATCH_S_BAD_ARG, and no change, if the host did not
  *          offer one of them. watch must be 0; the reading is that of
  *          stopwatch 0. Without STOPWATCH_F_TIMEOUT all timeouts are disarmed,
  *          without STOPWATCH_F_POSTED no post ring is bound.
  *
+ * NOP      Nothing: the answer is STOPWATCH_S_CANCELLED, whatever else is in
+ *          the slot. For requests that are taken back, see above.
+ *
  * Of several things wrong with a request the first counts, in the order owner,
- * op, watch, flags and reserved fields, name, arg and interval.
+ * op, watch, flags and reserved fields, name, arg and interval, ticket.
  */
+#define STOPWATCH_OP_NOP		0
 #define STOPWATCH_OP_START		1
 #define STOPWATCH_OP_PAUSE		2
 #define STOPWATCH_OP_LAP		3
@@ -337,21 +392,25 @@ struct stopwatch_record {
 /*
  * Flag of START, PAUSE, LAP and RESET: the request is posted. The guest puts it
  * into the ring with the VM time of the act in stamp_ns, and rings no doorbell;
- * the host carries it out as of that time, before it answers, shows, publishes or
- * does anything else about the VM: at any later doorbell, at any look from the
- * host, at any timeout. The guest sees to it that a doorbell comes within
+ * the host carries it out as of that time, before what else it does about the VM:
+ * at any later doorbell, at any look from the host, at any timeout. The guest sees to it that a doorbell comes within
  * STOPWATCH_POSTED_MS, and before a ring is full; a timeout that a posted START
  * brings about is late if its deadline is before that doorbell.
  *
  * Needs STOPWATCH_F_POSTED, else STOPWATCH_S_BAD_FLAGS. Without the flag stamp_ns
  * is zero.
  *
- * The host takes what is in all rings together, in the order of the stamps; a
- * request that was not posted has the time at which it is served. Of equal ones
- * those that were posted come first, of these the ones in request rings, then they
- * go by ring number; those of one ring go in its order. A stamp that is before the last
- * time at which the host did that, or before that of a request ahead of it in its
- * ring, counts as that time; one in the future counts as now.
+ * The cut: a request that was not posted, a timeout that expires and a look from
+ * the host wait for what was in the rings when the host came to them, and for no
+ * more than that: at most as many from each ring, of either kind, as the ring has
+ * slots. So a guest that posts on and on keeps nobody waiting.
+ *
+ * What is in the cut is taken in the order of the stamps; a request that was not
+ * posted has the time at which it is served. Of equal ones those that were posted
+ * come first, of these the ones in request rings, then they go by ring number;
+ * those of one ring go in its order. A stamp that is before the last time at which
+ * the host did that, or before that of a request ahead of it in its ring, counts as
+ * that time; one in the future counts as now.
  */
 #define STOPWATCH_REQUEST_POSTED	(1 << 8)
 #define STOPWATCH_POSTED_MS		10
@@ -420,6 +479,8 @@ struct stopwatch_post_ring {
 #define STOPWATCH_S_BAD_NAME		21	/* see struct stopwatch_create */
 #define STOPWATCH_S_FULL		22	/* no number is free */
 #define STOPWATCH_S_DENIED		23	/* the VM's creator does not allow it */
+#define STOPWATCH_S_STALE		24	/* a later request has overtaken this one */
+#define STOPWATCH_S_CANCELLED		25	/* the guest took the request back */
 
 /* What the guest writes. */
 struct stopwatch_request {
@@ -429,7 +490,9 @@ struct stopwatch_request {
 	__le32 flags;		/* as the operation says, else zero */
 	__le32 status;		/* zero */
 	__le64 arg;		/* as the operation says, else zero */
-	__le64 interval;	/* ns, for STOPWATCH_OP_TIMEOUT, else zero */
+	__le64 interval;	/* ns, for STOPWATCH_OP_TIMEOUT; the ticket of BIND and UNBIND;
+				 * else zero
+				 */
 	__le64 stamp_ns;	/* VM time, with STOPWATCH_REQUEST_POSTED, else zero */
 	__le64 reserved[3];	/* zero */
 };

@@ -14,7 +14,7 @@ use loom::thread;
 use stopwatch_engine::guest::{posts_wait, PostRing, RequestRing};
 use stopwatch_engine::{uapi, Layout, Stamped};
 
-use crate::region::{explore, finds, layout, request, Host, Region, Weak};
+use crate::region::{binding, explore, finds, layout, request, Host, Region, Weak};
 
 /// What is done in another way than it should be.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -101,7 +101,7 @@ fn driver(fault: Fault) -> (Host, Arc<Driver>) {
         0,
         request(uapi::STOPWATCH_OP_SET_FEATURES, features),
     );
-    host.call(&mut ring, 0, request(uapi::STOPWATCH_OP_BIND, 0));
+    host.call(&mut ring, 0, binding(uapi::STOPWATCH_OP_BIND, 1));
     let driver = Driver {
         mem: host.mem.clone(),
         layout,

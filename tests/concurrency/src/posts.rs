@@ -10,7 +10,7 @@ use loom::thread;
 use stopwatch_engine::guest::{read_record, PostRing, RequestRing};
 use stopwatch_engine::{uapi, Layout, Status};
 
-use crate::region::{explore, finds, layout, request, Host, Weak};
+use crate::region::{binding, explore, finds, layout, request, Host, Weak};
 
 /// The head of post ring 0, and its first slots.
 fn shared(layout: &Layout, slots: u32) -> [Range<u32>; 2] {
@@ -26,7 +26,7 @@ fn bound(layout: Layout, shared: &[Range<u32>], weak: Weak) -> (Host, RequestRin
     let features = uapi::STOPWATCH_F_POSTED.into();
     let set = request(uapi::STOPWATCH_OP_SET_FEATURES, features);
     host.call(&mut ring, 0, set);
-    host.call(&mut ring, 0, request(uapi::STOPWATCH_OP_BIND, 0));
+    host.call(&mut ring, 0, binding(uapi::STOPWATCH_OP_BIND, 1));
     (host, ring)
 }
 
@@ -82,14 +82,14 @@ fn nothing_is_taken_of_a_ring_that_is_not_bound() {
             }
             posts
         });
-        host.call(&mut ring, 0, request(uapi::STOPWATCH_OP_UNBIND, 0));
+        host.call(&mut ring, 0, binding(uapi::STOPWATCH_OP_UNBIND, 2));
         let before = laps(&host);
         let mut posts = program.join().unwrap();
         host.kick(0);
         assert_eq!(laps(&host), before);
         assert_eq!(posts.post(&*host.mem, LAP, 0), None);
         // The next one who gets it finds it empty.
-        host.call(&mut ring, 0, request(uapi::STOPWATCH_OP_BIND, 0));
+        host.call(&mut ring, 0, binding(uapi::STOPWATCH_OP_BIND, 3));
         host.kick(0);
         assert_eq!(laps(&host), before);
     });

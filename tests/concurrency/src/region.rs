@@ -87,6 +87,21 @@ impl Memory for Region {
         let ordering = self.unless(Weak::Release, Ordering::Release);
         self.write(offset, value, ordering);
     }
+    fn exchange(&self, offset: u32, old: u64, new: u64) -> bool {
+        match self.shared.get(&offset) {
+            Some(word) => word
+                .compare_exchange(old, new, Ordering::Release, Ordering::Relaxed)
+                .is_ok(),
+            None => {
+                let word = &mut self.private.lock().unwrap()[offset as usize / 8];
+                let is = *word == old;
+                if is {
+                    *word = new;
+                }
+                is
+            }
+        }
+    }
     fn fence_release(&self) {
         if self.weak != Weak::FenceRelease {
             fence(Ordering::Release);
@@ -200,6 +215,14 @@ pub(crate) fn request(op: u32, arg: u64) -> Request {
         op: op as u16,
         arg,
         ..Request::default()
+    }
+}
+
+/// A request that binds post ring 0 or ends that, with a ticket.
+pub(crate) fn binding(op: u32, ticket: u64) -> Request {
+    Request {
+        interval: ticket,
+        ..request(op, 0)
     }
 }
 

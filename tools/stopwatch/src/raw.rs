@@ -189,19 +189,24 @@ impl Mapping {
         }
     }
 
-    /// As [`Self::words`], `count` times.
+    /// As [`Self::words`], `count` times, each `stride` bytes after the one before, of
+    /// which it takes up the first; panics if `stride` is less, or no multiple of 8.
     pub(crate) fn array<const N: usize>(
         self: &Arc<Self>,
         offset: usize,
+        stride: usize,
         count: usize,
-    ) -> View<[[AtomicU64; N]]> {
-        let size = (N * size_of::<u64>()).saturating_mul(count);
+    ) -> Array<N> {
+        assert!(stride % 8 == 0 && stride >= N * size_of::<u64>());
+        let size = stride.saturating_mul(count);
         assert!(offset % 8 == 0 && offset <= self.size && size <= self.size - offset);
         // SAFETY: by the line above that is within what is mapped.
-        let start = unsafe { self.base.add(offset) }.cast();
-        // INVARIANT: as in `words()`.
-        View {
-            start: NonNull::slice_from_raw_parts(start, count),
+        let start = unsafe { self.base.add(offset) };
+        // INVARIANT: as in `words()`, and by the lines above.
+        Array {
+            start,
+            stride,
+            count,
             _mapping: self.clone(),
         }
     }
@@ -241,6 +246,40 @@ impl<T: ?Sized> Deref for View<T> {
         // SAFETY: by the invariants, for as long as `self` is borrowed; any bits
         // are words.
         unsafe { self.start.as_ref() }
+    }
+}
+
+/// `count` times `N` words of a [`Mapping`], which was asked once whether it has them.
+///
+/// # Invariants
+///
+/// As for [`View`], of `N` words at `start + index * stride` for each index below
+/// `count`.
+#[derive(Debug)]
+pub(crate) struct Array<const N: usize> {
+    start: NonNull<u8>,
+    stride: usize,
+    count: usize,
+    _mapping: Arc<Mapping>,
+}
+
+// SAFETY: as for `Mapping`.
+unsafe impl<const N: usize> Send for Array<N> {}
+// SAFETY: as for `Mapping`.
+unsafe impl<const N: usize> Sync for Array<N> {}
+
+impl<const N: usize> Array<N> {
+    /// Those at `index`.
+    #[inline]
+    pub(crate) fn get(&self, index: usize) -> Option<&[AtomicU64; N]> {
+        // SAFETY: by the invariants, for as long as `self` is borrowed; any bits are
+        // words.
+        (index < self.count).then(|| unsafe {
+            self.start
+                .add(index * self.stride)
+                .cast::<[AtomicU64; N]>()
+                .as_ref()
+        })
     }
 }
 

@@ -52,15 +52,16 @@ structs! {
     stopwatch_info {
         magic version features region_size state_offset state_size rings_offset rings_size
         record_offset record_size stopwatches event_slots ring_offset ring_stride ring_slots rings
-        calls lap_offset post_offset post_rings reserved
+        calls lap_offset post_offset post_rings info_size reserved
     }
     stopwatch_vmm { status reset_generation }
     stopwatch_state {
-        events events_lost vmm_status reset_generation paused_ns paused_since_ns epoch_ns reserved
+        events events_lost vmm_status reset_generation paused_ns paused_since_ns epoch_ns pauses
+        reserved
     }
     stopwatch_record {
-        seq state elapsed_ns started_ns lap_ns deadline_ns laps timeouts name uid mode clock flags
-        target_ns interval_ns generation reserved reserved1
+        seq flags elapsed_ns base_ns lap_ns deadline_ns laps timeouts name uid mode target_ns
+        interval_ns generation reserved reserved1
     }
     stopwatch_post_ring { taken bound reserved posts }
     stopwatch_request { owner op watch flags status arg interval stamp_ns reserved }
@@ -84,10 +85,11 @@ structs! {
     stopwatch_laps { size flags watch first count total oldest reserved laps }
     stopwatch_device_info {
         size flags features interrupts events events_lost version stopwatches rings ring_slots
-        state_size record_offset lap_offset reserved epoch_ns
+        state_size record_offset lap_offset record_size epoch_ns
     }
     stopwatch_clock_page {
-        seq reserved counter_base valid_ticks time_ns mult error_ns drift paused_ns samples
+        seq reserved counter_base valid_ticks time_ns mult error_ns drift pauses paused_ns
+        samples
     }
     stopwatch_doorbell { set reserved }
     stopwatch_event_record {

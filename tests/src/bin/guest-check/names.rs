@@ -39,7 +39,9 @@ fn a_life() {
         name: field("Läufer 7"),
         clock: STOPWATCH_CLOCK_MONOTONIC_RAW,
         mode: STOPWATCH_MODE_READ,
-        record_flags: STOPWATCH_RECORD_EXISTS | STOPWATCH_RECORD_SKIP_PAUSED,
+        record_flags: STOPWATCH_RECORD_EXISTS
+            | STOPWATCH_RECORD_SKIP_PAUSED
+            | (STOPWATCH_CLOCK_MONOTONIC_RAW << STOPWATCH_RECORD_CLOCK_SHIFT),
         ..Default::default()
     };
     assert_eq!(describe(file, watch, 0), Ok(expected));

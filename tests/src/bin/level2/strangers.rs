@@ -118,7 +118,8 @@ fn the_driver_refuses_to_bind() {
     for said in [
         format!("magic must be {STOPWATCH_MAGIC:#x}, got {WRONG_MAGIC:#x}"),
         format!(
-            "device of version {WRONG_VERSION}, but this driver is for version {STOPWATCH_VERSION}"
+            "device of version {WRONG_VERSION}, but this driver is for version {STOPWATCH_VERSION}: \
+             update the driver in the guest"
         ),
         "out of place".to_owned(),
     ] {

@@ -301,6 +301,12 @@ impl Memory for Region {
         self.word(offset).store(value, Ordering::Release);
     }
 
+    fn exchange(&self, offset: u32, old: u64, new: u64) -> bool {
+        self.word(offset)
+            .compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
+    }
+
     fn fence_release(&self) {
         fence(Ordering::Release);
     }

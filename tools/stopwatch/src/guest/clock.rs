@@ -4,6 +4,7 @@
 //! words of mapped pages.
 
 use std::mem::offset_of;
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{fence, AtomicU64, Ordering};
 use std::sync::Arc;
 
@@ -41,13 +42,22 @@ pub(super) fn load(word: &AtomicU64) -> u64 {
     word.load(Ordering::Relaxed)
 }
 
+/// Maps the pages of a device that says this of itself.
+pub(super) fn map(
+    file: BorrowedFd<'_>,
+    info: &uapi::stopwatch_device_info,
+) -> Result<Arc<Mapping>, WhyNot> {
+    if info.version != uapi::STOPWATCH_VERSION {
+        return Err(WhyNot::OtherVersion(info.version));
+    }
+    Mapping::pages(file, info).map_err(WhyNot::NotMapped)
+}
+
 /// VM time.
 pub(super) struct Now {
     pub(super) time_ns: u64,
     /// By how much it can be off.
     pub(super) error_ns: u64,
-    /// For how much of it the VM was paused.
-    pub(super) paused_ns: u64,
 }
 
 /// The driver's page, and what of the device's state says whether it holds.
@@ -89,9 +99,8 @@ impl ClockPage {
         let field = |word: usize| load(&self.page[word]);
 
         let ticks = counter().wrapping_sub(field(word!(stopwatch_clock_page.counter_base)));
-        let paused_ns = field(word!(stopwatch_clock_page.paused_ns));
         // After the counter: if it was read after a pause, this shows it.
-        if ticks >= field(word!(stopwatch_clock_page.valid_ticks)) || self.was_paused(paused_ns) {
+        if ticks >= field(word!(stopwatch_clock_page.valid_ticks)) || self.was_paused() {
             return None;
         }
         let since = ticks.wrapping_mul(field(word!(stopwatch_clock_page.mult))) >> 32;
@@ -99,7 +108,6 @@ impl ClockPage {
         Some(Now {
             time_ns: field(word!(stopwatch_clock_page.time_ns)).wrapping_add(since),
             error_ns: field(word!(stopwatch_clock_page.error_ns)).wrapping_add(grown),
-            paused_ns,
         })
     }
 
@@ -112,19 +120,24 @@ impl ClockPage {
         self.is_still(first).then_some(now.time_ns)
     }
 
-    /// Whether the VM was paused since it had been for so long in all, or is so.
+    /// Whether the VM is paused, or was since the page was written.
     #[inline]
-    fn was_paused(&self, paused_ns: u64) -> bool {
-        let (status, _) = halves(load(&self.state[word!(stopwatch_state.vmm_status)]));
-        load(&self.state[word!(stopwatch_state.paused_ns)]) != paused_ns
-            || status != uapi::STOPWATCH_VMM_RUNNING
+    fn was_paused(&self) -> bool {
+        load(&self.state[word!(stopwatch_state.pauses)])
+            != load(&self.page[word!(stopwatch_clock_page.pauses)])
+    }
+
+    /// For how much of VM time the VM was paused, when the page was written.
+    #[inline]
+    pub(super) fn paused_ns(&self) -> u64 {
+        load(&self.page[word!(stopwatch_clock_page.paused_ns)])
     }
 
     /// Why the page does not hold, if it does not.
     pub(super) fn why_no_time(&self, counter: &impl Fn() -> u64) -> Option<WhyNot> {
         if load(&self.page[word!(stopwatch_clock_page.valid_ticks)]) == 0 {
             Some(WhyNot::NoClock)
-        } else if self.was_paused(load(&self.page[word!(stopwatch_clock_page.paused_ns)])) {
+        } else if self.was_paused() {
             Some(WhyNot::Paused)
         } else {
             self.now(counter).is_none().then_some(WhyNot::Stale)

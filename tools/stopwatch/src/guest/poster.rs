@@ -9,7 +9,7 @@ use std::sync::atomic::{fence, AtomicU64, Ordering};
 use rustix::io::Errno;
 use stopwatch_uapi as uapi;
 
-use super::clock::{halves, word, ClockPage};
+use super::clock::{self, halves, word, ClockPage};
 use super::{explain, Device, Error, Operation};
 use crate::raw::{counter, Access, Mapping, Request, View};
 
@@ -90,7 +90,7 @@ impl Ring {
         }
         let map = || {
             let info = file.raw_info().ok()?;
-            let pages = Mapping::pages(file.as_fd(), &info).ok()?;
+            let pages = clock::map(file.as_fd(), &info).ok()?;
             let offset = uapi::STOPWATCH_POST_RING_OFFSET.into();
             let ring = Mapping::new(file.as_fd(), offset, RING_SIZE, Access::ReadWrite).ok()?;
             Some((ClockPage::new(&pages), ring.words(0)))

@@ -12,9 +12,9 @@ use rustix::io::Errno;
 use stopwatch_uapi as uapi;
 use thiserror::Error;
 
-use super::clock::{halves, load, word, ClockPage, PAGE_SIZE};
+use super::clock::{self, halves, load, word, ClockPage, PAGE_SIZE};
 use super::{Device, Error, Operation};
-use crate::raw::{counter, Mapping, View};
+use crate::raw::{counter, Array};
 use crate::{Reading, Source, State, Which};
 
 /// How often to look again while the writer is at it. It writes a few words, so
@@ -31,6 +31,13 @@ pub enum WhyNot {
          its mode lets, or root"
     )]
     NotMapped(Errno),
+    /// The driver is of another version than this program.
+    #[error(
+        "the driver shows version {0} of the device's pages, but this program reads version {own}; \
+         update the older one",
+        own = uapi::STOPWATCH_VERSION
+    )]
+    OtherVersion(u32),
     /// The driver has not learned it, or found the CPU's counter useless.
     #[error("the driver does not know the time by the CPU's counter (yet)")]
     NoClock,
@@ -77,15 +84,14 @@ pub struct Reader<'a> {
 impl<'a> Reader<'a> {
     pub(super) fn new(device: &'a Device) -> Result<Self, Error> {
         let info = device.raw_info()?;
-        let pages = Mapping::pages(device.as_fd(), &info)
-            .map(|mapping| Pages {
-                clock: ClockPage::new(&mapping),
-                records: mapping.array(
-                    PAGE_SIZE + info.record_offset as usize,
-                    info.stopwatches as usize,
-                ),
-            })
-            .map_err(WhyNot::NotMapped);
+        let pages = clock::map(device.as_fd(), &info).map(|mapping| Pages {
+            clock: ClockPage::new(&mapping),
+            records: mapping.array(
+                PAGE_SIZE + info.record_offset as usize,
+                info.record_size as usize,
+                info.stopwatches as usize,
+            ),
+        });
         Ok(Self { device, pages })
     }
 
@@ -168,12 +174,9 @@ fn load_ticks(word: &AtomicU64) -> f64 {
 }
 
 // The fields in the upper halves.
-const _: () = assert!(offset_of!(uapi::stopwatch_record, state) == 4);
+const _: () = assert!(offset_of!(uapi::stopwatch_record, flags) == 4);
 const _: () = assert!(
     offset_of!(uapi::stopwatch_record, timeouts) == offset_of!(uapi::stopwatch_record, laps) + 4
-);
-const _: () = assert!(
-    offset_of!(uapi::stopwatch_record, flags) == offset_of!(uapi::stopwatch_record, clock) + 4
 );
 // The sequence count is in the first word.
 const _: () = assert!(offset_of!(uapi::stopwatch_record, seq) == 0);
@@ -182,10 +185,23 @@ const _: () = assert!(offset_of!(uapi::stopwatch_record, seq) == 0);
 #[derive(Debug)]
 struct Pages {
     clock: ClockPage,
-    records: View<[RecordWords]>,
+    records: Array<RECORD_WORDS>,
 }
 
-type RecordWords = [AtomicU64; size_of::<uapi::stopwatch_record>() / 8];
+/// Of those that are known here; there may be more.
+const RECORD_WORDS: usize = size_of::<uapi::stopwatch_record>() / 8;
+
+type RecordWords = [AtomicU64; RECORD_WORDS];
+
+/// Whether the stopwatch of a record with these flags runs by a clock that the CPU's
+/// counter is not related to.
+#[inline]
+fn runs_by_other_clock(flags: u32) -> bool {
+    const MONOTONIC: u32 = uapi::STOPWATCH_CLOCK_MONOTONIC << uapi::STOPWATCH_RECORD_CLOCK_SHIFT;
+
+    flags & uapi::STOPWATCH_RECORD_RUNNING != 0
+        && flags & uapi::STOPWATCH_RECORD_CLOCK_MASK != MONOTONIC
+}
 
 impl Pages {
     #[inline]
@@ -205,27 +221,31 @@ impl Pages {
 
         let before = self.begin(record);
         let now = self.clock.now(counter)?;
-        let (clock, flags) = halves(field(word!(stopwatch_record.clock)));
+        let (_, flags) = halves(before.1);
         let (laps, timeouts) = halves(field(word!(stopwatch_record.laps)));
         let mut elapsed_ns = field(word!(stopwatch_record.elapsed_ns));
-        let started_ns = field(word!(stopwatch_record.started_ns));
+        let base_ns = field(word!(stopwatch_record.base_ns));
         let lap_ns = field(word!(stopwatch_record.lap_ns));
         let deadline_ns = field(word!(stopwatch_record.deadline_ns));
-        if !self.belong_together(record, before) || flags & uapi::STOPWATCH_RECORD_EXISTS == 0 {
+        let paused_ns = match flags & uapi::STOPWATCH_RECORD_SKIP_PAUSED {
+            0 => 0,
+            _ => self.clock.paused_ns(),
+        };
+        if !self.belong_together(record, before)
+            || flags & uapi::STOPWATCH_RECORD_EXISTS == 0
+            || runs_by_other_clock(flags)
+        {
             return None;
         }
 
-        let state = State::from(halves(before.1).1);
-        if state == State::Running {
-            if clock != uapi::STOPWATCH_CLOCK_MONOTONIC {
-                return None;
-            }
-            let own = match flags & uapi::STOPWATCH_RECORD_SKIP_PAUSED {
-                0 => now.time_ns,
-                _ => now.time_ns.wrapping_sub(now.paused_ns),
-            };
+        let mut state = State::Stopped;
+        if flags & uapi::STOPWATCH_RECORD_RUNNING != 0 {
+            state = State::Running;
+            let shown = base_ns.wrapping_add(now.time_ns).wrapping_sub(paused_ns);
             // So far as the time can be off, it can be before the start.
-            elapsed_ns = elapsed_ns.wrapping_add(own.saturating_sub(started_ns));
+            if shown.wrapping_sub(elapsed_ns) as i64 >= 0 {
+                elapsed_ns = shown;
+            }
         }
         Some(Reading {
             state,
@@ -252,14 +272,13 @@ impl Pages {
                 return Ok(reading);
             }
             let before = self.begin(record);
-            let (clock, flags) = halves(load(&record[word!(stopwatch_record.clock)]));
-            let running = State::from(halves(before.1).1) == State::Running;
+            let (_, flags) = halves(before.1);
             let why = if flags & uapi::STOPWATCH_RECORD_EXISTS == 0 {
                 Some(WhyNot::NoSuchWatch)
             } else if let Some(why) = self.clock.why_no_time(&counter) {
                 Some(why)
             } else {
-                (running && clock != uapi::STOPWATCH_CLOCK_MONOTONIC).then_some(WhyNot::OtherClock)
+                runs_by_other_clock(flags).then_some(WhyNot::OtherClock)
             };
             // If there is no reason, it was being written before.
             if let (Some(why), true) = (why, self.belong_together(record, before)) {
@@ -291,12 +310,17 @@ impl Pages {
 mod tests {
     use super::*;
     use crate::host::sealed_memfd;
-    use crate::raw::Access;
+    use crate::raw::{Access, Mapping};
     use proptest::prelude::*;
     use std::os::fd::OwnedFd;
     use uapi::{stopwatch_clock_page as Page, stopwatch_record as Record};
 
     const RECORDS: usize = PAGE_SIZE + 64;
+    /// As of a later device, whose records have more in them.
+    const STRIDE: usize = size_of::<Record>() + 64;
+    const RUNNING: u32 = uapi::STOPWATCH_RECORD_EXISTS | uapi::STOPWATCH_RECORD_RUNNING;
+    const BOOTTIME: u32 = uapi::STOPWATCH_CLOCK_BOOTTIME << uapi::STOPWATCH_RECORD_CLOCK_SHIFT;
+    const PAUSES: usize = PAGE_SIZE + offset_of!(uapi::stopwatch_state, pauses);
 
     /// A device's pages, as a file that a test can write.
     struct Fake {
@@ -312,7 +336,7 @@ mod tests {
             let fake = Self {
                 pages: Pages {
                     clock: ClockPage::new(&mapping),
-                    records: mapping.array(RECORDS, 8),
+                    records: mapping.array(RECORDS, STRIDE, 8),
                 },
                 memfd,
             };
@@ -339,22 +363,25 @@ mod tests {
         }
 
         fn record(&self, watch: usize, offset: usize, value: u64) {
-            let record = RECORDS + watch * size_of::<Record>();
+            let record = RECORDS + watch * STRIDE;
             self.write(record + offset, &value.to_ne_bytes());
         }
 
         fn record32(&self, watch: usize, offset: usize, value: u32) {
-            let record = RECORDS + watch * size_of::<Record>();
+            let record = RECORDS + watch * STRIDE;
             self.write(record + offset, &value.to_ne_bytes());
         }
 
         /// Stopwatch 3 has run since 60 000, with 500 before that.
         fn running(self) -> Self {
-            self.record32(3, offset_of!(Record, flags), uapi::STOPWATCH_RECORD_EXISTS);
-            self.record32(3, offset_of!(Record, state), uapi::STOPWATCH_RUNNING);
+            self.flags(RUNNING);
             self.record(3, offset_of!(Record, elapsed_ns), 500);
-            self.record(3, offset_of!(Record, started_ns), 60_000);
+            self.record(3, offset_of!(Record, base_ns), 500u64.wrapping_sub(60_000));
             self
+        }
+
+        fn flags(&self, flags: u32) {
+            self.record32(3, offset_of!(Record, flags), flags);
         }
 
         fn read(&self, counter: u64) -> Result<Reading, WhyNot> {
@@ -378,8 +405,7 @@ mod tests {
     #[test]
     fn a_stopped_one_stands_whatever_its_clock() {
         let fake = Fake::new().running();
-        fake.record32(3, offset_of!(Record, state), uapi::STOPWATCH_STOPPED);
-        fake.record32(3, offset_of!(Record, clock), uapi::STOPWATCH_CLOCK_BOOTTIME);
+        fake.flags(uapi::STOPWATCH_RECORD_EXISTS | BOOTTIME);
         fake.record32(3, offset_of!(Record, laps), 2);
         fake.record(3, offset_of!(Record, lap_ns), 300);
         let reading = fake.read(3000).unwrap();
@@ -391,18 +417,21 @@ mod tests {
     fn pauses_are_skipped_if_wanted() {
         let fake = Fake::new().running();
         fake.page64(offset_of!(Page, paused_ns), 9000);
-        assert_eq!(fake.read(3000), Err(WhyNot::Paused));
-        fake.page64(
-            PAGE_SIZE + offset_of!(uapi::stopwatch_state, paused_ns),
-            9000,
-        );
         assert_eq!(fake.read(3000).unwrap().elapsed_ns, 11_500);
-        fake.record32(
-            3,
-            offset_of!(Record, flags),
-            uapi::STOPWATCH_RECORD_EXISTS | uapi::STOPWATCH_RECORD_SKIP_PAUSED,
-        );
+        fake.flags(RUNNING | uapi::STOPWATCH_RECORD_SKIP_PAUSED);
         assert_eq!(fake.read(3000).unwrap().elapsed_ns, 2_500);
+    }
+
+    #[test]
+    fn it_never_shows_less_than_at_its_start() {
+        let fake = Fake::new().running();
+        // The time may be off: by the page it is 70 000.
+        fake.record(3, offset_of!(Record, base_ns), 500u64.wrapping_sub(70_001));
+        assert_eq!(fake.read(1000).unwrap().elapsed_ns, 500);
+        fake.record(3, offset_of!(Record, base_ns), 500u64.wrapping_sub(71_000));
+        assert_eq!(fake.read(1000).unwrap().elapsed_ns, 500);
+        fake.record(3, offset_of!(Record, base_ns), 500u64.wrapping_sub(69_999));
+        assert_eq!(fake.read(1000).unwrap().elapsed_ns, 501);
     }
 
     #[test]
@@ -414,14 +443,17 @@ mod tests {
         assert_eq!(fake.pages.read(2, || 0), Err(WhyNot::NoSuchWatch));
         assert_eq!(fake.pages.read(8, || 0), Err(WhyNot::NoSuchWatch));
 
-        fake.record32(3, offset_of!(Record, clock), 1);
+        fake.flags(RUNNING | BOOTTIME);
         assert_eq!(fake.read(3000), Err(WhyNot::OtherClock));
-        fake.record32(3, offset_of!(Record, clock), 0);
+        fake.flags(RUNNING);
 
-        let vmm_status = PAGE_SIZE + offset_of!(uapi::stopwatch_state, vmm_status);
-        fake.page(vmm_status, uapi::STOPWATCH_VMM_PAUSED);
-        assert_eq!(fake.read(3000), Err(WhyNot::Paused));
-        fake.page(vmm_status, uapi::STOPWATCH_VMM_RUNNING);
+        // While it is paused, and after.
+        for pauses in [1, 2] {
+            fake.page64(PAUSES, pauses);
+            assert_eq!(fake.read(3000), Err(WhyNot::Paused));
+        }
+        fake.page64(offset_of!(Page, pauses), 2);
+        assert!(fake.read(3000).is_ok());
 
         fake.record32(3, offset_of!(Record, seq), 1);
         assert_eq!(fake.read(3000), Err(WhyNot::Busy));
