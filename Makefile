@@ -4,6 +4,8 @@
 help:
 	@echo 'make demo     see a guest use a stopwatch that the host kernel keeps'
 	@echo 'make test     every test'
+	@echo 'make test-lifecycle  everything that begins and ends, 100 times; takes hours emulated'
+	@echo 'make budget   search for the longest sections with interrupts off, for an hour'
 	@echo 'make bench    what each way between guest and host costs, into build/bench'
 	@echo 'make modules  the kernel modules, into build/modules, for the stock kernel of the lab;'
 	@echo '              with KDIR=... for any kernel tree that has Rust enabled'
@@ -16,6 +18,12 @@ demo:
 
 test:
 	tests/run
+
+test-lifecycle:
+	tests/lifecycle
+
+budget:
+	STOPWATCH_TIMEOUT=5400 lab/lab budget search --seconds 3600
 
 bench:
 	lab/lab bench
@@ -37,4 +45,4 @@ lab:
 clean:
 	rm -rf build
 
-.PHONY: help demo test bench modules tools lab clean
+.PHONY: help demo test test-lifecycle budget bench modules tools lab clean

@@ -64,11 +64,18 @@ level1_boot() {
 		vng+=(--disable-kvm)
 		options+=(-accel "tcg,thread=multi" -cpu "EPYC,+svm,check=off")
 	fi
-	# For the bench. One CPU, so that only what an operation sets off is counted.
-	if [[ $accel == counting ]]; then
+	# By a plugin of tools/bench, into its file in build/. One CPU, so that only what
+	# an operation sets off is counted.
+	case $accel in
+	counting)
 		cpus=1
 		options+=(-plugin "/stopwatch/build/bench/instructions.so,out=/stopwatch/build/bench/instructions.log")
-	fi
+		;;
+	sections)
+		cpus=1
+		options+=(-plugin "/stopwatch/build/budget/sections.so,out=/stopwatch/build/budget/sections.log")
+		;;
+	esac
 	vng+=(--run "$KERNEL_RELEASE" --qemu "/cache/$QEMU/bin/qemu-system-x86_64"
 		--name host --cpus "$cpus" --memory "${memory}M"
 		--force-9p --rw --overlay-rwdir /tmp --rwdir /stopwatch=/stopwatch

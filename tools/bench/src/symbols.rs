@@ -49,6 +49,17 @@ impl Symbols {
         Some(name)
     }
 
+    /// Each function and where it begins, in the order of addresses.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &str)> {
+        self.0.iter().map(|(address, name)| (*address, name.as_str()))
+    }
+
+    /// Where the first and the last one begin; `None` if there is none.
+    pub fn range(&self) -> Option<(u64, u64)> {
+        let ((first, _), (last, _)) = (self.0.first()?, self.0.last()?);
+        Some((*first, *last))
+    }
+
     /// Where a function begins.
     pub fn address(&self, name: &str) -> Option<u64> {
         self.0
