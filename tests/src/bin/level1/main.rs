@@ -3,6 +3,7 @@
 //! Tests of the host module alone: this process plays VMM and guest. Needs
 //! root on a machine whose kernel the module is for.
 
+mod abuse;
 mod by_host;
 mod control;
 mod events;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         by_host::tests(),
         time::tests(),
         program::tests(),
+        abuse::tests(),
     ];
     let mut trials = vec![Trial::test("the_kernel_log_is_watched", || {
         the_kernel_log_is_watched();
