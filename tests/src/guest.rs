@@ -216,6 +216,12 @@ impl Guest {
         self.next_ready();
     }
 
+    /// Has the guest's kernel panic, at which it reboots, and waits until it is up again.
+    pub fn panic(&mut self) {
+        self.send("echo c >/proc/sysrq-trigger");
+        self.next_ready();
+    }
+
     /// Reads up to the next marker: what came before it, and the marker.
     fn answer(&mut self, limit: Duration, what: &str) -> (String, String) {
         const MARK: u8 = 0x1e;
