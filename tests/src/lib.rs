@@ -7,6 +7,7 @@
 //! | [`suite`] | runs named tests, each with the module loaded for it and the kernel log watched |
 //! | [`kmsg`] | the kernel log: what was added to it, and whether anything in it is trouble |
 //! | [`module`] | loading and unloading a kernel module |
+//! | [`counting`] | instructions with interrupts off, by a plugin of level 1's QEMU |
 //! | [`kvm`] | KVM's counters of exits |
 //! | [`guest`] | a guest under QEMU, and the shell in it |
 //! | [`program`] | `stopwatch host`, and a parser of its metrics |
@@ -16,6 +17,7 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 #![warn(clippy::undocumented_unsafe_blocks)]
 
+pub mod counting;
 pub mod guest;
 pub mod harness;
 pub mod kmsg;

@@ -51,7 +51,9 @@ impl Symbols {
 
     /// Each function and where it begins, in the order of addresses.
     pub fn iter(&self) -> impl Iterator<Item = (u64, &str)> {
-        self.0.iter().map(|(address, name)| (*address, name.as_str()))
+        self.0
+            .iter()
+            .map(|(address, name)| (*address, name.as_str()))
     }
 
     /// Where the first and the last one begin; `None` if there is none.

@@ -17,7 +17,7 @@ use stopwatch_tests::harness::{kick, Vm, SMALL};
 use stopwatch_tests::suite::figure;
 use stopwatch_uapi::*;
 
-use crate::counting::{span, Counter};
+use stopwatch_tests::counting::{span, Counter};
 
 /// Calls of the quiet VM, beside each.
 const CALLS: u32 = 300;

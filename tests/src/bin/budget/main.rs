@@ -5,7 +5,7 @@
 //! in a level 1 that counts instructions, by `lab/lab budget`.
 
 mod beside;
-mod counting;
+mod guest;
 mod input;
 mod report;
 mod trial;
@@ -22,9 +22,9 @@ use libtest_mimic::{Arguments, Trial};
 use stopwatch_tests::kmsg::Cursor;
 use stopwatch_tests::suite::{host_module, print_figures};
 
-use counting::Counter;
 use input::{Chance, Input};
 use report::{Found, Report, BOUND};
+use stopwatch_tests::counting::Counter;
 use trial::Kind;
 
 /// The longest sections with interrupts off
@@ -47,6 +47,9 @@ enum Command {
         /// The report to begin with
         #[arg(long, default_value = "docs/budget.json")]
         from: PathBuf,
+        /// In a guest, too, which is booted for that
+        #[arg(long)]
+        guest: bool,
         /// Where the report goes
         #[arg(long, default_value = "build/budget/budget.json")]
         to: PathBuf,
@@ -84,6 +87,7 @@ fn run(command: Command) -> Result<ExitCode> {
             seconds,
             seed,
             from,
+            guest,
             to,
         } => {
             let known = match fs::read_to_string(&from) {
@@ -93,8 +97,12 @@ fn run(command: Command) -> Result<ExitCode> {
                 Err(_) => Vec::new(),
             };
             let (report, beside) = with_module(|| {
-                let report = search(known, Duration::from_secs(seconds), seed)?;
-                Ok((report, beside::measure()?))
+                let mut report = search(known, Duration::from_secs(seconds), seed)?;
+                let beside = beside::measure()?;
+                if guest {
+                    report.found.extend(guest::search()?);
+                }
+                Ok((report, beside))
             })?;
             let text = serde_json::to_string_pretty(&report).context("write the report")?;
             fs::write(&to, text + "\n").with_context(|| to.display().to_string())?;
@@ -141,9 +149,9 @@ fn search(known: Vec<Input>, time: Duration, seed: u64) -> Result<Report> {
     let mut trials = 0;
     while !first.is_empty() || begin.elapsed() < time {
         let input = first.pop().unwrap_or_else(|| {
-            let kind = Kind::ALL[trials % Kind::ALL.len()];
-            match best.get(&kind) {
-                Some(found) if !chance.one_in(4) => found.input.changed(&mut chance),
+            let kind = Kind::HOST[trials % Kind::HOST.len()];
+            match best.get(&kind).and_then(|found| found.input.as_ref()) {
+                Some(input) if !chance.one_in(4) => input.changed(&mut chance),
                 _ => Input::random(&mut chance),
             }
         });
@@ -157,7 +165,8 @@ fn search(known: Vec<Input>, time: Duration, seed: u64) -> Result<Report> {
                 context: kind.name().to_owned(),
                 instructions,
                 function,
-                input: input.clone(),
+                input: Some(input.clone()),
+                guest: None,
             };
             println!(
                 "{:4} s, trial {trials}: {instructions} in {}: {}",
@@ -178,8 +187,11 @@ fn search(known: Vec<Input>, time: Duration, seed: u64) -> Result<Report> {
 
 /// A test for each context, counted as all tests are.
 fn judge(report: &Report, beside: Vec<Trial>) -> ExitCode {
-    let mut trials: Vec<Trial> = Kind::ALL
+    let guest = report.found.iter().any(|found| found.input.is_none());
+    let guest_kinds: &[Kind] = if guest { &Kind::GUEST } else { &[] };
+    let mut trials: Vec<Trial> = Kind::HOST
         .iter()
+        .chain(guest_kinds)
         .map(|kind| {
             let name = kind.name();
             let found = report.found.iter().find(|found| found.context == name);
@@ -193,9 +205,10 @@ fn judge(report: &Report, beside: Vec<Trial>) -> ExitCode {
                 )),
                 None => Err("no section was seen".to_owned()),
             };
-            Trial::test(format!("budget::{}", name.replace(' ', "_")), move || {
-                result.map_err(Into::into)
-            })
+            Trial::test(
+                format!("budget::{}", name.replace([' ', ':', '\''], "_")),
+                move || result.map_err(Into::into),
+            )
         })
         .collect();
     trials.extend(beside);

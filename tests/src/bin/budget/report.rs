@@ -21,7 +21,12 @@ pub(crate) struct Found {
     pub(crate) instructions: u64,
     /// In which it began.
     pub(crate) function: String,
-    pub(crate) input: Input,
+    /// Of the host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) input: Option<Input>,
+    /// Of the guest: the arguments of `guest-budget burst`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) guest: Option<String>,
 }
 
 /// All that a search has found.
@@ -36,7 +41,10 @@ pub(crate) struct Report {
 impl Report {
     /// What to begin the next search with.
     pub(crate) fn inputs(&self) -> Vec<Input> {
-        self.found.iter().map(|found| found.input.clone()).collect()
+        self.found
+            .iter()
+            .filter_map(|found| found.input.clone())
+            .collect()
     }
 
     /// For people, in Markdown.

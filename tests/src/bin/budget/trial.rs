@@ -15,8 +15,8 @@ use stopwatch_engine::Memory;
 use stopwatch_tests::harness::{control, RawRequest, Region, SlotWords, Vm};
 use stopwatch_uapi::*;
 
-use crate::counting::{Counted, Counter, Place, World};
 use crate::input::{Chance, Input, Stamps, Trigger};
+use stopwatch_tests::counting::{Counted, Counter, Place, World};
 
 /// Where our code runs with interrupts off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,10 +30,15 @@ pub(crate) enum Kind {
     Command,
     SetUp,
     Teardown,
+    /// Of the guest.
+    Interrupt,
+    /// Of the guest.
+    GuestTask,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 9] = [
+    /// Those of the host.
+    pub(crate) const HOST: [Self; 9] = [
         Self::Doorbell,
         Self::Reset,
         Self::Timer,
@@ -44,6 +49,9 @@ impl Kind {
         Self::SetUp,
         Self::Teardown,
     ];
+
+    /// Those of the guest.
+    pub(crate) const GUEST: [Self; 2] = [Self::Interrupt, Self::GuestTask];
 
     /// For people.
     pub(crate) fn name(self) -> &'static str {
@@ -57,6 +65,8 @@ impl Kind {
             Self::Command => "command of the operator",
             Self::SetUp => "set-up",
             Self::Teardown => "teardown",
+            Self::Interrupt => "guest: interrupt",
+            Self::GuestTask => "guest: program's call",
         }
     }
 }

@@ -33,7 +33,7 @@ fn mark(number: u64, first: u64, second: u64) {
 
 /// Counts what `act` executes, and all that interrupts it, as a span.
 #[inline(always)]
-pub(crate) fn span<T>(act: impl FnOnce() -> T) -> T {
+pub fn span<T>(act: impl FnOnce() -> T) -> T {
     mark(BEGIN, 0, 0);
     let result = act();
     mark(END, 0, 0);
@@ -42,7 +42,7 @@ pub(crate) fn span<T>(act: impl FnOnce() -> T) -> T {
 
 /// Whose code a section is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum World {
+pub enum World {
     /// Level 1's.
     Host,
     /// Level 2's.
@@ -51,32 +51,36 @@ pub(crate) enum World {
 
 /// Sections that began at the same place, or calls of the same entry.
 #[derive(Clone, Debug)]
-pub(crate) struct Place {
-    pub(crate) world: World,
+pub struct Place {
+    /// Whose.
+    pub world: World,
     /// The function in which they began.
-    pub(crate) function: String,
+    pub function: String,
     /// Instructions of the longest: up to the last of the module.
-    pub(crate) own: u64,
+    pub own: u64,
     /// Up to where interrupts were on again; 0 of an entry.
-    pub(crate) whole: u64,
+    pub whole: u64,
 }
 
 /// What was counted since the last time.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Counted {
-    pub(crate) sections: Vec<Place>,
-    pub(crate) entries: Vec<Place>,
+pub struct Counted {
+    /// Of the host and of the guest.
+    pub sections: Vec<Place>,
+    /// Calls of functions that the kernel calls with interrupts off.
+    pub entries: Vec<Place>,
     /// Sections that ended within a span.
-    pub(crate) within: Vec<Place>,
-    pub(crate) spans: u64,
+    pub within: Vec<Place>,
+    /// Spans.
+    pub spans: u64,
     /// Instructions of the longest span.
-    pub(crate) longest_span: u64,
+    pub longest_span: u64,
     /// Instructions of all spans.
-    pub(crate) all_spans: u64,
+    pub all_spans: u64,
 }
 
 /// The plugin's file, and where the functions of a module are.
-pub(crate) struct Counter {
+pub struct Counter {
     file: PathBuf,
     host: Symbols,
     guest: Symbols,
@@ -87,8 +91,20 @@ pub(crate) struct Counter {
 const ENTRIES: [&[&str]; 3] = [
     &["EventFdListener", "::wake"],
     &["DeadlineTimer", "::run"],
-    &["IrqHandler", "::handle"],
+    &["handle_irq_callback"],
 ];
+
+/// The guest's driver.
+pub const GUEST_MODULE: &str = "stopwatch";
+
+fn symbols(kallsyms: &str, module: &str) -> Symbols {
+    let tag = format!("[{module}]");
+    let lines: Vec<&str> = kallsyms
+        .lines()
+        .filter(|line| line.ends_with(&tag) && !line.contains("__pfx_"))
+        .collect();
+    Symbols::parse(&lines.join("\n"), 0)
+}
 
 /// Tells the plugin of the module of that name, whose functions are in the text of a
 /// `/proc/kallsyms`.
@@ -96,13 +112,8 @@ const ENTRIES: [&[&str]; 3] = [
 /// # Errors
 ///
 /// It is not loaded.
-pub(crate) fn watch(kallsyms: &str, module: &str) -> Result<Symbols> {
-    let tag = format!("[{module}]");
-    let lines: Vec<&str> = kallsyms
-        .lines()
-        .filter(|line| line.ends_with(&tag) && !line.contains("__pfx_"))
-        .collect();
-    let symbols = Symbols::parse(&lines.join("\n"), 0);
+pub fn watch(kallsyms: &str, module: &str) -> Result<Symbols> {
+    let symbols = symbols(kallsyms, module);
     let (first, last) = symbols
         .range()
         .with_context(|| format!("no function of {module} is in /proc/kallsyms"))?;
@@ -121,12 +132,18 @@ pub(crate) fn watch(kallsyms: &str, module: &str) -> Result<Symbols> {
 }
 
 impl Counter {
+    /// Knows the guest's driver as well, by the text of its `/proc/kallsyms`. That the
+    /// plugin watches it is for a program in the guest to say, by [`watch`].
+    pub fn know_guest(&mut self, kallsyms: &str) {
+        self.guest = symbols(kallsyms, GUEST_MODULE);
+    }
+
     /// Watches the host module.
     ///
     /// # Errors
     ///
     /// It is not loaded.
-    pub(crate) fn new() -> Result<Self> {
+    pub fn new() -> Result<Self> {
         let kallsyms = fs::read_to_string("/proc/kallsyms").context("/proc/kallsyms")?;
         let mut counter = Self {
             file: "/stopwatch/build/budget/sections.log".into(),
@@ -145,7 +162,7 @@ impl Counter {
     /// # Errors
     ///
     /// The plugin's file is not there, or not of this moment.
-    pub(crate) fn collect(&mut self) -> Result<Counted> {
+    pub fn collect(&mut self) -> Result<Counted> {
         self.number += 1;
         mark(COLLECT, self.number, 0);
         let text =
