@@ -39,7 +39,8 @@ use crate::{
         Name,
         Policy,
         Request,
-        Status, //
+        Status,
+        Target, //
     },
     functions,
     registry::Registry,
@@ -377,23 +378,31 @@ impl ControlFile {
             if name.is_none() || it.watch != 0 {
                 return Err(EINVAL);
             }
-            server.command(Creation {
-                name,
-                flags: it.flags,
-                uid: 0,
-                mode: it.mode,
-                clock: it.clock,
-            })
+            server.command(
+                Target::Number,
+                Creation {
+                    name,
+                    flags: it.flags,
+                    uid: 0,
+                    mode: it.mode,
+                    clock: it.clock,
+                },
+            )
         } else {
             zero(it.flags | it.clock | it.mode)?;
-            if !name.is_none() {
-                it.watch = server.find(name).ok_or(ENOENT)?;
-            }
-            server.command(Request {
-                op,
-                watch: it.watch,
-                ..Request::default()
-            })
+            let target = if name.is_none() {
+                Target::Number
+            } else {
+                Target::Name(name)
+            };
+            server.command(
+                target,
+                Request {
+                    op,
+                    watch: it.watch,
+                    ..Request::default()
+                },
+            )
         };
 
         let result = match reply.status {
@@ -404,7 +413,7 @@ impl ControlFile {
             // From here on nothing was done, and there is no reading.
             Ok(Status::BadOp) => return Err(EOPNOTSUPP),
             // One that exists and is no good to delete is numbered.
-            Ok(Status::BadWatch) if server.describe(it.watch).is_some() => return Err(EINVAL),
+            Ok(Status::BadWatch) if server.describe(reply.watch).is_some() => return Err(EINVAL),
             Ok(Status::BadWatch) => return Err(ENOENT),
             Ok(Status::Full) => return Err(ENOSPC),
             Ok(Status::Denied) => return Err(EPERM),

@@ -4,7 +4,7 @@
 //!
 //! | context                                          | what                                    |
 //! |--------------------------------------------------|-----------------------------------------|
-//! | the write to a doorbell: interrupts off, mostly  | up to [`BUDGET`] requests of a ring,    |
+//! | the write to a doorbell: interrupts off, mostly  | up to a [`Budget`] of requests,         |
 //! | inside the vCPU's own exit                       | answered in place ([`Doorbell`])        |
 //! | a timer interrupt                                | timeouts that expired: events, calls    |
 //! | a kernel worker                                  | requests that a doorbell left over,     |
@@ -45,33 +45,27 @@ use crate::{
         memfd::PinnedMemfd, //
     },
     engine::{
+        Budget,
         Clock,
         ClockId,
         Device,
         Laps,
         Layout,
         Message,
-        Name,
         Policy,
         Record,
         Reply,
         Room,
         Served,
+        Settle,
         Stats,
         Status,
-        Storage, //
+        Storage,
+        Target, //
     },
     functions::Table,
     uapi, //
 };
-
-/// How many requests a kick may have answered, or timeouts noted, with interrupts off: a ring of
-/// the usual size.
-const BUDGET: u32 = 64;
-
-/// How soon a timer comes back that found more posted than the budget: often enough for the guest,
-/// and seldom enough for the CPU if a guest posts without end.
-const AGAIN_NS: u64 = 100_000;
 
 /// One kick in so many is timed: the two readings of the clock that this takes are then not a
 /// noticeable part of the time itself.
@@ -150,9 +144,6 @@ pub(crate) struct Core {
     state: SpinLockIrq<State>,
     region: PinnedMemfd,
     clock: VmClock,
-    /// After so many budgets all is carried out that was posted before the first:
-    /// [`Device::drains`].
-    drains: u32,
 }
 
 /// A VM with its timer and its work item. Dropping it waits for both.
@@ -195,7 +186,6 @@ pub(crate) fn serve_region(
     };
     let mut engine = Device::new(layout, policy)?;
     engine.publish_all(&memory);
-    let drains = engine.drains(BUDGET);
 
     let state = State {
         engine,
@@ -210,7 +200,6 @@ pub(crate) fn serve_region(
         state <- new_spinlock_irq!(state, "vhost_stopwatch::Core::state"),
         region,
         clock,
-        drains,
     });
 
     Arc::pin_init(Deferred::new(DeadlineTimer::new(core)), GFP_KERNEL)
@@ -302,63 +291,60 @@ impl DeadlineTimer<Core> {
 
     /// Takes the lock when all that the guest had posted by now is carried out, so that what is
     /// shown or done next comes after it. Task context.
-    fn drained(&self) -> SpinLockIrqGuard<'_, State> {
-        for _ in 0..self.drains {
+    fn settled(&self) -> SpinLockIrqGuard<'_, State> {
+        let mut settle = Settle::default();
+
+        loop {
             let mut state = self.state.lock();
 
-            if !state.started || !self.drain(&mut state) {
+            if !state.started {
+                return state;
+            }
+            let settled = state.engine.settle(
+                &self.region.memory(),
+                &self.clock,
+                &Table,
+                &mut settle,
+                &mut Budget::section(),
+            );
+
+            if settled.deadline_changed {
+                self.program(&state);
+            }
+            if settled.done {
                 return state;
             }
         }
-        // A guest that goes on posting has its turn later.
-        self.state.lock()
-    }
-
-    /// Carries out what the guest has posted, within the budget. Any context.
-    ///
-    /// Returns whether there is more.
-    fn drain(&self, state: &mut State) -> bool {
-        let memory = self.region.memory();
-        let drained = state.engine.drain(&memory, &self.clock, &Table, BUDGET);
-
-        if drained.deadline_changed {
-            self.program(state);
-        }
-        drained.more
-    }
-
-    /// The number of the stopwatch of that name.
-    pub(crate) fn find(&self, name: Name) -> Option<u32> {
-        self.drained().engine.find(&name)
     }
 
     /// The smallest number, not below `watch`, of a stopwatch that exists.
     pub(crate) fn next_existing(&self, watch: u32) -> Option<u32> {
-        self.drained().engine.next_existing(watch)
+        self.settled().engine.next_existing(watch)
     }
 
     /// What a stopwatch is, or `None` if there is none of that number.
     pub(crate) fn describe(&self, watch: u32) -> Option<Record> {
-        self.drained().engine.describe(watch)
+        self.settled().engine.describe(watch)
     }
 
     /// Laps of a stopwatch, from number `first` on, or `None` if there is none of that number.
     pub(crate) fn laps(&self, watch: u32, first: u32, into: &mut [u64]) -> Option<Laps> {
-        let state = self.drained();
+        let state = self.settled();
 
         state.engine.laps(&self.region.memory(), watch, first, into)
     }
 
     /// Carries out an operation of the host's. Task context.
-    pub(crate) fn command(&self, message: impl Into<Message>) -> Reply {
+    pub(crate) fn command(&self, target: Target, message: impl Into<Message>) -> Reply {
         let message = message.into();
 
         loop {
             let reply = {
-                let mut state = self.drained();
-                let commanded = state
-                    .engine
-                    .command(&self.region.memory(), &self.clock, message);
+                let mut state = self.settled();
+                let commanded =
+                    state
+                        .engine
+                        .command(&self.region.memory(), &self.clock, target, message);
 
                 if state.started && commanded.deadline_changed {
                     self.program(&state);
@@ -376,17 +362,20 @@ impl DeadlineTimer<Core> {
     ///
     /// Returns whether it got some.
     fn make_room(&self) -> bool {
-        let wanted = self.state.lock().engine.wants_room();
+        let wanted = self.state.lock().engine.wants_storage();
         let Some(stopwatches) = wanted else {
             return false;
         };
         let Ok(room) = Room::new(stopwatches) else {
-            self.state.lock().engine.deny_room();
+            self.state.lock().engine.deny_storage();
             return false;
         };
-        let former = self.state.lock().engine.set_room(room);
+        let refused = self.state.lock().engine.set_storage(room);
 
         // Freeing it is not for under the lock.
+        drop(refused);
+        let former = self.state.lock().engine.take_former_storage();
+
         drop(former);
         true
     }
@@ -408,12 +397,13 @@ impl DeadlineTimer<Core> {
             return Served::default();
         }
         let memory = self.region.memory();
-        let vmm = state.engine.vmm(&memory, &self.clock, &Table, BUDGET);
+        let mut budget = Budget::section();
+        let vmm = state.engine.vmm(&memory, &self.clock, &Table, &mut budget);
         let served = state
             .engine
-            .serve(&memory, &self.clock, &Table, ring, BUDGET);
+            .serve(&memory, &self.clock, &Table, ring, &mut budget);
 
-        if vmm.reset || vmm.status || served.deadline_changed {
+        if vmm.deadline_changed || served.deadline_changed {
             self.program(state);
         }
         served
@@ -428,17 +418,17 @@ impl DeadlineTimer<Core> {
             if !state.started {
                 return;
             }
-            if self.drain(&mut state) {
-                // What the guest has posted comes before what expires: come back for the rest.
-                self.set(clock::monotonic_ns().saturating_add(AGAIN_NS));
-                return;
-            }
-            let expired = state
-                .engine
-                .expire(&self.region.memory(), &self.clock, BUDGET);
+            let expired = state.engine.expire(
+                &self.region.memory(),
+                &self.clock,
+                &Table,
+                &mut Budget::section(),
+            );
 
-            // Beyond the budget the next deadline is past, so the timer comes back at once.
-            self.program(&state);
+            match expired.next {
+                Some(next) => self.set(self.clock.to_host(next)),
+                None => self.clear(),
+            }
             expired.calls
         };
 
@@ -479,7 +469,7 @@ impl DeferredHandler for DeadlineTimer<Core> {
         (0..rings).fold(false, |more, ring| {
             let served = self.serve(ring, &mut self.state.lock());
 
-            served.more || served.wants_room || more
+            served.more || served.wants_storage || more
         })
     }
 }
@@ -516,7 +506,7 @@ impl Listener for Doorbell {
             served
         };
 
-        if served.more || served.wants_room {
+        if served.more || served.wants_storage {
             self.server.queue();
         }
     }

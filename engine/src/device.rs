@@ -5,6 +5,7 @@
 
 use core::ops::DerefMut;
 
+use super::budget::Budget;
 use super::clock::Clock;
 use super::geometry::Layout;
 use super::memory::Memory;
@@ -83,6 +84,13 @@ pub struct Policy {
     pub epoch_ns: u64,
 }
 
+/// How long after a run of [`Device::expire`] that was not done the next one is, in
+/// ns: often enough for the guest, and seldom enough for the CPU.
+const RUN_GAP_NS: u64 = 100_000;
+
+/// Units of a [`Budget`] for a request.
+const REQUEST: u32 = 250;
+
 /// So many posts of a post ring take no longer than a request.
 const POSTS_PER_REQUEST: u32 = 8;
 
@@ -110,10 +118,10 @@ pub struct Served {
     /// Of these, answered with `STOPWATCH_S_BAD_*`, or none that can be posted.
     pub bad: u32,
     /// The budget is spent and there is more, or a stopwatch that is to be created
-    /// waits for room.
+    /// waits for storage.
     pub more: bool,
-    /// More room is wanted: see [`Device::wants_room`].
-    pub wants_room: bool,
+    /// More storage is wanted: see [`Device::wants_storage`].
+    pub wants_storage: bool,
     /// [`Device::next_deadline`] may be another one than before.
     pub deadline_changed: bool,
 }
@@ -124,6 +132,34 @@ pub struct Served {
 pub struct Commanded {
     /// The answer.
     pub reply: Reply,
+    /// [`Device::next_deadline`] may be another one than before.
+    pub deadline_changed: bool,
+}
+
+/// The stopwatch that a program of the host means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The one of the number in the request; none, if that creates one.
+    Number,
+    /// The one that has this name, whatever number is in the request.
+    Name(Name),
+}
+
+/// How far [`Device::settle`] has come for one caller.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Settle {
+    /// Slices that are left; `None` before the first.
+    slices: Option<u32>,
+}
+
+/// What [`Device::settle`] did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[must_use = "there may be more to do, and the timer to program"]
+pub struct Settled {
+    /// All is carried out that was posted when the caller began.
+    pub done: bool,
+    /// More storage is wanted: see [`Device::wants_storage`].
+    pub wants_storage: bool,
     /// [`Device::next_deadline`] may be another one than before.
     pub deadline_changed: bool,
 }
@@ -139,19 +175,25 @@ pub struct Expired {
     /// A bit for each call that is to be made: there are events for it, or were
     /// some that are lost.
     pub calls: u64,
-    /// [`Device::next_deadline`]. If the budget was spent, it may be past.
+    /// [`Device::next_deadline`]. It is not past: after a run in which the budget was
+    /// spent, the next one is a while away.
     pub next: Option<u64>,
+    /// What was carried out before. If `more`, timeouts are noted in a later run.
+    pub served: Served,
 }
 
 /// What the VMM told [`Device::vmm`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[must_use = "after any change the timer is to be programmed"]
 pub struct VmmChange {
-    /// The device was reset. No timeout is armed any more.
+    /// A reset has begun: [`Device::work`] has to be called until it is complete.
     pub reset: bool,
     /// [`Device::vmm_status`] is another one than before.
     pub status: bool,
+    /// [`Device::next_deadline`] may be another one than before.
+    pub deadline_changed: bool,
 }
+
 /// A device.
 pub struct Device<S: Storage> {
     stopwatches: Stopwatches<S>,
@@ -176,21 +218,28 @@ impl<S: Storage> Device<S> {
         })
     }
 
-    /// For how many stopwatches there should be room, if that is more than there
+    /// For how many stopwatches there should be storage, if that is more than there
     /// is.
-    pub fn wants_room(&self) -> Option<u32> {
+    pub fn wants_storage(&self) -> Option<u32> {
         self.stopwatches.wants_room()
     }
 
-    /// Gives it room, and takes the room that it had, which is to be dropped.
-    /// Nothing happens to a device if the new one is not larger.
-    pub fn set_room(&mut self, room: Room<S>) -> Room<S> {
-        self.stopwatches.set_room(room)
+    /// Gives it storage, which [`Self::work`] takes into use. What is not needed,
+    /// as it is no larger or as another one is being taken into use, is given back
+    /// and to be dropped.
+    pub fn set_storage(&mut self, storage: Room<S>) -> Option<Room<S>> {
+        let former = self.stopwatches.set_room(storage);
+        Some(former)
     }
 
-    /// There is no more room to be had now. A stopwatch that waits for it is
+    /// Storage that is not used any more, to be dropped where that may be done.
+    pub fn take_former_storage(&mut self) -> Option<Room<S>> {
+        None
+    }
+
+    /// There is no more storage to be had now. A stopwatch that waits for it is
     /// refused.
-    pub fn deny_room(&mut self) {
+    pub fn deny_storage(&mut self) {
         self.stopwatches.deny_room();
     }
 
@@ -214,6 +263,20 @@ impl<S: Storage> Device<S> {
     /// only to be handed on would be a tenth of the work.
     #[inline(always)]
     pub fn serve(
+        &mut self,
+        mem: &impl Memory,
+        clock: &impl Clock,
+        functions: &impl Functions,
+        ring: u32,
+        budget: &mut Budget,
+    ) -> Served {
+        let served = self.serve_some(mem, clock, functions, ring, budget.left() / REQUEST);
+        budget.charge(served.answered.saturating_mul(REQUEST));
+        served
+    }
+
+    #[inline(always)]
+    fn serve_some(
         &mut self,
         mem: &impl Memory,
         clock: &impl Clock,
@@ -269,15 +332,57 @@ impl<S: Storage> Device<S> {
         self.note(served)
     }
 
+    /// Does a slice of what is left to be done: a reset, a change of features, new
+    /// storage, and what waits in the rings. `more` says that there is still some.
+    pub fn work(
+        &mut self,
+        mem: &impl Memory,
+        clock: &impl Clock,
+        functions: &impl Functions,
+        budget: &mut Budget,
+    ) -> Served {
+        if self.stopwatches.has(uapi::STOPWATCH_F_POSTED) {
+            return self.drain(mem, clock, functions, budget.left() / REQUEST);
+        }
+        let mut all = Served::default();
+        for ring in 0..self.layout().geometry().rings {
+            let served = self.serve(mem, clock, functions, ring, budget);
+            all.answered += served.answered;
+            all.bad += served.bad;
+            all.more |= served.more;
+            all.wants_storage |= served.wants_storage;
+            all.deadline_changed |= served.deadline_changed;
+        }
+        all
+    }
+
+    /// Does a slice of what was posted when `state` was new. When it is done, the
+    /// caller acts, or looks at the device, without letting go of it between the
+    /// two: after that nothing is carried out as of a time before it.
+    pub fn settle(
+        &mut self,
+        mem: &impl Memory,
+        clock: &impl Clock,
+        functions: &impl Functions,
+        state: &mut Settle,
+        budget: &mut Budget,
+    ) -> Settled {
+        let slices = state
+            .slices
+            .unwrap_or_else(|| self.drains(budget.left() / REQUEST));
+        let served = self.drain(mem, clock, functions, budget.left() / REQUEST);
+        let slices = slices.saturating_sub(1);
+        state.slices = Some(slices);
+        Settled {
+            done: !served.more || slices == 0,
+            wants_storage: served.wants_storage,
+            deadline_changed: served.deadline_changed,
+        }
+    }
+
     /// Carries out what is posted in any ring, `budget` requests at most. Does
     /// nothing while `STOPWATCH_F_POSTED` is off.
-    ///
-    /// To be called before [`Self::command`], [`Self::expire`] and whatever shows
-    /// something of the device, without letting go of it between the two: after
-    /// the latter nothing is carried out as of a time before it. A guest may post
-    /// faster than this goes. Who has called this as often as [`Self::drains`] says
-    /// has taken what was there at first, and may go on without the rest.
-    pub fn drain(
+    fn drain(
         &mut self,
         mem: &impl Memory,
         clock: &impl Clock,
@@ -292,7 +397,7 @@ impl<S: Storage> Device<S> {
     }
 
     /// How many calls of [`Self::drain`] with that budget take all slots of all rings.
-    pub fn drains(&self, budget: u32) -> u32 {
+    fn drains(&self, budget: u32) -> u32 {
         let geometry = self.layout().geometry();
         let posts = self.layout().post_rings() * uapi::STOPWATCH_POST_SLOTS;
         let requests = geometry.rings * geometry.ring_slots + posts / POSTS_PER_REQUEST;
@@ -363,7 +468,7 @@ impl<S: Storage> Device<S> {
         if !served.more {
             self.stopwatches.times.settle();
         }
-        served.wants_room = self.stopwatches.room_wanted;
+        served.wants_storage = self.stopwatches.room_wanted;
         served.deadline_changed = self.stopwatches.room.deadlines.take_changed();
         self.stats.requests = self.stats.requests.wrapping_add(served.answered.into());
         self.stats.bad_requests = self.stats.bad_requests.wrapping_add(served.bad.into());
@@ -371,29 +476,52 @@ impl<S: Storage> Device<S> {
     }
 
     /// Does what a program of the host asks for. It may start, pause, lap, reset
-    /// and read stopwatches, create and delete them. `STOPWATCH_S_FULL` is for want
-    /// of room if [`Self::wants_room`] then says so.
+    /// and read stopwatches, create and delete them. A name is looked up here, so that
+    /// nothing comes between that and the act; if nobody has it, the answer is
+    /// `STOPWATCH_S_BAD_WATCH`. `STOPWATCH_S_FULL` is for want of storage if
+    /// [`Self::wants_storage`] then says so.
     pub fn command(
         &mut self,
         mem: &impl Memory,
         clock: &impl Clock,
+        target: Target,
         request: impl Into<Message>,
     ) -> Commanded {
+        let mut words = *request.into().words();
+        if let Target::Name(name) = target {
+            // No stopwatch has the number that stands for nobody.
+            let watch = self.stopwatches.find(&name).unwrap_or(u32::MAX);
+            field!(stopwatch_request.watch).set(&mut words, watch);
+        }
         self.stopwatches.times.advance(clock);
         self.stopwatches.times.settle();
         Commanded {
-            reply: self
-                .stopwatches
-                .answer(mem, clock, request.into().words(), Asker::Host),
+            reply: self.stopwatches.answer(mem, clock, &words, Asker::Host),
             deadline_changed: self.stopwatches.room.deadlines.take_changed(),
         }
     }
 
-    /// Notes the timeouts whose deadline has come, `budget` of them at most.
-    pub fn expire(&mut self, mem: &impl Memory, clock: &impl Clock, budget: u32) -> Expired {
+    /// Notes the timeouts whose deadline has come, after what was posted when it
+    /// began. That may take several runs; [`Expired::next`] says when the next one is.
+    pub fn expire(
+        &mut self,
+        mem: &impl Memory,
+        clock: &impl Clock,
+        functions: &impl Functions,
+        budget: &mut Budget,
+    ) -> Expired {
+        let mut expired = Expired {
+            served: self.drain(mem, clock, functions, budget.left() / REQUEST),
+            ..Expired::default()
+        };
+        budget.charge(expired.served.answered * REQUEST);
+        if expired.served.more {
+            expired.next = Some(self.stopwatches.times.now().saturating_add(RUN_GAP_NS));
+            return expired;
+        }
         self.stopwatches.times.advance(clock);
-        let mut expired = Expired::default();
-        for _ in 0..budget {
+        while !budget.is_spent() {
+            budget.charge(REQUEST);
             // The record is published by then: who has the event finds it in there.
             let Some((mut event, call)) = self.stopwatches.expire(mem, clock) else {
                 break;
@@ -433,7 +561,7 @@ impl<S: Storage> Device<S> {
         mem: &impl Memory,
         clock: &impl Clock,
         functions: &impl Functions,
-        budget: u32,
+        budget: &mut Budget,
     ) -> VmmChange {
         let words = [mem.load_acquire(self.stopwatches.layout.vmm())];
         let status = field!(stopwatch_vmm.status).get32(&words);
@@ -452,13 +580,13 @@ impl<S: Storage> Device<S> {
         mem: &impl Memory,
         clock: &impl Clock,
         functions: &impl Functions,
-        budget: u32,
+        budget: &mut Budget,
         status: u32,
         reset_generation: u32,
     ) -> VmmChange {
         let mut change = VmmChange::default();
-        // Of what this did the caller learns by the change.
-        let _ = self.drain(mem, clock, functions, budget);
+        let drained = self.drain(mem, clock, functions, budget.left() / REQUEST);
+        change.deadline_changed = drained.deadline_changed;
         if status != self.vmm_status {
             change.status = true;
             match status {
@@ -477,6 +605,7 @@ impl<S: Storage> Device<S> {
         }
         if change.status || change.reset {
             self.publish_state(mem);
+            change.deadline_changed = true;
         }
         change
     }

@@ -21,6 +21,7 @@
 // Host and guest each use their end of it.
 #![allow(dead_code, unused_imports)]
 
+mod budget;
 mod clock;
 mod deadlines;
 mod device;
@@ -43,9 +44,11 @@ mod words;
 pub mod guest;
 pub mod guest_clock;
 
+pub use budget::Budget;
 pub use clock::{Clock, ClockId};
 pub use device::{
-    Commanded, Device, Expired, Functions, Policy, Served, Stats, Storage, VmmChange, FEATURES,
+    Commanded, Device, Expired, Functions, Policy, Served, Settle, Settled, Stats, Storage, Target,
+    VmmChange, FEATURES,
 };
 pub use geometry::{Geometry, GeometryError, InfoError, InfoWords, Layout};
 pub use memory::Memory;

@@ -4,11 +4,11 @@
 
 mod common;
 
-use common::{at, device, read, request, Clocks, Guest, Heap, Region, POLICY};
+use common::{at, budget_for, device, read, request, Clocks, Guest, Heap, Region, POLICY};
 use stopwatch_engine::guest::{read_glance, read_laps, read_record, State};
 use stopwatch_engine::{
     uapi, Creation, Device, Geometry, Layout, Memory, Message, Name, Policy, Reading, Record,
-    Request, Stamped, Status, FEATURES,
+    Request, Stamped, Status, Target, FEATURES,
 };
 
 const GEOMETRY: Geometry = Geometry {
@@ -41,9 +41,9 @@ fn the_demo() {
         let reading = call(&mut device, uapi::STOPWATCH_OP_TIMEOUT, SECOND, now);
         assert_eq!(reading.deadline_ns, now + SECOND);
         assert_eq!(device.next_deadline(&at(0)), Some(now + SECOND));
-        let early = device.expire(&mem, &at(now + SECOND - 1), 100);
+        let early = device.expire(&mem, &at(now + SECOND - 1), &(), &mut budget_for(100));
         assert_eq!((early.put, early.next), (0, Some(now + SECOND)));
-        let expired = device.expire(&mem, &at(now + SECOND), 100);
+        let expired = device.expire(&mem, &at(now + SECOND), &(), &mut budget_for(100));
         assert_eq!((expired.put, expired.lost, expired.next), (1, 0, None));
     }
     let reading = call(&mut device, uapi::STOPWATCH_OP_READ, 0, 7 * SECOND);
@@ -128,7 +128,7 @@ fn a_new_timeout_replaces_the_old_one_and_zero_disarms() {
         let token = ring
             .post(&mem, request(uapi::STOPWATCH_OP_TIMEOUT, 2, arg))
             .unwrap();
-        let served = device.serve(&mem, &at(60), &(), 0, 1);
+        let served = device.serve(&mem, &at(60), &(), 0, &mut budget_for(1));
         assert_eq!(served.deadline_changed, before != deadline);
         let reply = ring.poll(&mem, token).unwrap();
         assert_eq!(reply.reading.deadline_ns, deadline.unwrap_or(0));
@@ -148,13 +148,13 @@ fn what_is_over_budget_waits() {
         .collect();
     assert_eq!(ring.post(&mem, reading(0)), None);
 
-    let served = device.serve(&mem, &at(1), &(), 0, 3);
+    let served = device.serve(&mem, &at(1), &(), 0, &mut budget_for(3));
     assert_eq!((served.answered, served.more), (3, true));
     for (n, &token) in tokens.iter().enumerate() {
         assert_eq!(ring.poll(&mem, token).is_some(), n < 3);
     }
     assert_eq!(ring.poll(&mem, tokens[0]), None, "it was taken");
-    let served = device.serve(&mem, &at(1), &(), 0, 5);
+    let served = device.serve(&mem, &at(1), &(), 0, &mut budget_for(5));
     assert_eq!((served.answered, served.more), (5, false));
     // Taken in any order, but a slot that was not taken is not used again.
     for &token in tokens[4..].iter().rev() {
@@ -172,8 +172,8 @@ fn what_is_over_budget_waits() {
 fn a_ring_that_is_not_there_is_nothing() {
     let (mut device, mem) = device(GEOMETRY);
     let before = mem.words();
-    let _ = device.serve(&mem, &at(1), &(), 2, 10);
-    let _ = device.serve(&mem, &at(1), &(), u32::MAX, 10);
+    let _ = device.serve(&mem, &at(1), &(), 2, &mut budget_for(10));
+    let _ = device.serve(&mem, &at(1), &(), u32::MAX, &mut budget_for(10));
     assert_eq!(mem.words(), before);
 }
 
@@ -187,9 +187,9 @@ fn events_without_room_are_counted_as_lost() {
         guest.call(&mut device, &mem, 0, timeout, 0);
     }
     // By budgets: the caller is told that there is more to do at once.
-    let expired = device.expire(&mem, &at(200), 4);
+    let expired = device.expire(&mem, &at(200), &(), &mut budget_for(4));
     assert_eq!((expired.put, expired.lost, expired.next), (4, 0, Some(104)));
-    let expired = device.expire(&mem, &at(200), 100);
+    let expired = device.expire(&mem, &at(200), &(), &mut budget_for(100));
     assert_eq!((expired.put, expired.lost, expired.next), (4, 3, None));
     let state = State::read(&mem, device.layout());
     assert_eq!((state.events, state.events_lost), (8, 3));
@@ -212,7 +212,10 @@ fn events_without_room_are_counted_as_lost() {
         request(uapi::STOPWATCH_OP_TIMEOUT, 0, 1),
         200,
     );
-    assert_eq!(device.expire(&mem, &at(300), 100).put, 1);
+    assert_eq!(
+        device.expire(&mem, &at(300), &(), &mut budget_for(100)).put,
+        1
+    );
     assert_eq!(guest.events.next(&mem).unwrap().sequence, 11);
 }
 
@@ -225,22 +228,22 @@ fn a_reset_clears_the_transport_and_spares_the_stopwatches() {
     guest.call(&mut device, &mem, 0, start, 10);
     let timeout = request(uapi::STOPWATCH_OP_TIMEOUT, 1, 5);
     guest.call(&mut device, &mem, 1, timeout, 10);
-    let _ = device.expire(&mem, &at(20), 10);
+    let _ = device.expire(&mem, &at(20), &(), &mut budget_for(10));
     guest.call(&mut device, &mem, 1, timeout, 20);
     // One more is posted and never served.
     guest.rings[0].post(&mem, start).unwrap();
 
     let vmm = device.layout().vmm();
     assert_eq!(
-        device.vmm(&mem, &at(0), &(), u32::MAX),
+        device.vmm(&mem, &at(0), &(), &mut budget_for(u32::MAX)),
         Default::default(),
         "nothing was written"
     );
     mem.store(vmm, 1 << 32);
-    let change = device.vmm(&mem, &at(0), &(), u32::MAX);
+    let change = device.vmm(&mem, &at(0), &(), &mut budget_for(u32::MAX));
     assert!(change.reset && !change.status);
     assert_eq!(
-        device.vmm(&mem, &at(0), &(), u32::MAX),
+        device.vmm(&mem, &at(0), &(), &mut budget_for(u32::MAX)),
         Default::default(),
         "that was one reset"
     );
@@ -250,7 +253,12 @@ fn a_reset_clears_the_transport_and_spares_the_stopwatches() {
     let mut guest = Guest::new(device.layout());
     assert_eq!(guest.events.next(&mem), None);
     for ring in 0..2 {
-        assert_eq!(device.serve(&mem, &at(30), &(), ring, 10).answered, 0);
+        assert_eq!(
+            device
+                .serve(&mem, &at(30), &(), ring, &mut budget_for(10))
+                .answered,
+            0
+        );
     }
     let record = read_record(&mem, device.layout().record(1).unwrap());
     let expected = Record {
@@ -271,11 +279,14 @@ fn the_vmm_is_believed_only_what_it_may_say() {
     let (mut device, mem) = device(GEOMETRY);
     let vmm = device.layout().vmm();
     mem.store(vmm, uapi::STOPWATCH_VMM_PAUSED.into());
-    let change = device.vmm(&mem, &at(0), &(), u32::MAX);
+    let change = device.vmm(&mem, &at(0), &(), &mut budget_for(u32::MAX));
     assert!(change.status && !change.reset);
     assert_eq!(device.vmm_status(), uapi::STOPWATCH_VMM_PAUSED);
     mem.store(vmm, 77);
-    assert_eq!(device.vmm(&mem, &at(0), &(), u32::MAX), Default::default());
+    assert_eq!(
+        device.vmm(&mem, &at(0), &(), &mut budget_for(u32::MAX)),
+        Default::default()
+    );
     assert_eq!(device.vmm_status(), uapi::STOPWATCH_VMM_PAUSED);
 }
 
@@ -410,7 +421,7 @@ fn bad_names_are_told_as_such() {
     let slot = device.layout().ring(0).unwrap().slot(0);
     let token = ring.post(&mem, named("a")).unwrap();
     mem.store(slot + 16, u64::from_le_bytes(*b"a/b\0\0\0\0\0"));
-    let served = device.serve(&mem, &at(0), &(), 0, 1);
+    let served = device.serve(&mem, &at(0), &(), 0, &mut budget_for(1));
     assert_eq!((served.answered, served.bad), (1, 1));
     let reply = ring.poll(&mem, token).unwrap();
     assert_eq!(reply.status, Ok(Status::BadName));
@@ -454,7 +465,11 @@ fn the_time_of_a_pause_is_skipped_by_who_wants_it() {
     let vmm = device.layout().vmm();
     let set = |device: &mut Device<_>, status: u32, now| {
         mem.store(vmm, status.into());
-        assert!(device.vmm(&mem, &at(now), &(), u32::MAX).status);
+        assert!(
+            device
+                .vmm(&mem, &at(now), &(), &mut budget_for(u32::MAX))
+                .status
+        );
     };
     let creation = Creation {
         flags: uapi::STOPWATCH_CREATE_SKIP_PAUSED,
@@ -477,7 +492,7 @@ fn the_time_of_a_pause_is_skipped_by_who_wants_it() {
     let state = State::read(&mem, device.layout());
     assert_eq!((state.vmm_status, state.paused_since_ns), (1, 200));
     assert_eq!((state.pauses, state.paused_ns), (1, 0));
-    let expired = device.expire(&mem, &at(1000), 10);
+    let expired = device.expire(&mem, &at(1000), &(), &mut budget_for(10));
     assert_eq!((expired.put, expired.next), (1, None), "one stands still");
     assert_eq!(read(&mut device, &mem, 0, 1000).unwrap().elapsed_ns, 900);
     assert_eq!(read(&mut device, &mem, 64, 1000).unwrap().elapsed_ns, 100);
@@ -488,8 +503,14 @@ fn the_time_of_a_pause_is_skipped_by_who_wants_it() {
     assert_eq!((state.vmm_status, state.paused_ns), (0, 1000));
     assert_eq!(state.pauses, 2);
     assert_eq!(device.next_deadline(&at(1200)), Some(1400));
-    assert_eq!(device.expire(&mem, &at(1399), 10).put, 0);
-    assert_eq!(device.expire(&mem, &at(1400), 10).put, 1);
+    assert_eq!(
+        device.expire(&mem, &at(1399), &(), &mut budget_for(10)).put,
+        0
+    );
+    assert_eq!(
+        device.expire(&mem, &at(1400), &(), &mut budget_for(10)).put,
+        1
+    );
     guest.events.next(&mem).unwrap();
     let event = guest.events.next(&mem).unwrap();
     assert_eq!(
@@ -517,7 +538,7 @@ fn a_periodic_timeout_counts_what_it_missed() {
         (120, 120, 1, 3),
         (1_000_000_129, 130, 100_000_000, 100_000_003),
     ] {
-        let expired = device.expire(&mem, &at(now), 10);
+        let expired = device.expire(&mem, &at(now), &(), &mut budget_for(10));
         let next = deadline + 10 * u64::from(count);
         assert_eq!((expired.put, expired.next), (1, Some(next)));
         let event = guest.events.next(&mem).unwrap();
@@ -558,7 +579,10 @@ fn a_timeout_can_wait_for_what_the_stopwatch_shows() {
         (reply.reading.elapsed_ns, reply.reading.deadline_ns),
         (95, 1060)
     );
-    assert_eq!(device.expire(&mem, &at(1070), 10).put, 1);
+    assert_eq!(
+        device.expire(&mem, &at(1070), &(), &mut budget_for(10)).put,
+        1
+    );
     let event = guest.events.next(&mem).unwrap();
     assert_eq!(
         (event.deadline_ns, event.time_ns, event.count),
@@ -570,7 +594,10 @@ fn a_timeout_can_wait_for_what_the_stopwatch_shows() {
     // What it shows already is at once, and all that came before with it.
     guest.call(&mut device, &mem, 0, timeout(2, ELAPSED, 5, 40), 2000);
     assert_eq!(device.next_deadline(&at(2000)), Some(2000));
-    assert_eq!(device.expire(&mem, &at(2000), 10).put, 1);
+    assert_eq!(
+        device.expire(&mem, &at(2000), &(), &mut budget_for(10)).put,
+        1
+    );
     let event = guest.events.next(&mem).unwrap();
     assert_eq!(
         (event.deadline_ns, event.count, event.timeouts),
@@ -594,7 +621,7 @@ fn the_latest_laps_are_kept() {
     let (mut device, mem) = device(GEOMETRY);
     let layout = *device.layout();
     let command = |device: &mut Device<_>, op, now| {
-        let done = device.command(&mem, &at(now), request(op, 5, 0));
+        let done = device.command(&mem, &at(now), Target::Number, request(op, 5, 0));
         assert_eq!(done.reply.status, Ok(Status::Ok));
         done.reply.reading
     };
@@ -632,9 +659,14 @@ fn the_latest_laps_are_kept() {
 #[test]
 fn the_host_may_do_what_is_its_own() {
     let (mut device, mem) = device(ROOMY);
-    let done = device.command(&mem, &at(5), named("launch"));
+    let done = device.command(&mem, &at(5), Target::Number, named("launch"));
     assert_eq!((done.reply.status, done.reply.watch), (Ok(Status::Ok), 64));
-    let start = device.command(&mem, &at(5), request(uapi::STOPWATCH_OP_START, 64, 0));
+    let start = device.command(
+        &mem,
+        &at(5),
+        Target::Number,
+        request(uapi::STOPWATCH_OP_START, 64, 0),
+    );
     assert!(start.reply.reading.running && !start.deadline_changed);
 
     // The guest stops what the host has started, and waits for it.
@@ -650,7 +682,12 @@ fn the_host_may_do_what_is_its_own() {
         20
     );
 
-    let start = device.command(&mem, &at(30), request(uapi::STOPWATCH_OP_START, 64, 0));
+    let start = device.command(
+        &mem,
+        &at(30),
+        Target::Number,
+        request(uapi::STOPWATCH_OP_START, 64, 0),
+    );
     assert!(start.deadline_changed);
     assert_eq!(device.next_deadline(&at(30)), Some(60));
     for op in [
@@ -658,7 +695,7 @@ fn the_host_may_do_what_is_its_own() {
         uapi::STOPWATCH_OP_SET_FEATURES,
         uapi::STOPWATCH_OP_SET_MODE,
     ] {
-        let done = device.command(&mem, &at(30), request(op, 0, 0));
+        let done = device.command(&mem, &at(30), Target::Number, request(op, 0, 0));
         assert_eq!(done.reply.status, Ok(Status::BadOp));
     }
     let requests = device.stats().requests;
@@ -709,7 +746,7 @@ fn what_is_taken_back_in_time_is_not_done() {
         assert_eq!(ring.poll(&mem, token), None);
     }
     assert!(!ring.is_idle(&mem));
-    let served = device.serve(&mem, &at(10), &(), 0, 10);
+    let served = device.serve(&mem, &at(10), &(), 0, &mut budget_for(10));
     assert_eq!((served.answered, served.bad, served.more), (3, 0, false));
     for index in 1..4 {
         let status = (mem.load(slots.slot(index) + 8) >> 32) as u32;
@@ -733,7 +770,12 @@ fn what_is_taken_back_too_late_has_its_reply() {
     let start = request(uapi::STOPWATCH_OP_START, 0, 0);
     let ring = &mut guest.rings[0];
     let token = ring.post(&mem, start).unwrap();
-    assert_eq!(device.serve(&mem, &at(10), &(), 0, 10).answered, 1);
+    assert_eq!(
+        device
+            .serve(&mem, &at(10), &(), 0, &mut budget_for(10))
+            .answered,
+        1
+    );
     let reply = ring.abandon(&mem, token).expect("the host was faster");
     assert_eq!(reply.status, Ok(Status::Ok));
     assert!(reply.reading.running && runs(&mut device, &mem));
@@ -766,7 +808,12 @@ fn an_exchange_that_loses_has_the_reply() {
         }
         fn exchange(&self, offset: u32, old: u64, new: u64) -> bool {
             let mut device = self.device.borrow_mut();
-            assert_eq!(device.serve(self.region, &at(10), &(), 0, 1).answered, 1);
+            assert_eq!(
+                device
+                    .serve(self.region, &at(10), &(), 0, &mut budget_for(1))
+                    .answered,
+                1
+            );
             self.region.exchange(offset, old, new)
         }
         fn fence_release(&self) {

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use proptest::prelude::*;
 
-use common::{at, device, read, request, Guest, Region};
+use common::{at, budget_for, device, read, request, Guest, Region};
 use stopwatch_engine::guest::read_record;
 use stopwatch_engine::{uapi, Geometry, Layout, Memory, Record, Status, FEATURES};
 
@@ -175,7 +175,7 @@ proptest! {
                 // Somebody kicks a bad ring.
                 2..=4 => {
                     let number = if kind == 2 { 2 } else { 0 };
-                    let served = device.serve(&mem, &at(now), &(), number, amount);
+                    let served = device.serve(&mem, &at(now), &(), number, &mut budget_for(amount));
                     prop_assert!(served.bad <= served.answered);
                     prop_assert!(!served.more || served.answered >= amount);
                     let loads = mem.loads.borrow();
@@ -210,7 +210,7 @@ proptest! {
                     let end = &mut honest.rings[HONEST as usize];
                     let token = end.post(&region, bad).unwrap();
                     let reply = (0..10_000).find_map(|_| {
-                        let _ = device.serve(&mem, &at(now), &(), HONEST, 16);
+                        let _ = device.serve(&mem, &at(now), &(), HONEST, &mut budget_for(16));
                         end.poll(&region, token)
                     });
                     prop_assert_eq!(reply.unwrap().status, Ok(Status::BadWatch));
@@ -235,15 +235,18 @@ proptest! {
                 }
                 // A timer of the host's runs.
                 6 => {
-                    let expired = device.expire(&mem, &at(now), amount);
+                    let expired = device.expire(&mem, &at(now), &(), &mut budget_for(amount));
                     prop_assert!(expired.put + expired.lost <= amount);
                     writable.push(event_ring.clone());
+                    if posted {
+                        writable.extend(hostile.clone());
+                    }
                 }
                 // The VMM says something.
                 _ => {
                     let generation = if amount == 0 { mem.random() << 32 } else { 0 };
                     region.store(layout.vmm(), generation | u64::from(amount % 3));
-                    let change = device.vmm(&mem, &at(now), &(), amount);
+                    let change = device.vmm(&mem, &at(now), &(), &mut budget_for(amount));
                     writable.extend(hostile.clone());
                     if change.reset {
                         honest = Guest::new(&layout);
@@ -298,7 +301,7 @@ fn every_owner_is_answered_or_left_alone() {
         let slot = device.layout().ring(0).unwrap().slot(0);
         let read = u64::from(uapi::STOPWATCH_OP_READ) << 16;
         mem.store(slot, read | owner);
-        let served = device.serve(&mem, &at(0), &(), 0, 10);
+        let served = device.serve(&mem, &at(0), &(), 0, &mut budget_for(10));
         let status = (mem.load(slot + 8) >> 32) as u32;
         match owner {
             // Not posted, or not the host's.
@@ -327,7 +330,7 @@ fn a_guest_that_never_takes_events_loses_them() {
         let timeout = request(uapi::STOPWATCH_OP_TIMEOUT, 0, 1);
         let now = read(&mut device, &mem, 0, 0).unwrap().time_ns;
         guest.call(&mut device, &mem, 0, timeout, now);
-        let expired = device.expire(&mem, &at(now + 1), 10);
+        let expired = device.expire(&mem, &at(now + 1), &(), &mut budget_for(10));
         assert_eq!((expired.put, expired.lost), (0, 1));
         assert_eq!(mem.load(slot), garbage);
     }

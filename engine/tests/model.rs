@@ -10,11 +10,11 @@ use std::collections::{BTreeMap, VecDeque};
 
 use proptest::prelude::*;
 
-use common::{device, read, Clocks, Guest, POLICY};
+use common::{budget_for, device, read, Clocks, Guest, POLICY};
 use stopwatch_engine::guest::{read_laps, read_record, State};
 use stopwatch_engine::{
     uapi, Creation, Event, Geometry, Laps, Message, Name, Reading, Record, Reply, Request, Status,
-    FEATURES,
+    Target, FEATURES,
 };
 
 const NUMBERED: u32 = uapi::STOPWATCH_NUMBERED;
@@ -585,7 +585,7 @@ proptest! {
                     let before = device.next_deadline(&now);
                     let mut changed = false;
                     while left > 0 {
-                        let served = device.serve(&mem, &now, &(), ring, budget);
+                        let served = device.serve(&mem, &now, &(), ring, &mut budget_for(budget));
                         prop_assert_eq!(served.answered, left.min(budget));
                         left -= served.answered;
                         prop_assert_eq!(served.more, left > 0);
@@ -599,7 +599,7 @@ proptest! {
                 }
                 Step::Host(ask) => {
                     let before = device.next_deadline(&now);
-                    let done = device.command(&mem, &now, ask);
+                    let done = device.command(&mem, &now, Target::Number, ask);
                     prop_assert_eq!(done.reply, model.answer(ask, true), "{:?}", ask);
                     prop_assert!(done.deadline_changed || device.next_deadline(&now) == before);
                 }
@@ -611,13 +611,13 @@ proptest! {
                             ..Request::default()
                         });
                         model.clocks[0] += 1;
-                        let done = device.command(&mem, &model.now(), lap);
+                        let done = device.command(&mem, &model.now(), Target::Number, lap);
                         prop_assert_eq!(done.reply, model.answer(lap, true));
                     }
                 }
                 Step::Expire { budget } => {
                     loop {
-                        let expired = device.expire(&mem, &now, budget);
+                        let expired = device.expire(&mem, &now, &(), &mut budget_for(budget));
                         if expired.put + expired.lost < budget {
                             break;
                         }
@@ -632,7 +632,7 @@ proptest! {
                 Step::Vmm { paused } => {
                     use stopwatch_engine::Memory as _;
                     mem.store(layout.vmm(), paused.into());
-                    let change = device.vmm(&mem, &now, &(), u32::MAX);
+                    let change = device.vmm(&mem, &now, &(), &mut budget_for(u32::MAX));
                     prop_assert!(!change.reset);
                     prop_assert_eq!(change.status, paused != model.paused_at.is_some());
                     match model.paused_at {

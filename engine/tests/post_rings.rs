@@ -5,10 +5,11 @@
 
 mod common;
 
-use common::{at, device, read, request, Clocks, Guest, Heap, Region};
+use common::{at, budget_for, device, read, request, Clocks, Guest, Heap, Region};
 use stopwatch_engine::guest::{posts_wait, read_record, PostRing};
 use stopwatch_engine::{
-    uapi, ClockId, Creation, Device, Geometry, Memory, Request, Status, FEATURES,
+    uapi, Budget, ClockId, Creation, Device, Geometry, Memory, Request, Settle, Status, Target,
+    FEATURES,
 };
 
 const GEOMETRY: Geometry = Geometry {
@@ -58,7 +59,9 @@ impl Machine {
     }
 
     fn drain(&mut self, now: impl Into<Clocks>) -> u32 {
-        let served = self.device.drain(&self.mem, &now.into(), &(), 1000);
+        let served = self
+            .device
+            .work(&self.mem, &now.into(), &(), &mut budget_for(1000));
         assert!(!served.more);
         served.answered
     }
@@ -86,7 +89,9 @@ fn binding_takes_a_feature_a_ring_and_a_stopwatch() {
         assert_eq!(it.call(op, watch, arg, 0), status, "{op} {watch} {arg}");
     }
     // It is the guest's, and not posted.
-    let host = it.device.command(&it.mem, &at(0), request(bind, 0, 0));
+    let host = it
+        .device
+        .command(&it.mem, &at(0), Target::Number, request(bind, 0, 0));
     assert_eq!(host.reply.status, Ok(Status::BadOp));
     let posted = Request {
         flags: uapi::STOPWATCH_REQUEST_POSTED,
@@ -187,7 +192,9 @@ fn a_doorbell_of_any_request_ring_is_enough() {
         let mut it = Machine::new();
         let mut posts = it.bind(0, 0);
         posts.post(&it.mem, START, 10);
-        let served = it.device.serve(&it.mem, &at(20), &(), ring, 64);
+        let served = it
+            .device
+            .serve(&it.mem, &at(20), &(), ring, &mut budget_for(64));
         assert_eq!((served.answered, served.more), (1, false));
         // And what comes with one is done after what was posted before.
         posts.post(&it.mem, LAP, 30);
@@ -195,7 +202,7 @@ fn a_doorbell_of_any_request_ring_is_enough() {
         let token = guest.rings[ring as usize]
             .post(mem, request(uapi::STOPWATCH_OP_READ, 0, 0))
             .unwrap();
-        let served = device.serve(mem, &at(40), &(), ring, 64);
+        let served = device.serve(mem, &at(40), &(), ring, &mut budget_for(64));
         assert_eq!(served.answered, 2);
         let reply = guest.rings[ring as usize].poll(mem, token).unwrap();
         assert_eq!((reply.reading.laps, reply.reading.lap_ns), (1, 20));
@@ -209,7 +216,7 @@ fn what_is_no_post_is_counted_and_left_out() {
     for op in [0, START, 5, 6, 7, LAP] {
         posts.post(&it.mem, op, 10);
     }
-    let served = it.device.drain(&it.mem, &at(20), &(), 64);
+    let served = it.device.work(&it.mem, &at(20), &(), &mut budget_for(64));
     assert_eq!((served.answered, served.bad), (6, 4));
     assert_eq!(it.device.stats().bad_requests, 4);
     assert_eq!(it.laps(0, 20), 1);
@@ -227,7 +234,9 @@ fn a_full_ring_has_room_again_when_it_was_taken() {
         }
         assert_eq!(laps as u64, 256 * round - 1);
         // A request's share of the budget is good for eight.
-        let served = it.device.drain(&it.mem, &at(10 * round), &(), 3);
+        let served = it
+            .device
+            .work(&it.mem, &at(10 * round), &(), &mut budget_for(3));
         assert_eq!((served.answered, served.more), (24, true));
         assert_eq!(it.drain(10 * round), 256 - 24);
         assert_eq!(it.laps(0, 10 * round), laps);
@@ -257,7 +266,7 @@ fn what_was_posted_before_the_binding_ended_is_done() {
         let Machine { device, mem, guest } = &mut it;
         let request = request(op, if by_watch { watch } else { 0 }, arg);
         let token = guest.rings[0].post(mem, request).unwrap();
-        let served = device.serve(mem, &at(30), &(), 0, 64);
+        let served = device.serve(mem, &at(30), &(), 0, &mut budget_for(64));
         assert_eq!(served.answered, 3, "{op}");
         let reply = guest.rings[0].poll(mem, token).unwrap();
         assert_eq!(reply.status, Ok(Status::Ok));
@@ -292,7 +301,11 @@ fn a_reset_ends_all_bindings() {
     posts.post(&it.mem, START, 10);
     let vmm = it.device.layout().vmm();
     it.mem.store(vmm, 1 << 32);
-    assert!(it.device.vmm(&it.mem, &at(20), &(), 64).reset);
+    assert!(
+        it.device
+            .vmm(&it.mem, &at(20), &(), &mut budget_for(64))
+            .reset
+    );
     assert!(read(&mut it.device, &it.mem, 0, 30).unwrap().running);
     assert_eq!(posts.post(&it.mem, LAP, 30), None);
     // Also when posting is on again.
@@ -315,15 +328,15 @@ fn a_timeout_goes_by_what_was_posted_before_it() {
     for (op, stamp) in [(LAP, 5), (START, 10), (LAP, 20), (PAUSE, 30), (START, 100)] {
         posts.post(mem, op, stamp);
     }
-    let served = device.drain(mem, &at(110), &(), 64);
+    let served = device.work(mem, &at(110), &(), &mut budget_for(64));
     assert_eq!((served.answered, served.deadline_changed), (5, true));
     assert_eq!(device.next_deadline(&at(110)), Some(130));
     let reading = read(device, mem, 0, 110).unwrap();
     assert_eq!((reading.elapsed_ns, reading.laps), (30, 1));
     posts.post(mem, RESET, 120);
-    let _ = device.drain(mem, &at(140), &(), 64);
+    let _ = device.work(mem, &at(140), &(), &mut budget_for(64));
     assert_eq!(device.next_deadline(&at(140)), None);
-    assert_eq!(device.expire(mem, &at(140), 9).put, 0);
+    assert_eq!(device.expire(mem, &at(140), &(), &mut budget_for(9)).put, 0);
 }
 
 #[test]
@@ -349,8 +362,8 @@ fn on_other_clocks_it_is_as_long_ago() {
 }
 
 #[test]
-fn so_many_drains_take_all_that_there_can_be() {
-    for budget in [1, 7, 64] {
+fn settling_takes_all_that_there_can_be() {
+    for budget in [250, 2000, 16_000] {
         let mut it = Machine::new();
         let rings = it.device.layout().post_rings();
         let mut rings: Vec<_> = (0..rings).map(|ring| it.bind(ring, ring % 4)).collect();
@@ -363,10 +376,15 @@ fn so_many_drains_take_all_that_there_can_be() {
             let read = request(uapi::STOPWATCH_OP_READ, 0, 0);
             while ring.post(mem, read).is_some() {}
         }
-        let drains = device.drains(budget);
-        let taken: u32 = (0..drains)
-            .map(|_| device.drain(mem, &at(10), &(), budget).answered)
-            .sum();
-        assert_eq!(taken, posts + GEOMETRY.rings * GEOMETRY.ring_slots);
+        let before = device.stats().requests;
+        let mut state = Settle::default();
+        let slice = || Budget::new(budget);
+        while !device
+            .settle(mem, &at(10), &(), &mut state, &mut slice())
+            .done
+        {}
+        let taken = device.stats().requests - before;
+        let all = posts + GEOMETRY.rings * GEOMETRY.ring_slots;
+        assert_eq!(taken, u64::from(all));
     }
 }

@@ -9,11 +9,11 @@ use std::collections::VecDeque;
 
 use proptest::prelude::*;
 
-use common::{at, device, read, request, Clocks, Guest, Heap, Region};
+use common::{at, budget_for, device, read, request, Clocks, Guest, Heap, Region};
 use stopwatch_engine::guest::{posts_wait, read_laps, read_record, PostRing, Token};
 use stopwatch_engine::{
     uapi, Creation, Device, Functions, Geometry, Memory, Message, Reading, Reply, Request, Stamped,
-    Status, FEATURES,
+    Status, Target, FEATURES,
 };
 
 const GEOMETRY: Geometry = Geometry {
@@ -252,23 +252,23 @@ proptest! {
                     }
                 }
                 Step::Kick(ring, budget) => {
-                    let served = device.serve(&mem, &at(now), &(), ring, budget);
+                    let served = device.serve(&mem, &at(now), &(), ring, &mut budget_for(budget));
                     taken = model.take(now, budget as usize);
                     prop_assert_eq!(served.answered as usize, taken.len());
                     prop_assert_eq!(served.bad, 0);
                     prop_assert_eq!(served.more, model.rings.iter().any(|ring| !ring.is_empty()));
                 }
                 Step::Drain(budget) => {
-                    let served = device.drain(&mem, &at(now), &(), budget);
+                    let served = device.work(&mem, &at(now), &(), &mut budget_for(budget));
                     taken = model.take(now, budget as usize);
                     prop_assert_eq!(served.answered as usize, taken.len());
                     prop_assert_eq!(served.more, model.rings.iter().any(|ring| !ring.is_empty()));
                 }
                 Step::Host(op, watch) => {
-                    let served = device.drain(&mem, &at(now), &(), 1000);
+                    let served = device.work(&mem, &at(now), &(), &mut budget_for(1000));
                     prop_assert!(!served.more);
                     taken = model.take(now, 1000);
-                    let reply = device.command(&mem, &at(now), request(op, watch, 0)).reply;
+                    let reply = device.command(&mem, &at(now), Target::Number, request(op, watch, 0)).reply;
                     let (status, reading) = model.act(now, op, watch);
                     prop_assert_eq!(reply, Reply { status: Ok(status), watch, reading });
                 }
@@ -315,7 +315,10 @@ fn posting_needs_its_feature_and_an_operation_that_can_wait() {
         status(&mut device, &mut guest, start.into()),
         Status::BadFlags
     );
-    assert_eq!(device.drain(&mem, &at(50), &(), 9).answered, 0);
+    assert_eq!(
+        device.work(&mem, &at(50), &(), &mut budget_for(9)).answered,
+        0
+    );
     guest.negotiate(&mut device, &mem);
     for (op, expected) in [
         (START, Status::Ok),
@@ -340,8 +343,13 @@ fn posting_needs_its_feature_and_an_operation_that_can_wait() {
     let slot = device.layout().ring(1).unwrap().slot(0);
     mem.store(slot + 32, 1);
     mem.store(slot, (u64::from(READ) << 16) | 1);
-    assert_eq!(device.serve(&mem, &at(50), &(), 1, 9).bad, 1);
-    let host = device.command(&mem, &at(60), stamped(START, 0, 55)).reply;
+    assert_eq!(
+        device.serve(&mem, &at(50), &(), 1, &mut budget_for(9)).bad,
+        1
+    );
+    let host = device
+        .command(&mem, &at(60), Target::Number, stamped(START, 0, 55))
+        .reply;
     assert_eq!(host.status, Ok(Status::BadFlags));
 }
 
@@ -361,9 +369,9 @@ fn a_timeout_goes_by_what_was_posted_before_it() {
     for (watch, stamp) in [(0, 149), (1, 150), (2, 151)] {
         assert!(guest.rings[watch].post_abandoned(&mem, stamped(PAUSE, watch as u32, stamp)));
     }
-    let served = device.drain(&mem, &at(160), &(), 9);
+    let served = device.work(&mem, &at(160), &(), &mut budget_for(9));
     assert_eq!((served.answered, served.deadline_changed), (3, true));
-    let expired = device.expire(&mem, &at(160), 9);
+    let expired = device.expire(&mem, &at(160), &(), &mut budget_for(9));
     assert_eq!((expired.put, expired.next), (2, None));
     for watch in [1, 2] {
         let event = guest.events.next(&mem).unwrap();
@@ -374,17 +382,17 @@ fn a_timeout_goes_by_what_was_posted_before_it() {
     // A start that should have brought one about already.
     guest.rings[1].post_abandoned(&mem, stamped(RESET, 2, 161));
     guest.rings[2].post_abandoned(&mem, stamped(START, 0, 162));
-    let served = device.drain(&mem, &at(170), &(), 9);
+    let served = device.work(&mem, &at(170), &(), &mut budget_for(9));
     assert!(served.deadline_changed);
     assert_eq!(device.next_deadline(&at(170)), Some(163));
-    let expired = device.expire(&mem, &at(170), 9);
+    let expired = device.expire(&mem, &at(170), &(), &mut budget_for(9));
     assert_eq!(expired.put, 1);
     let event = guest.events.next(&mem).unwrap();
     assert_eq!((event.deadline_ns, event.time_ns), (163, 170));
 
     // After one has fired, nothing comes before it.
     guest.rings[0].post_abandoned(&mem, stamped(PAUSE, 0, 165));
-    let _ = device.drain(&mem, &at(180), &(), 9);
+    let _ = device.work(&mem, &at(180), &(), &mut budget_for(9));
     assert_eq!(read(&mut device, &mem, 0, 180).unwrap().elapsed_ns, 57);
 }
 
@@ -404,8 +412,11 @@ fn a_reset_and_a_pause_come_after_what_was_posted() {
     }
     mem.store(vmm, uapi::STOPWATCH_VMM_PAUSED.into());
     // All but one, which is taken while the VM is paused.
-    assert!(device.vmm(&mem, &at(30), &(), 3).status);
-    assert_eq!(device.drain(&mem, &at(90), &(), 9).answered, 1);
+    assert!(device.vmm(&mem, &at(30), &(), &mut budget_for(3)).status);
+    assert_eq!(
+        device.work(&mem, &at(90), &(), &mut budget_for(9)).answered,
+        1
+    );
     for watch in [0, 64] {
         let reading = read(&mut device, &mem, watch, 100).unwrap();
         assert_eq!(reading.lap_ns, 5);
@@ -414,8 +425,8 @@ fn a_reset_and_a_pause_come_after_what_was_posted() {
     // What is from before a pause that is over counts as from its end.
     guest.rings[0].post_abandoned(&mem, stamped(PAUSE, 64, 28));
     mem.store(vmm, uapi::STOPWATCH_VMM_RUNNING.into());
-    assert!(device.vmm(&mem, &at(130), &(), 0).status);
-    let _ = device.drain(&mem, &at(150), &(), 9);
+    assert!(device.vmm(&mem, &at(130), &(), &mut budget_for(0)).status);
+    let _ = device.work(&mem, &at(150), &(), &mut budget_for(9));
     assert_eq!(
         read(&mut device, &mem, 64, 200).unwrap().elapsed_ns,
         10,
@@ -424,7 +435,7 @@ fn a_reset_and_a_pause_come_after_what_was_posted() {
 
     guest.rings[0].post_abandoned(&mem, stamped(PAUSE, 0, 210));
     mem.store(vmm, 1 << 32);
-    assert!(device.vmm(&mem, &at(220), &(), 9).reset);
+    assert!(device.vmm(&mem, &at(220), &(), &mut budget_for(9)).reset);
     assert_eq!(read(&mut device, &mem, 0, 300).unwrap().elapsed_ns, 190);
 }
 
@@ -434,17 +445,20 @@ fn what_is_over_the_budget_counts_as_from_what_the_host_did() {
     guest.rings[2].post_abandoned(&mem, stamped(START, 0, 10));
     guest.rings[1].post_abandoned(&mem, stamped(START, 1, 20));
     guest.rings[0].post_abandoned(&mem, stamped(PAUSE, 0, 30));
-    let served = device.drain(&mem, &at(50), &(), 1);
+    let served = device.work(&mem, &at(50), &(), &mut budget_for(1));
     assert_eq!((served.answered, served.more), (1, true));
     assert!(guest.rings[2].is_idle(&mem) && !guest.rings[1].is_idle(&mem));
     // The order goes on where it was cut.
-    let served = device.drain(&mem, &at(60), &(), 1);
+    let served = device.work(&mem, &at(60), &(), &mut budget_for(1));
     assert_eq!((served.answered, served.more), (1, true));
     let reading = read(&mut device, &mem, 1, 70).unwrap();
     assert_eq!((reading.running, reading.elapsed_ns), (true, 50));
     // The host has seen that at 70 it was running.
     assert_eq!(read(&mut device, &mem, 0, 70).unwrap().elapsed_ns, 60);
-    assert_eq!(device.drain(&mem, &at(80), &(), 9).answered, 1);
+    assert_eq!(
+        device.work(&mem, &at(80), &(), &mut budget_for(9)).answered,
+        1
+    );
     assert_eq!(read(&mut device, &mem, 0, 90).unwrap().elapsed_ns, 60);
 }
 
@@ -474,7 +488,7 @@ fn on_other_clocks_it_is_as_long_ago() {
     for watch in [64, 65] {
         guest.rings[watch as usize % 2].post_abandoned(&mem, stamped(START, watch, 800));
     }
-    let _ = device.drain(&mem, &apart(1000), &(), 9);
+    let _ = device.work(&mem, &apart(1000), &(), &mut budget_for(9));
     let started = |watch| device.describe(watch).unwrap().started_ns().unwrap();
     assert_eq!((started(64), started(65)), (300, 1_000_800));
 
@@ -483,7 +497,7 @@ fn on_other_clocks_it_is_as_long_ago() {
     assert_eq!(reading.elapsed_ns, 200);
     guest.rings[0].post_abandoned(&mem, stamped(PAUSE, 64, 1100));
     guest.rings[0].post_abandoned(&mem, stamped(PAUSE, 65, 1100));
-    let _ = device.drain(&mem, &apart(1400), &(), 9);
+    let _ = device.work(&mem, &apart(1400), &(), &mut budget_for(9));
     let mut elapsed = |watch| {
         read(&mut device, &mem, watch, apart(2000))
             .unwrap()
@@ -502,7 +516,7 @@ fn a_ring_is_used_over_and_over_without_a_poll() {
             laps += 1;
         }
         assert!(!guest.rings[0].is_idle(&mem));
-        let served = device.serve(&mem, &at(now), &(), 3, 100);
+        let served = device.serve(&mem, &at(now), &(), 3, &mut budget_for(100));
         assert_eq!((served.answered, served.bad, served.more), (8, 0, false));
         assert!(guest.rings[0].is_idle(&mem));
     }
@@ -547,7 +561,12 @@ fn functions_of_the_host_need_their_feature() {
         let mut guest = Guest::new(&layout);
         let mut call = |request: Request| {
             let token = guest.rings[0].post(&mem, request).unwrap();
-            assert_eq!(device.serve(&mem, &at(5), &power, 0, 9).answered, 1);
+            assert_eq!(
+                device
+                    .serve(&mem, &at(5), &power, 0, &mut budget_for(9))
+                    .answered,
+                1
+            );
             let reply = guest.rings[0].poll(&mem, token).unwrap();
             let zero = Reading {
                 time_ns: reply.reading.time_ns,
@@ -581,7 +600,9 @@ fn functions_of_the_host_need_their_feature() {
         assert_eq!(call(request(OFF, 0, 8)), (Status::BadArg, 0));
         assert_eq!(call(request(OFF, 0, 7)), (Status::Ok, 5));
         assert_eq!(power.0.get(), 2);
-        let host = device.command(&mem, &at(5), request(OFF, 0, 7)).reply;
+        let host = device
+            .command(&mem, &at(5), Target::Number, request(OFF, 0, 7))
+            .reply;
         assert_eq!(host.status, Ok(Status::BadOp));
     }
 }

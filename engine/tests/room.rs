@@ -5,10 +5,10 @@
 
 mod common;
 
-use common::{at, device, read, request, Guest, Heap};
+use common::{at, budget_for, device, read, request, Guest, Heap};
 use proptest::prelude::*;
 use stopwatch_engine::{
-    uapi, Creation, Device, Geometry, Memory, Name, Reply, Room, Status, FEATURES,
+    uapi, Creation, Device, Geometry, Memory, Name, Reply, Room, Status, Target, FEATURES,
 };
 
 const GEOMETRY: Geometry = Geometry {
@@ -34,20 +34,21 @@ fn creation(number: u32) -> Creation {
 
 /// Gives the device what it wants. Whether it wanted any.
 fn make_room(device: &mut Device<Heap>) -> bool {
-    let Some(count) = device.wants_room() else {
+    let Some(count) = device.wants_storage() else {
         return false;
     };
     let Ok(room) = Room::new(count);
-    drop(device.set_room(room));
+    drop(device.set_storage(room));
+    drop(device.take_former_storage());
     true
 }
 
 /// Creates one, as a host does whose worker comes at once.
 fn create(guest: &mut Guest, device: &mut Device<Heap>, mem: &impl Memory, number: u32) -> Reply {
     let token = guest.rings[0].post(mem, creation(number)).unwrap();
-    let served = device.serve(mem, &at(0), &(), 0, u32::MAX);
+    let served = device.serve(mem, &at(0), &(), 0, &mut budget_for(u32::MAX));
     assert_eq!((served.answered, served.more), (1, false));
-    assert_eq!(served.wants_room, device.wants_room().is_some());
+    assert_eq!(served.wants_storage, device.wants_storage().is_some());
     make_room(device);
     guest.rings[0].poll(mem, token).unwrap()
 }
@@ -63,7 +64,7 @@ fn all_of_a_device_can_be_created() {
     }
     let reply = create(&mut guest, &mut device, &mem, 5000);
     assert_eq!(reply.status, Ok(Status::Full));
-    assert_eq!(device.wants_room(), None);
+    assert_eq!(device.wants_storage(), None);
     for number in uapi::STOPWATCH_NUMBERED..GEOMETRY.stopwatches {
         assert_eq!(device.find(&name(number)), Some(number));
     }
@@ -77,9 +78,9 @@ fn who_is_faster_than_the_worker_waits_for_room() {
     let mut waiting = None;
     for number in uapi::STOPWATCH_NUMBERED..GEOMETRY.stopwatches {
         let token = guest.rings[0].post(&mem, creation(number)).unwrap();
-        let served = device.serve(&mem, &at(0), &(), 0, u32::MAX);
+        let served = device.serve(&mem, &at(0), &(), 0, &mut budget_for(u32::MAX));
         if served.more {
-            assert_eq!((served.answered, served.wants_room), (0, true));
+            assert_eq!((served.answered, served.wants_storage), (0, true));
             assert!(guest.rings[0].poll(&mem, token).is_none());
             waiting = Some((number, token));
             break;
@@ -92,15 +93,15 @@ fn who_is_faster_than_the_worker_waits_for_room() {
     // Other rings go on, and so does who only looks.
     let other = request(uapi::STOPWATCH_OP_READ, 3, 0);
     let other = guest.rings[1].post(&mem, other).unwrap();
-    let served = device.serve(&mem, &at(5), &(), 1, u32::MAX);
+    let served = device.serve(&mem, &at(5), &(), 1, &mut budget_for(u32::MAX));
     assert_eq!((served.answered, served.more), (1, true));
     let reading = guest.rings[1].poll(&mem, other).unwrap();
     assert_eq!(reading.status, Ok(Status::Ok));
-    assert!(device.drain(&mem, &at(6), &(), 100).more);
+    assert!(device.work(&mem, &at(6), &(), &mut budget_for(100)).more);
     assert!(read(&mut device, &mem, 3, 7).is_some());
 
     assert!(make_room(&mut device));
-    let served = device.serve(&mem, &at(8), &(), 0, u32::MAX);
+    let served = device.serve(&mem, &at(8), &(), 0, &mut budget_for(u32::MAX));
     assert_eq!((served.answered, served.more), (1, false));
     let reply = guest.rings[0].poll(&mem, token).unwrap();
     assert_eq!((reply.status, reply.watch), (Ok(Status::Ok), number));
@@ -115,10 +116,10 @@ fn without_memory_it_is_full_until_there_is_some() {
     let mut call = |device: &mut Device<Heap>| {
         let token = guest.rings[0].post(&mem, creation(number)).unwrap();
         number += 1;
-        let mut served = device.serve(&mem, &at(0), &(), 0, u32::MAX);
+        let mut served = device.serve(&mem, &at(0), &(), 0, &mut budget_for(u32::MAX));
         if served.more {
-            device.deny_room();
-            served = device.serve(&mem, &at(0), &(), 0, u32::MAX);
+            device.deny_storage();
+            served = device.serve(&mem, &at(0), &(), 0, &mut budget_for(u32::MAX));
         }
         assert_eq!((served.answered, served.more), (1, false));
         guest.rings[0].poll(&mem, token).unwrap().status
@@ -133,7 +134,7 @@ fn without_memory_it_is_full_until_there_is_some() {
 
     // A program of the host is told the same way.
     for number in 2000..3000 {
-        let created = device.command(&mem, &at(0), creation(number));
+        let created = device.command(&mem, &at(0), Target::Number, creation(number));
         if created.reply.status == Ok(Status::Full) {
             assert!(make_room(&mut device));
             return;
@@ -156,7 +157,7 @@ proptest! {
         guest.turn_on(&mut device, &mem, FEATURES);
         let numbered = uapi::STOPWATCH_NUMBERED;
         for number in numbered..2 * numbered {
-            let _ = device.command(&mem, &at(0), creation(number));
+            let _ = device.command(&mem, &at(0), Target::Number, creation(number));
         }
         for &watch in &started {
             guest.call(&mut device, &mem, 0, request(uapi::STOPWATCH_OP_START, watch, 0), 10);
@@ -183,10 +184,10 @@ proptest! {
         let mut armed: Vec<u32> = timeouts.iter().map(|&(watch, _)| watch).collect();
         armed.sort_unstable();
         armed.dedup();
-        let expired = device.expire(&mem, &at(10_000), u32::MAX);
+        let expired = device.expire(&mem, &at(10_000), &(), &mut budget_for(u32::MAX));
         prop_assert_eq!((expired.put as usize, expired.next), (armed.len(), None));
         // And the new room is as good.
-        let created = device.command(&mem, &at(0), creation(777)).reply;
+        let created = device.command(&mem, &at(0), Target::Number, creation(777)).reply;
         prop_assert_eq!((created.status, created.watch), (Ok(Status::Ok), 2 * numbered));
         prop_assert_eq!(device.find(&name(777)), Some(2 * numbered));
     }

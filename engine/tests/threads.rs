@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{at, device, request, Guest};
+use common::{at, budget_for, device, request, Guest};
 use stopwatch_engine::guest::{read_laps, read_record, PostRing};
 use stopwatch_engine::{uapi, Clock, ClockId, Geometry, Stamped, Status};
 
@@ -88,7 +88,7 @@ fn a_ring_carries_requests_between_threads() {
         scope.spawn(|| {
             let mut answered = 0;
             while answered < REQUESTS {
-                let served = device.serve(&mem, &at(answered), &(), 0, 5);
+                let served = device.serve(&mem, &at(answered), &(), 0, &mut budget_for(5));
                 assert_eq!(served.bad, 0);
                 answered += u64::from(served.answered);
                 if served.answered == 0 {
@@ -201,8 +201,8 @@ fn what_was_posted_is_done_before_who_knows_of_it_is_answered() {
         while answered.load(Ordering::Acquire) < rounds.load(Ordering::Acquire) {
             turn = turn.wrapping_add(1);
             let served = match turn % 3 {
-                0 => device.drain(&mem, &clock, &(), 8),
-                ring => device.serve(&mem, &clock, &(), ring, 8),
+                0 => device.work(&mem, &clock, &(), &mut budget_for(8)),
+                ring => device.serve(&mem, &clock, &(), ring, &mut budget_for(8)),
             };
             assert_eq!(served.bad, 0);
         }
@@ -258,8 +258,8 @@ fn a_post_ring_carries_laps_between_threads() {
         while read_record(&mem, layout.record(0).unwrap()).map(|it| it.laps) != Some(LAPS) {
             turn = turn.wrapping_add(1);
             let served = match turn % 2 {
-                0 => device.drain(&mem, &clock, &(), 8),
-                _ => device.serve(&mem, &clock, &(), 0, 8),
+                0 => device.work(&mem, &clock, &(), &mut budget_for(8)),
+                _ => device.serve(&mem, &clock, &(), 0, &mut budget_for(8)),
             };
             assert_eq!(served.bad, 0);
             if served.answered == 0 {

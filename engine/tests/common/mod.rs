@@ -10,8 +10,8 @@ use std::sync::atomic::{fence, AtomicU64, Ordering};
 
 use stopwatch_engine::guest::{EventRing, RequestRing};
 use stopwatch_engine::{
-    uapi, Clock, ClockId, Device, Geometry, Layout, Memory, Message, Policy, Reading, Reply,
-    Request, Status, Storage, FEATURES,
+    uapi, Budget, Clock, ClockId, Device, Geometry, Layout, Memory, Message, Policy, Reading,
+    Reply, Request, Status, Storage, Target, FEATURES,
 };
 
 pub struct Heap;
@@ -148,7 +148,7 @@ impl Guest {
     ) -> Reply {
         let end = &mut self.rings[ring as usize];
         let token = end.post(mem, request).expect("the ring has room");
-        let served = device.serve(mem, &now.into(), &(), ring, u32::MAX);
+        let served = device.serve(mem, &now.into(), &(), ring, &mut budget_for(u32::MAX));
         assert_eq!((served.answered, served.more), (1, false));
         end.poll(mem, token).expect("served in the doorbell")
     }
@@ -190,8 +190,14 @@ pub fn read(
     watch: u32,
     now: impl Into<Clocks>,
 ) -> Option<Reading> {
-    let read = request(uapi::STOPWATCH_OP_READ, watch, 0);
-    let reply = device.command(mem, &now.into(), read).reply;
+    let reply = device
+        .command(
+            mem,
+            &now.into(),
+            Target::Number,
+            request(uapi::STOPWATCH_OP_READ, watch, 0),
+        )
+        .reply;
     match reply.status {
         Ok(Status::Ok) => Some(reply.reading),
         status => {
@@ -199,4 +205,9 @@ pub fn read(
             None
         }
     }
+}
+
+/// A budget for so many requests.
+pub fn budget_for(count: u32) -> Budget {
+    Budget::new(count.saturating_mul(250))
 }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use loom::sync::atomic::{fence, AtomicU64, Ordering};
 use stopwatch_engine::guest::RequestRing;
 use stopwatch_engine::{
-    uapi, Clock, ClockId, Device, Geometry, Layout, Memory, Policy, Reply, Request, Status,
+    uapi, Budget, Clock, ClockId, Device, Geometry, Layout, Memory, Policy, Reply, Request, Status,
     Storage, FEATURES,
 };
 
@@ -185,14 +185,22 @@ impl Host {
 
     /// Serves a kick. How many requests it answered.
     pub(crate) fn kick(&mut self, ring: u32) -> u32 {
-        let served = self.device.serve(&*self.mem, &self.clock, &(), ring, 1000);
+        let served = self.device.serve(
+            &*self.mem,
+            &self.clock,
+            &(),
+            ring,
+            &mut Budget::new(u32::MAX),
+        );
         assert_eq!(served.bad, 0, "half a request: nobody posted that");
         served.answered
     }
 
     /// The timer runs. How many events it put, and how many were lost.
     pub(crate) fn expire(&mut self) -> (u32, u32) {
-        let expired = self.device.expire(&*self.mem, &self.clock, 1000);
+        let expired = self
+            .device
+            .expire(&*self.mem, &self.clock, &(), &mut Budget::new(u32::MAX));
         (expired.put, expired.lost)
     }
 

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
+
+//! How much may be done in one section: the time for which the caller holds its
+//! lock, with interrupts off.
+
+/// The work that is left in a section, in units of about one instruction.
+///
+/// Each step charges an upper bound of itself, for any contents of the region and
+/// any geometry. A step begins while anything is left, so a section takes at most
+/// one step more than it was given. The first step of a section is always done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    left: u32,
+}
+
+impl Budget {
+    /// What a section gets. With the step that may be over it, and what is always
+    /// done around it, that is below 30,000 instructions.
+    pub const SECTION: u32 = 16_000;
+
+    /// One section.
+    pub const fn section() -> Self {
+        Self::new(Self::SECTION)
+    }
+
+    /// So many units.
+    pub const fn new(units: u32) -> Self {
+        Self { left: units }
+    }
+
+    /// What is left.
+    #[inline]
+    pub fn left(&self) -> u32 {
+        self.left
+    }
+
+    /// Whether nothing is left.
+    #[inline]
+    pub fn is_spent(&self) -> bool {
+        self.left == 0
+    }
+
+    /// Takes off what a step costs.
+    #[inline]
+    pub(super) fn charge(&mut self, units: u32) {
+        self.left = self.left.saturating_sub(units);
+    }
+}
