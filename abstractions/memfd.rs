@@ -9,8 +9,12 @@
 use core::ptr::NonNull;
 use kernel::{
     bindings,
+    error::to_result,
+    ffi::c_ulong,
+    mm::Mm,
     page::PAGE_SIZE,
-    prelude::*, //
+    prelude::*,
+    sync::aref::ARef, //
 };
 
 use super::{
@@ -44,6 +48,106 @@ impl Drop for OwnedFile {
     }
 }
 
+/// The lock of a file's inode, taken shared: seals stay as they are.
+///
+/// # Invariants
+///
+/// The lock of the inode of the file is held.
+struct InodeLock<'a>(&'a OwnedFile);
+
+impl<'a> InodeLock<'a> {
+    fn shared(file: &'a OwnedFile) -> Self {
+        // SAFETY: The file is valid by its invariant. May sleep, as may our caller.
+        unsafe { shim::shim_inode_lock_shared(file.0.as_ptr()) };
+        // INVARIANT: Taken just now.
+        Self(file)
+    }
+}
+
+impl Drop for InodeLock<'_> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant we hold the lock, and the file is valid by its own.
+        unsafe { shim::shim_inode_unlock_shared(self.0 .0.as_ptr()) };
+    }
+}
+
+/// Pages that a process answers for as locked memory.
+///
+/// # Invariants
+///
+/// `pages` are counted in `mm`, if there is one.
+struct LockedPages {
+    mm: Option<ARef<Mm>>,
+    pages: usize,
+}
+
+impl LockedPages {
+    /// Charges them to the current process. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM` beyond its `RLIMIT_MEMLOCK`, unless it has `CAP_IPC_LOCK`.
+    fn charge(pages: usize) -> Result<Self> {
+        let mm: Option<ARef<Mm>> = current!().mm().map(|mm| {
+            let mm: &Mm = mm;
+            mm.into()
+        });
+
+        Self::account(mm.as_deref(), pages, true)?;
+        // INVARIANT: Counted just now.
+        Ok(Self { mm, pages })
+    }
+
+    fn account(mm: Option<&Mm>, pages: usize, more: bool) -> Result {
+        let mm = mm.map_or(core::ptr::null_mut(), Mm::as_raw);
+
+        // SAFETY: `mm` is null or we have a reference, which is all that it takes to count in it.
+        to_result(unsafe { bindings::account_locked_vm(mm, pages as c_ulong, more) })
+    }
+}
+
+impl Drop for LockedPages {
+    fn drop(&mut self) {
+        // By the type invariant they are counted. To count less cannot fail.
+        let _ = Self::account(self.mm.as_deref(), self.pages, false);
+    }
+}
+
+/// The identity of a memfd, for as long as it is open.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MemfdId(usize);
+
+/// An open file that may be a memfd.
+pub(crate) struct Memfd(OwnedFile);
+
+impl Memfd {
+    /// That of descriptor `fd` of the current process.
+    ///
+    /// # Errors
+    ///
+    /// `EBADF` if it is not open for reading and writing, `EINVAL` if it is not a memfd.
+    pub(crate) fn get(fd: i32) -> Result<Self> {
+        let file = OwnedFile::get(fd)?;
+
+        // SAFETY: The file is valid by its invariant.
+        if unsafe { shim::shim_file_is_rw(file.0.as_ptr()) } == 0 {
+            return Err(EBADF);
+        }
+        // SAFETY: As above.
+        let seals = unsafe { shim::shim_memfd_get_seals(file.0.as_ptr()) };
+        if seals < 0 {
+            return Err(EINVAL);
+        }
+        Ok(Self(file))
+    }
+
+    /// Which one it is: the same for all descriptors of a memfd.
+    pub(crate) fn id(&self) -> MemfdId {
+        // SAFETY: The file is valid by its invariant, so it has an inode.
+        MemfdId(unsafe { (*self.0 .0.as_ptr()).f_inode }.addr())
+    }
+}
+
 /// Pinned folios.
 ///
 /// # Invariants
@@ -72,8 +176,11 @@ impl Drop for PinnedFolios {
 pub(crate) struct PinnedMemfd {
     mapping: NonNull<u8>,
     size: usize,
-    // Dropped after the mapping is gone.
+    // Dropped after the mapping is gone, in this order.
     _folios: PinnedFolios,
+    _locked: LockedPages,
+    // As long as it is open, no other memfd has its identity.
+    _memfd: Memfd,
 }
 
 // SAFETY: The mapping may be used and unmapped on any CPU.
@@ -87,21 +194,35 @@ impl PinnedMemfd {
     /// The seals with which nobody could write.
     const SEALS_REFUSED: u32 = bindings::F_SEAL_WRITE | bindings::F_SEAL_FUTURE_WRITE;
 
-    /// Pins and maps the memfd `fd` of the current process. May sleep.
+    /// Pins and maps the whole of `memfd`. The pages are locked memory of the current process. May
+    /// sleep.
     ///
     /// # Errors
     ///
-    /// `EBADF` if it is not open, or not for reading and writing; `EINVAL` if it is not a memfd,
-    /// not of `size` bytes, not a whole number of pages, not sealed against shrinking and growing,
-    /// or sealed against writing; `ENOMEM` if there is no memory to pin or map it.
-    pub(crate) fn new(fd: i32, size: usize) -> Result<Self> {
-        let file = OwnedFile::get(fd)?;
+    /// `EINVAL` if it is not of `size` bytes, not a whole number of pages, not sealed against
+    /// shrinking and growing, or sealed against writing; `ENOMEM` if there is no memory to pin or
+    /// map it, or the process may not lock so much.
+    pub(crate) fn new(memfd: Memfd, size: usize) -> Result<Self> {
+        let locked = LockedPages::charge(size / PAGE_SIZE)?;
+        let folios = Self::pin(&memfd.0, size)?;
+        let mapping = Self::map(&folios, size / PAGE_SIZE)?;
 
-        // SAFETY: The file is valid by its invariant, here and in the next three blocks.
-        if unsafe { shim::shim_file_is_rw(file.0.as_ptr()) } == 0 {
-            return Err(EBADF);
-        }
-        // SAFETY: As above.
+        // INVARIANT: `vmap()` has mapped the pages, `size` bytes.
+        Ok(Self {
+            mapping,
+            size,
+            _folios: folios,
+            _locked: locked,
+            _memfd: memfd,
+        })
+    }
+
+    /// Checks and pins it, under the lock that is taken to seal it: between the two nobody seals it
+    /// against writing. Once it is pinned, to seal it is refused.
+    fn pin(file: &OwnedFile, size: usize) -> Result<PinnedFolios> {
+        let _lock = InodeLock::shared(file);
+
+        // SAFETY: The file is valid by its invariant, here and in the next two blocks.
         let seals = unsafe { shim::shim_memfd_get_seals(file.0.as_ptr()) };
         let seals = u32::try_from(seals).map_err(|_| EINVAL)?;
         if seals & Self::SEALS_NEEDED != Self::SEALS_NEEDED || seals & Self::SEALS_REFUSED != 0 {
@@ -117,7 +238,7 @@ impl PinnedMemfd {
 
         let pages = size / PAGE_SIZE;
         let mut offset = 0;
-        let mut folios = KVVec::from_elem(core::ptr::null_mut(), pages, GFP_KERNEL)?;
+        let mut folios = KVVec::from_elem(core::ptr::null_mut(), pages, GFP_KERNEL_ACCOUNT)?;
         let max_folios = u32::try_from(pages).map_err(|_| EINVAL)?;
         // SAFETY: As above; `folios` has room for `max_folios` entries.
         let pinned = unsafe {
@@ -130,10 +251,13 @@ impl PinnedMemfd {
                 &mut offset,
             )
         };
-        let pinned = kernel::error::to_result(pinned.min(0) as i32).map(|()| pinned as usize)?;
+        let pinned = to_result(pinned.min(0) as i32).map(|()| pinned as usize)?;
         // INVARIANT: `memfd_pin_folios()` has pinned and stored that many.
-        let folios = PinnedFolios { folios, pinned };
+        Ok(PinnedFolios { folios, pinned })
+    }
 
+    /// Maps the first `pages` pages of `folios`.
+    fn map(folios: &PinnedFolios, pages: usize) -> Result<NonNull<u8>> {
         let mut list: KVVec<*mut bindings::page> = KVVec::with_capacity(pages, GFP_KERNEL)?;
         for &folio in folios.folios.iter().take(folios.pinned) {
             // SAFETY: The folio is pinned, so it is valid and is not split.
@@ -151,14 +275,10 @@ impl PinnedMemfd {
             return Err(EINVAL);
         }
 
-        // SAFETY: `list` has `max_folios` pages, which are pinned.
-        let mapping = unsafe { shim::shim_vmap_kernel(list.as_mut_ptr(), max_folios) };
-        // INVARIANT: `vmap()` has mapped the pages, `size` bytes, or returned null.
-        Ok(Self {
-            mapping: NonNull::new(mapping.cast()).ok_or(ENOMEM)?,
-            size,
-            _folios: folios,
-        })
+        let count = u32::try_from(pages).map_err(|_| EINVAL)?;
+        // SAFETY: `list` has `count` pages, which are pinned.
+        let mapping = unsafe { shim::shim_vmap_kernel(list.as_mut_ptr(), count) };
+        NonNull::new(mapping.cast()).ok_or(ENOMEM)
     }
 
     /// The memory. Usable in any context.

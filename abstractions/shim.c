@@ -53,6 +53,16 @@ int shim_memfd_get_seals(struct file *file)
 	return READ_ONCE(SHMEM_I(inode)->seals);
 }
 
+void shim_inode_lock_shared(struct file *file)
+{
+	inode_lock_shared(file_inode(file));
+}
+
+void shim_inode_unlock_shared(struct file *file)
+{
+	inode_unlock_shared(file_inode(file));
+}
+
 unsigned long shim_folio_nr_pages(struct folio *folio)
 {
 	return folio_nr_pages(folio);

@@ -18,6 +18,8 @@ struct wait_queue_entry;
 int shim_poll_add_wait(struct file *file, struct wait_queue_entry *wait);
 
 int shim_memfd_get_seals(struct file *file);
+void shim_inode_lock_shared(struct file *file);
+void shim_inode_unlock_shared(struct file *file);
 unsigned long shim_folio_nr_pages(struct folio *folio);
 struct page *shim_folio_page(struct folio *folio, unsigned long n);
 long long shim_i_size(struct file *file);

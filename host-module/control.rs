@@ -23,7 +23,10 @@ use crate::{
             EventFdFile,
             EventFdListener, //
         },
-        memfd::PinnedMemfd,
+        memfd::{
+            Memfd,
+            PinnedMemfd, //
+        },
         miscdevice::MiscFile,
         user_struct::{
             write_array,
@@ -142,7 +145,7 @@ impl MiscFile for ControlFile {
                 opener,
                 setup <- new_mutex!(setup),
             }),
-            GFP_KERNEL,
+            GFP_KERNEL_ACCOUNT,
         )
     }
 
@@ -252,21 +255,23 @@ impl ControlFile {
         setup.before_region()?;
         let layout = setup.layout.ok_or(ENXIO)?;
         let geometry = layout.geometry();
-        let region = PinnedMemfd::new(it.fd, layout.region_size() as usize)?;
-        let mut doorbells = KVec::with_capacity(geometry.rings as usize, GFP_KERNEL)?;
+        let memfd = Memfd::get(it.fd)?;
+        let admission = self.registry.admit(memfd.id())?;
+        let region = PinnedMemfd::new(memfd, layout.region_size() as usize)?;
+        let mut doorbells = KVec::with_capacity(geometry.rings as usize, GFP_KERNEL_ACCOUNT)?;
         for _ in 0..geometry.rings {
-            doorbells.push(None, GFP_KERNEL)?;
+            doorbells.push(None, GFP_KERNEL_ACCOUNT)?;
         }
         let policy = Policy {
             // The policy has the features that it allows; the others need no leave.
             features: setup.features & (setup.policy.features | !by_policy()),
             ..setup.policy
         };
-        let server = server::serve_region(layout, policy, region)?;
+        let server = server::serve_region(layout, policy, region, admission)?;
         let vm = self.registry.add(|number| {
             Arc::pin_init(
                 Vm::new(number, self.opener, geometry, setup.name, server),
-                GFP_KERNEL,
+                GFP_KERNEL_ACCOUNT,
             )
         })?;
 
@@ -299,7 +304,7 @@ impl ControlFile {
         let eventfd = EventFdFile::get(it.fd)?.eventfd()?;
 
         vm.server()
-            .set_call(it.index, Arc::new(eventfd, GFP_KERNEL)?)
+            .set_call(it.index, Arc::new(eventfd, GFP_KERNEL_ACCOUNT)?)
     }
 
     fn set_name(&self, it: &uapi::vhost_stopwatch_name) -> Result {
@@ -349,6 +354,7 @@ impl ControlFile {
         if it.min_interval_ns < u64::from(uapi::VHOST_STOPWATCH_MIN_INTERVAL_NS) {
             return Err(EINVAL);
         }
+        functions::may_be_allowed(it.flags)?;
         let host_time = if it.flags & uapi::VHOST_STOPWATCH_ALLOW_HOST_TIME != 0 {
             u64::from(uapi::STOPWATCH_F_HOST_TIME)
         } else {
@@ -455,7 +461,7 @@ impl ControlFile {
         zero(it.flags)?;
         zero(it.reserved)?;
         let room = it.count.min(uapi::STOPWATCH_LAP_SLOTS) as usize;
-        let mut elapsed = KVec::from_elem(0u64, room, GFP_KERNEL)?;
+        let mut elapsed = KVec::from_elem(0u64, room, GFP_KERNEL_ACCOUNT)?;
         let laps = vm
             .server()
             .laps(it.watch, it.first, &mut elapsed)

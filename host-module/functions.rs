@@ -6,6 +6,8 @@
 //! entry in [`FUNCTIONS`], with the file that has it; its numbers are in `<linux/stopwatch_device.h>`
 //! and `<linux/vhost_stopwatch.h>`. See `samples/host-power`.
 
+use kernel::prelude::*;
+
 use crate::engine::{
     Functions,
     Status, //
@@ -22,6 +24,8 @@ pub(crate) struct Function {
     pub(crate) feature: u64,
     /// The flag of the policy without which the feature is not offered.
     pub(crate) policy: u32,
+    /// Whether the current task may give that leave. May be audited.
+    pub(crate) may_allow: fn() -> bool,
     /// Whether the module has it at all; asked when a VM is made.
     pub(crate) enabled: fn() -> bool,
     /// Does it. Runs in the doorbell, with interrupts off: it may not sleep. Gets the request's
@@ -48,6 +52,18 @@ pub(crate) fn allowed_by(policy: u32) -> u64 {
         .iter()
         .filter(|function| policy & function.policy != 0)
         .fold(0, |features, function| features | function.feature)
+}
+
+/// Checks that the current task may allow what a policy allows.
+///
+/// # Errors
+///
+/// `EPERM` if it may not.
+pub(crate) fn may_be_allowed(policy: u32) -> Result {
+    FUNCTIONS
+        .iter()
+        .filter(|function| policy & function.policy != 0)
+        .try_for_each(|function| (function.may_allow)().then_some(()).ok_or(EPERM))
 }
 
 /// The policy flags that are about functions.

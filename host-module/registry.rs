@@ -13,7 +13,10 @@ use kernel::{
 };
 
 use crate::{
-    abstractions::capability,
+    abstractions::{
+        capability,
+        memfd::MemfdId, //
+    },
     vm::Vm, //
 };
 
@@ -25,11 +28,32 @@ struct Entries {
 
 /// The VMs of this module, by number.
 ///
-/// Lock order: the setup of a file ([`crate::control`]), then this.
+/// Lock order: the setup of a file ([`crate::control`]), then `entries`, then `regions`.
 #[pin_data]
 pub(crate) struct Registry {
     #[pin]
     entries: Mutex<Entries>,
+    /// The memfds of all VMs, also of those that are not in `entries` yet, or any more.
+    #[pin]
+    regions: Mutex<KVVec<MemfdId>>,
+}
+
+/// The right to be a VM, with a region that no other VM has.
+///
+/// # Invariants
+///
+/// `region` is in the registry once, for this.
+pub(crate) struct Admission {
+    registry: Arc<Registry>,
+    region: MemfdId,
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        let mut regions = self.registry.regions.lock();
+
+        regions.retain(|region| *region != self.region);
+    }
 }
 
 impl Registry {
@@ -40,6 +64,30 @@ impl Registry {
                 vms: KVVec::new(),
                 next: 1,
             }),
+            regions <- new_mutex!(KVVec::new()),
+        })
+    }
+
+    /// Admits a VM with that region. The memfd has to stay open until the admission is dropped. May
+    /// sleep.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY` if a VM has that region, `ENOSPC` if there are `max_vms` VMs, `ENOMEM`.
+    pub(crate) fn admit(self: &Arc<Self>, region: MemfdId) -> Result<Admission> {
+        let mut regions = self.regions.lock();
+
+        if regions.contains(&region) {
+            return Err(EBUSY);
+        }
+        if regions.len() >= crate::module_parameters::max_vms.value() as usize {
+            return Err(ENOSPC);
+        }
+        regions.push(region, GFP_KERNEL_ACCOUNT)?;
+        // INVARIANT: Entered just now.
+        Ok(Admission {
+            registry: self.clone(),
+            region,
         })
     }
 
@@ -51,9 +99,9 @@ impl Registry {
     pub(crate) fn add(&self, make: impl FnOnce(u64) -> Result<Arc<Vm>>) -> Result<Arc<Vm>> {
         let mut entries = self.entries.lock();
 
-        entries.vms.reserve(1, GFP_KERNEL)?;
+        entries.vms.reserve(1, GFP_KERNEL_ACCOUNT)?;
         let vm = make(entries.next)?;
-        entries.vms.push(vm.clone(), GFP_KERNEL)?;
+        entries.vms.push(vm.clone(), GFP_KERNEL_ACCOUNT)?;
         entries.next += 1;
         Ok(vm)
     }

@@ -64,6 +64,7 @@ use crate::{
         Target, //
     },
     functions::Table,
+    registry::Admission,
     uapi, //
 };
 
@@ -79,7 +80,7 @@ impl Storage for KernelMemory {
     type Error = Error;
 
     fn filled<T: Copy>(value: T, len: usize) -> Result<Self::Slice<T>> {
-        Ok(KVVec::from_elem(value, len, GFP_KERNEL)?)
+        Ok(KVVec::from_elem(value, len, GFP_KERNEL_ACCOUNT)?)
     }
 }
 
@@ -143,6 +144,8 @@ pub(crate) struct Core {
     #[pin]
     state: SpinLockIrq<State>,
     region: PinnedMemfd,
+    // Dropped after the region: then another VM may have it.
+    _admission: Admission,
     clock: VmClock,
 }
 
@@ -173,6 +176,7 @@ pub(crate) fn serve_region(
     layout: Layout,
     policy: Policy,
     region: PinnedMemfd,
+    admission: Admission,
 ) -> Result<Arc<Server>> {
     let memory = region.memory();
     for offset in (0..layout.region_size()).step_by(size_of::<u64>()) {
@@ -190,7 +194,7 @@ pub(crate) fn serve_region(
     let state = State {
         engine,
         started: false,
-        calls: KVVec::from_elem(None, layout.geometry().rings as usize, GFP_KERNEL)?,
+        calls: KVVec::from_elem(None, layout.geometry().rings as usize, GFP_KERNEL_ACCOUNT)?,
         kicks: 0,
         timed_kicks: 0,
         service_ns: 0,
@@ -199,10 +203,11 @@ pub(crate) fn serve_region(
     let core = try_pin_init!(Core {
         state <- new_spinlock_irq!(state, "vhost_stopwatch::Core::state"),
         region,
+        _admission: admission,
         clock,
     });
 
-    Arc::pin_init(Deferred::new(DeadlineTimer::new(core)), GFP_KERNEL)
+    Arc::pin_init(Deferred::new(DeadlineTimer::new(core)), GFP_KERNEL_ACCOUNT)
 }
 
 impl Core {

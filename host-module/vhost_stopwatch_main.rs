@@ -39,6 +39,10 @@ module! {
     description: "Host side of the paravirtual stopwatch",
     license: "GPL",
     params: {
+        max_vms: u32 {
+            default: 4096,
+            description: "VMs that there may be at a time; more are refused with ENOSPC",
+        },
         host_power: u8 {
             default: 0,
             description: "1: VMs whose policy allows it may power the host off (samples/host-power)",

@@ -3,7 +3,10 @@
 //! A guest powers the host off: the host's part.
 
 use crate::{
-    abstractions::power,
+    abstractions::{
+        capability,
+        power, //
+    },
     engine::Status,
     functions::Function,
     uapi, //
@@ -14,6 +17,8 @@ pub(crate) const FUNCTION: Function = Function {
     op: uapi::STOPWATCH_OP_POWER_OFF,
     feature: uapi::STOPWATCH_F_HOST_POWER as u64,
     policy: uapi::VHOST_STOPWATCH_ALLOW_HOST_POWER,
+    // As whoever may do it without a guest.
+    may_allow: capability::sys_boot,
     // Only if the module was loaded with host_power=1.
     enabled: || crate::module_parameters::host_power.value() != 0,
     run: power_off,

@@ -76,10 +76,14 @@ struct vhost_stopwatch_geometry {
  * and writes the VMM page's struct stopwatch_info and the state pages. VM time
  * begins. The file is a VM from now on, with a number of its own.
  *   ENXIO      no geometry is set
- *   EBUSY      a region is set
+ *   EBUSY      a region is set, or another VM has this one
  *   EBADF      fd is not an open file, or not open for reading and writing
  *   EINVAL     not a memfd of ordinary pages, wrong size, or wrong seals
- *   ENOMEM     no memory to pin or map it, or too many VMs
+ *   ENOMEM     no memory to pin or map it, or beyond RLIMIT_MEMLOCK: the pages
+ *              are locked memory of the caller, until the VM ends. With
+ *              CAP_IPC_LOCK there is no limit
+ *   ENOSPC     too many VMs: there are as many as the module's parameter max_vms
+ *              (4096) says
  *
  * SET_KICK: fd is the eventfd of the doorbell of request ring index. The ring
  * is served inside the write to it, so that the answer is there when the write
@@ -126,6 +130,7 @@ struct vhost_stopwatch_name {
  * set.
  *   EINVAL     unknown flag, or min_interval_ns is below
  *              VHOST_STOPWATCH_MIN_INTERVAL_NS
+ *   EPERM      ALLOW_HOST_POWER without CAP_SYS_BOOT
  *   EBUSY      the region is set
  */
 #define VHOST_STOPWATCH_SET_POLICY	_IO(STOPWATCH_IOC_TYPE, 0x4b)

@@ -6,16 +6,23 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Output};
+use std::sync::Barrier;
+use std::{env, thread};
 
 use rustix::fs::{
     fcntl_add_seals, ftruncate, memfd_create, open, MemfdFlags, Mode, OFlags, SealFlags,
 };
 use rustix::io::Errno;
-use stopwatch::host::{event_fd, sealed_memfd, Control, Geometry, VmInfo};
+use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
+use stopwatch::host::{event_fd, sealed_memfd, Control, Geometry, Policy, VmInfo, DEVICE};
 use stopwatch::Features;
 use stopwatch_engine::{Layout, Memory};
 use stopwatch_tests::harness::{control, event_fds, ioctl, Argument, Vm, SMALL};
 use stopwatch_tests::kvm::Kvm;
+use stopwatch_tests::suite::{figure, host_module};
 use stopwatch_tests::tests;
 use stopwatch_uapi::*;
 
@@ -42,6 +49,11 @@ tests![
     a_hugetlb_memfd,
     the_region_is_cleared_and_described,
     one_memfd_for_two_vms,
+    seals_that_change_meanwhile,
+    a_region_is_locked_memory,
+    a_limit_of_locked_memory,
+    too_many_vms,
+    who_may_allow_host_power,
     names,
     bad_names,
     start_and_stop_take_no_argument,
@@ -104,6 +116,18 @@ fn refuses_region(control: &Control, memfd: impl AsFd, errno: Errno) {
         memfd.as_fd().as_raw_fd(),
         errno,
     );
+}
+
+/// Runs this program in a role, as a user without privileges.
+fn as_nobody(role: &str) -> Output {
+    const NOBODY: u32 = 65534;
+    fs::set_permissions(DEVICE, fs::Permissions::from_mode(0o666)).unwrap();
+    Command::new(env::current_exe().unwrap())
+        .arg(role)
+        .uid(NOBODY)
+        .gid(NOBODY)
+        .output()
+        .unwrap()
 }
 
 fn errno<T: std::fmt::Debug>(result: Result<T, stopwatch::host::Error>) -> Option<Errno> {
@@ -620,9 +644,134 @@ fn one_memfd_for_two_vms() {
     let (second, _) = with_geometry();
     let memfd = sealed_memfd(size).unwrap();
     first.set_region(&memfd).unwrap();
-    second.set_region(&memfd).unwrap();
-    let number = |control: &Control| control.this_vm().unwrap().unwrap().vm;
-    assert_ne!(number(&first), number(&second));
+    refuses_region(&second, &memfd, Errno::BUSY);
+    // Nor through another file of it.
+    let link = format!("/proc/self/fd/{}", memfd.as_raw_fd());
+    let again = File::options().read(true).write(true).open(link).unwrap();
+    refuses_region(&second, &again, Errno::BUSY);
+    // It is free when the VM is gone.
+    drop(first);
+    second.set_region(&again).unwrap();
+}
+
+/// Seals come and go between the check and the pinning: what is pinned is never
+/// sealed against writing.
+fn seals_that_change_meanwhile() {
+    let (mut sealed_first, mut pinned_first) = (0, 0);
+    for round in 0..300 {
+        let (control, size) = with_geometry();
+        let memfd = memfd(size, SealFlags::SHRINK | SealFlags::GROW);
+        let barrier = Barrier::new(2);
+        let (sealed, pinned) = thread::scope(|scope| {
+            let sealer = scope.spawn(|| {
+                barrier.wait();
+                for _ in 0..round % 50 {
+                    std::hint::spin_loop();
+                }
+                fcntl_add_seals(&memfd, SealFlags::WRITE)
+            });
+            barrier.wait();
+            let pinned = control.set_region(&memfd);
+            (sealer.join().unwrap(), pinned)
+        });
+        match (sealed, pinned) {
+            (Ok(()), Err(error)) => {
+                assert_eq!(error.errno(), Some(Errno::INVAL));
+                sealed_first += 1;
+            }
+            (Err(errno), Ok(())) => {
+                assert_eq!(errno, Errno::BUSY, "pinned pages cannot be sealed");
+                pinned_first += 1;
+            }
+            (sealed, pinned) => panic!("seal: {sealed:?}, region: {pinned:?}"),
+        }
+    }
+    figure(format_args!(
+        "a seal against SET_REGION, 300 times: {sealed_first} sealed, {pinned_first} pinned"
+    ));
+}
+
+/// The pages of a region are locked memory of the process that set it.
+fn a_region_is_locked_memory() {
+    let locked = || -> u64 {
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmLck:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        kib.unwrap().parse().unwrap()
+    };
+    let before = locked();
+    let (control, size) = with_geometry();
+    control.set_region(sealed_memfd(size).unwrap()).unwrap();
+    assert_eq!(locked(), before + size / 1024);
+    drop(control);
+    assert_eq!(locked(), before);
+    // What is refused is given back, too.
+    let (control, size) = with_geometry();
+    refuses_region(&control, memfd(size, SealFlags::SHRINK), Errno::INVAL);
+    assert_eq!(locked(), before);
+}
+
+/// For an ordinary user, up to RLIMIT_MEMLOCK.
+fn a_limit_of_locked_memory() {
+    let output = as_nobody("child-locks");
+    assert!(output.status.success(), "{output:?}");
+}
+
+/// The part of that in a process of another user.
+pub(crate) fn child_locks() {
+    let (control, size) = with_geometry();
+    let limit = |bytes| {
+        let now = getrlimit(Resource::Memlock);
+        let limit = Rlimit {
+            current: Some(bytes),
+            ..now
+        };
+        setrlimit(Resource::Memlock, limit)
+    };
+    let region = sealed_memfd(size).unwrap();
+    limit(size - 4096).unwrap();
+    refuses_region(&control, &region, Errno::NOMEM);
+    limit(size).unwrap();
+    control.set_region(&region).unwrap();
+    let (second, size) = with_geometry();
+    let other = sealed_memfd(size).unwrap();
+    refuses_region(&second, &other, Errno::NOMEM);
+    // The first one has given back what it had, when it is gone.
+    drop(control);
+    second.set_region(&other).unwrap();
+}
+
+fn too_many_vms() {
+    host_module().unload().unwrap();
+    host_module().load_with(c"max_vms=2").unwrap();
+    let first = Vm::stopped(SMALL);
+    let _second = Vm::stopped(SMALL);
+    let (control, size) = with_geometry();
+    let memfd = sealed_memfd(size).unwrap();
+    refuses_region(&control, &memfd, Errno::NOSPC);
+    drop(first);
+    control.set_region(&memfd).unwrap();
+}
+
+/// Whoever lets a guest power the host off must be able to do it.
+fn who_may_allow_host_power() {
+    let policy = Policy {
+        allow_host_power: true,
+        ..Policy::default()
+    };
+    control().set_policy(policy).unwrap();
+    let output = as_nobody("child-allows");
+    assert!(output.status.success(), "{output:?}");
+}
+
+/// The part of that in a process of another user.
+pub(crate) fn child_allows() {
+    let policy = Policy {
+        allow_host_power: true,
+        ..Policy::default()
+    };
+    assert_eq!(errno(control().set_policy(policy)), Some(Errno::PERM));
+    control().set_policy(Policy::default()).unwrap();
 }
 
 fn names() {

@@ -28,7 +28,9 @@ fn main() -> ExitCode {
     // Some tests need another process, which is this program again.
     if let Some(role) = env::args().nth(1).filter(|role| role.starts_with("child-")) {
         match role.as_str() {
+            "child-allows" => control::child_allows(),
             "child-hammer" => lifecycle::child_hammer(),
+            "child-locks" => control::child_locks(),
             "child-looks" => visibility::child_looks(),
             other => panic!("no such role: {other}"),
         }
