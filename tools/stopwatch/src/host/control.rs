@@ -368,7 +368,11 @@ impl Control {
             "SET_REGION",
             &[
                 (Errno::NXIO, "SET_GEOMETRY has to come first"),
-                (Errno::BUSY, REGION_IS_SET),
+                (
+                    Errno::BUSY,
+                    "the region is set, so this file is a VM already: open another one; or \
+                     another VM has this memfd: make one for each VM",
+                ),
                 (
                     Errno::BADF,
                     "the descriptor is not open for reading and writing",
@@ -378,7 +382,15 @@ impl Control {
                     "expected a memfd of the size that SET_GEOMETRY gave, sealed against \
                      shrinking and growing and not against writing",
                 ),
-                (Errno::NOMEM, "no memory to pin or map it, or too many VMs"),
+                (
+                    Errno::NOMEM,
+                    "no memory to pin or map it, or more locked memory than `ulimit -l` allows: \
+                     raise that, or take a smaller geometry",
+                ),
+                (
+                    Errno::NOSPC,
+                    "too many VMs: the host module's parameter max_vms says how many there may be",
+                ),
             ],
         ))
     }
@@ -522,6 +534,10 @@ impl Control {
                 (
                     Errno::INVAL,
                     "the least interval is too small; expected at least 100us",
+                ),
+                (
+                    Errno::PERM,
+                    "only a process with CAP_SYS_BOOT may let a guest power the host off",
                 ),
                 (Errno::BUSY, REGION_IS_SET),
             ],
@@ -754,7 +770,11 @@ const REGION_IS_SET: &str = "the region is set, so this file is a VM already; op
 
 const EVENTFD: &[(Errno, &str)] = &[
     (Errno::NXIO, "SET_REGION has to come first"),
-    (Errno::BUSY, "the VM is started; STOP it first"),
+    (
+        Errno::BUSY,
+        "the VM is started: STOP it first; or the eventfd is the kick of another ring, or has an \
+         irqfd: take one of its own",
+    ),
     (Errno::BADF, "the descriptor is not open"),
     (
         Errno::INVAL,
@@ -885,7 +905,8 @@ mod tests {
     fn refusals_give_the_header_s_reason_and_the_errno() {
         assert_eq!(
             refused("SET_KICK of ring 3", EVENTFD)(Errno::BUSY).to_string(),
-            "SET_KICK of ring 3: the VM is started; STOP it first \
+            "SET_KICK of ring 3: the VM is started: STOP it first; or the eventfd is the kick \
+             of another ring, or has an irqfd: take one of its own \
              (Device or resource busy (os error 16))"
         );
         let unknown = refused("READ", &[])(Errno::TOOBIG);
