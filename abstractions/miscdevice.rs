@@ -44,6 +44,26 @@ use kernel::{
 
 use super::shim;
 
+/// Where an open file of a misc device is noted while it is open.
+pub(crate) trait FileLink {
+    /// Notes it.
+    ///
+    /// # Safety
+    ///
+    /// `file` is being opened and has no position; [`Self::unset`] is called in its `release()`.
+    unsafe fn set(&self, file: *mut bindings::file);
+
+    /// It is being released.
+    fn unset(&self);
+}
+
+/// Nowhere.
+impl FileLink for () {
+    unsafe fn set(&self, _file: *mut bindings::file) {}
+
+    fn unset(&self) {}
+}
+
 /// An open file of a misc device.
 ///
 /// All methods run in the context of the calling process and may sleep.
@@ -52,11 +72,17 @@ pub(crate) trait MiscFile: Send + Sync + Sized + 'static {
     /// What the registration holds for its files.
     type Context: Send + Sync;
 
+    /// Where it is noted which file it is: `()`, or a [`WeakFile`](super::weak_file).
+    type Link: FileLink;
+
     /// The module to which the methods belong; it stays loaded while a file is open.
     const OWNER: &'static ThisModule;
 
     /// Opens a file.
     fn open(context: &Self::Context, file: &File) -> Result<Arc<Self>>;
+
+    /// The link of this file.
+    fn link(&self) -> &Self::Link;
 
     /// The last reference to the file was closed. Others may still hold the `Arc`.
     fn release(&self) {}
@@ -236,6 +262,8 @@ impl<T: MiscFile> MiscRegistration<T> {
         // SAFETY: `file` is valid during this call, and nobody else uses it yet.
         match T::open(&this.context, unsafe { File::from_raw_file(file) }) {
             Ok(data) => {
+                // SAFETY: It is being opened, by `nonseekable_open()`, and `release` calls `unset()`.
+                unsafe { data.link().set(file) };
                 // SAFETY: While it is being opened, the file's private data is ours to set.
                 unsafe { (*file).private_data = data.into_foreign() };
                 0
@@ -251,6 +279,7 @@ impl<T: MiscFile> MiscRegistration<T> {
         // SAFETY: `open` has put it there, and nobody uses it after the release.
         let data = unsafe { Arc::<T>::from_foreign((*file).private_data) };
 
+        data.link().unset();
         data.release();
         0
     }

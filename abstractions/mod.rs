@@ -17,7 +17,6 @@ pub(crate) mod clock;
 pub(crate) mod counter;
 pub(crate) mod deadline_timer;
 pub(crate) mod debugfs;
-pub(crate) mod deferred;
 pub(crate) mod engine_memory;
 pub(crate) mod eventfd;
 pub(crate) mod memfd;
@@ -28,14 +27,17 @@ pub(crate) mod pm_notifier;
 pub(crate) mod power;
 pub(crate) mod shared_memory;
 pub(crate) mod shared_page;
+pub(crate) mod task_work;
 pub(crate) mod user;
 pub(crate) mod user_struct;
+pub(crate) mod weak_file;
 
 /// Bindings of `shim.h`, made by bindgen.
 // Some kernel structs have members without a size of their own, which rustc does not expect in C.
 #[allow(improper_ctypes, missing_docs, unreachable_pub, clippy::all)]
 mod shim {
     use kernel::bindings::{
+        callback_head,
         file,
         folio,
         page,

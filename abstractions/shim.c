@@ -7,10 +7,38 @@
 #include <linux/mm.h>
 #include <linux/poll.h>
 #include <linux/shmem_fs.h>
+#include <linux/preempt.h>
+#include <linux/rcupdate_wait.h>
+#include <linux/sched/signal.h>
+#include <linux/slab.h>
 #include <linux/vmalloc.h>
 #include <linux/wait.h>
 
 #include "shim.h"
+
+bool shim_in_task(void)
+{
+	return in_task();
+}
+
+bool shim_current_is_dying(void)
+{
+	return fatal_signal_pending(current) || (current->flags & PF_EXITING);
+}
+
+void shim_cond_resched(void)
+{
+	cond_resched();
+}
+
+void *shim_kmalloc_nofail(unsigned long size)
+{
+	return kmalloc(size, GFP_KERNEL | __GFP_NOFAIL);
+}
+
+/* What task_work.rs takes wakeme_after_rcu() to find. */
+static_assert(offsetof(struct rcu_synchronize, head) == 0);
+static_assert(offsetof(struct rcu_synchronize, completion) == sizeof(struct callback_head));
 
 struct wait_table {
 	poll_table pt;

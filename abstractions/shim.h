@@ -9,11 +9,17 @@
 #ifndef STOPWATCH_SHIM_H
 #define STOPWATCH_SHIM_H
 
+struct callback_head;
 struct file;
 struct folio;
 struct page;
 struct vm_area_struct;
 struct wait_queue_entry;
+
+_Bool shim_in_task(void);
+_Bool shim_current_is_dying(void);
+void shim_cond_resched(void);
+void *shim_kmalloc_nofail(unsigned long size);
 
 int shim_poll_add_wait(struct file *file, struct wait_queue_entry *wait);
 
@@ -31,6 +37,7 @@ int shim_map_pfn(struct vm_area_struct *vma, unsigned long addr, unsigned long p
 
 /* Ordinary functions of headers that the kernel crate does not bind. */
 void vunmap(const void *addr);
+void wakeme_after_rcu(struct callback_head *head);
 void orderly_poweroff(_Bool force);
 
 #endif /* STOPWATCH_SHIM_H */

@@ -336,7 +336,13 @@ impl StopwatchFile {
 impl MiscFile for StopwatchFile {
     type Context = Opened;
 
+    type Link = ();
+
     const OWNER: &'static ThisModule = this_module::<crate::LocalModule>();
+
+    fn link(&self) -> &() {
+        &()
+    }
 
     fn open(opened: &Opened, file: &File) -> Result<Arc<Self>> {
         let device = &opened.device;

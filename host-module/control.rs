@@ -32,7 +32,8 @@ use crate::{
             write_array,
             UserCopy,
             UserStruct, //
-        }, //
+        },
+        weak_file::WeakFile, //
     },
     engine::{
         self,
@@ -64,9 +65,9 @@ fn all_features() -> u64 {
     engine::FEATURES | functions::features()
 }
 
-/// Those of them that need the policy's leave.
+/// Those that need the policy's leave, whether the module has them now or not.
 fn by_policy() -> u64 {
-    u64::from(uapi::STOPWATCH_F_HOST_TIME) | functions::features()
+    u64::from(uapi::STOPWATCH_F_HOST_TIME) | functions::all_features()
 }
 
 /// How far the set-up of a file has come.
@@ -112,6 +113,7 @@ impl Setup {
 pub(crate) struct ControlFile {
     registry: Arc<Registry>,
     opener: Opener,
+    link: Arc<WeakFile>,
     #[pin]
     setup: Mutex<Setup>,
 }
@@ -119,6 +121,7 @@ pub(crate) struct ControlFile {
 #[vtable]
 impl MiscFile for ControlFile {
     type Context = Arc<Registry>;
+    type Link = WeakFile;
 
     const OWNER: &'static ThisModule = this_module::<crate::LocalModule>();
 
@@ -140,13 +143,18 @@ impl MiscFile for ControlFile {
         };
 
         Arc::pin_init(
-            pin_init!(Self {
+            try_pin_init!(Self {
                 registry: registry.clone(),
                 opener,
+                link: Arc::new(WeakFile::new(), GFP_KERNEL_ACCOUNT)?,
                 setup <- new_mutex!(setup),
             }),
             GFP_KERNEL_ACCOUNT,
         )
+    }
+
+    fn link(&self) -> &WeakFile {
+        &self.link
     }
 
     fn release(&self) {
@@ -292,7 +300,7 @@ impl ControlFile {
         }
         *doorbell = Some(EventFdListener::attach(
             &file,
-            Doorbell::new(server, it.index),
+            Doorbell::new(server, it.index, self.link.clone())?,
         )?);
         Ok(())
     }
@@ -327,7 +335,7 @@ impl ControlFile {
         if setup.doorbells.iter().any(Option::is_none) || !server.has_calls() {
             return Err(ENXIO);
         }
-        server.start_serving()
+        server.start()
     }
 
     fn stop(&self, arg: usize) -> Result {
@@ -393,7 +401,7 @@ impl ControlFile {
                     mode: it.mode,
                     clock: it.clock,
                 },
-            )
+            )?
         } else {
             zero(it.flags | it.clock | it.mode)?;
             let target = if name.is_none() {
@@ -408,7 +416,7 @@ impl ControlFile {
                     watch: it.watch,
                     ..Request::default()
                 },
-            )
+            )?
         };
 
         let result = match reply.status {
@@ -419,7 +427,7 @@ impl ControlFile {
             // From here on nothing was done, and there is no reading.
             Ok(Status::BadOp) => return Err(EOPNOTSUPP),
             // One that exists and is no good to delete is numbered.
-            Ok(Status::BadWatch) if server.describe(reply.watch).is_some() => return Err(EINVAL),
+            Ok(Status::BadWatch) if server.describe(reply.watch)?.is_some() => return Err(EINVAL),
             Ok(Status::BadWatch) => return Err(ENOENT),
             Ok(Status::Full) => return Err(ENOSPC),
             Ok(Status::Denied) => return Err(EPERM),
@@ -438,7 +446,7 @@ impl ControlFile {
             0 => it.description.watch,
             uapi::STOPWATCH_DESCRIBE_NEXT => vm
                 .server()
-                .next_existing(it.description.watch)
+                .next_existing(it.description.watch)?
                 .ok_or(ENOENT)?,
             _ => return Err(EINVAL),
         };
@@ -446,7 +454,7 @@ impl ControlFile {
         it.description = uapi::stopwatch_description {
             size: it.description.size,
             flags: it.description.flags,
-            ..vm.server().describe(watch).ok_or(ENOENT)?.describe(watch)
+            ..vm.server().describe(watch)?.ok_or(ENOENT)?.describe(watch)
         };
         Ok(())
     }
@@ -464,7 +472,7 @@ impl ControlFile {
         let mut elapsed = KVec::from_elem(0u64, room, GFP_KERNEL_ACCOUNT)?;
         let laps = vm
             .server()
-            .laps(it.watch, it.first, &mut elapsed)
+            .laps(it.watch, it.first, &mut elapsed)?
             .ok_or(ENOENT)?;
 
         write_array(it.laps, elapsed.get(..laps.count as usize).unwrap_or(&[]))?;

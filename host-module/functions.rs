@@ -46,6 +46,13 @@ pub(crate) fn features() -> u64 {
         .fold(0, |features, function| features | function.feature)
 }
 
+/// The features of all functions that there are.
+pub(crate) fn all_features() -> u64 {
+    FUNCTIONS
+        .iter()
+        .fold(0, |features, function| features | function.feature)
+}
+
 /// The features of the functions that a policy allows.
 pub(crate) fn allowed_by(policy: u32) -> u64 {
     FUNCTIONS

@@ -83,7 +83,8 @@ impl Registry {
         if regions.len() >= crate::module_parameters::max_vms.value() as usize {
             return Err(ENOSPC);
         }
-        regions.push(region, GFP_KERNEL_ACCOUNT)?;
+        // This memory is the module's, and bounded just now.
+        regions.push(region, GFP_KERNEL)?;
         // INVARIANT: Entered just now.
         Ok(Admission {
             registry: self.clone(),
@@ -97,12 +98,20 @@ impl Registry {
     ///
     /// `ENOMEM` if there is no room for it, and those of `make`.
     pub(crate) fn add(&self, make: impl FnOnce(u64) -> Result<Arc<Vm>>) -> Result<Arc<Vm>> {
+        let number = {
+            let mut entries = self.entries.lock();
+
+            entries.next += 1;
+            entries.next - 1
+        };
+        // Without the lock: what is charged to the caller may make it wait, and nobody else.
+        let vm = make(number)?;
         let mut entries = self.entries.lock();
 
-        entries.vms.reserve(1, GFP_KERNEL_ACCOUNT)?;
-        let vm = make(entries.next)?;
-        entries.vms.push(vm.clone(), GFP_KERNEL_ACCOUNT)?;
-        entries.next += 1;
+        // This memory is the module's, and bounded by `max_vms`.
+        entries.vms.push(vm.clone(), GFP_KERNEL)?;
+        // Another one may have been quicker; mostly it is sorted.
+        entries.vms.sort_unstable_by_key(|vm| vm.number());
         Ok(vm)
     }
 

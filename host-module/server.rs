@@ -4,26 +4,30 @@
 //!
 //! | context                                          | what                                    |
 //! |--------------------------------------------------|-----------------------------------------|
-//! | the write to a doorbell: interrupts off, mostly  | up to a [`Budget`] of requests,         |
+//! | the write to a doorbell: interrupts off, mostly  | one section of requests of a ring,      |
 //! | inside the vCPU's own exit                       | answered in place ([`Doorbell`])        |
-//! | a timer interrupt                                | timeouts that expired: events, calls    |
-//! | a kernel worker                                  | requests that a doorbell left over,     |
-//! |                                                  | room for more stopwatches               |
-//! | a task's ioctl                                   | start, stop, look                       |
+//! | the task that wrote to it, before it goes on     | what that left over, in sections: more  |
+//! | ([`Leftover`])                                   | requests, a reset, new storage          |
+//! | a timer interrupt                                | one section of timeouts that expired:   |
+//! |                                                  | events, calls                           |
+//! | a task's ioctl                                   | start, stop, look, in sections          |
 //!
-//! All of them take [`Core::state`], the only lock in this file; nothing sleeps or allocates under
-//! it. Lock order: the wait queue of a kick eventfd, held by whoever writes to it, then `state`,
-//! then the timer base's. An eventfd is therefore never signalled under `state`.
+//! A section is what is done between taking and releasing [`Core::state`], with interrupts off; the
+//! engine's [`Budget`] bounds it. Nothing sleeps or allocates in it. Lock order: the wait queue of a
+//! kick eventfd, held by whoever writes to it, then `state`, then the timer base's. An eventfd is
+//! therefore never signalled under `state`, and no work is queued to a task under it.
 
 use kernel::{
     alloc::allocator::KVmalloc,
     new_spinlock_irq,
     prelude::*,
     sync::{
+        aref::ARef,
         Arc,
         SpinLockIrq,
         SpinLockIrqGuard, //
-    }, //
+    },
+    task::Task, //
 };
 
 use crate::{
@@ -33,16 +37,19 @@ use crate::{
             DeadlineHandler,
             DeadlineTimer, //
         },
-        deferred::{
-            Deferred,
-            DeferredHandler, //
-        },
         eventfd::{
             EventFd,
             Listener,
             WakeUp, //
         },
-        memfd::PinnedMemfd, //
+        memfd::PinnedMemfd,
+        task_work::{
+            self,
+            Notify,
+            TaskWork,
+            TaskWorkHandler, //
+        },
+        weak_file::WeakFile, //
     },
     engine::{
         Budget,
@@ -56,12 +63,15 @@ use crate::{
         Record,
         Reply,
         Room,
-        Served,
         Settle,
         Stats,
         Status,
         Storage,
         Target, //
+    },
+    expiries::{
+        self,
+        Turn, //
     },
     functions::Table,
     registry::Admission,
@@ -71,6 +81,14 @@ use crate::{
 /// One kick in so many is timed: the two readings of the clock that this takes are then not a
 /// noticeable part of the time itself.
 const TIMED: u64 = 64;
+
+/// So many calls a run of the timer makes at most. An irqfd's takes a few thousand instructions; more
+/// are made [`NEXT_CALLS_NS`] later.
+const CALLS: u32 = 4;
+
+/// How long after a run that has not made all its calls the next one is, in ns: the interrupt has to
+/// end before.
+const NEXT_CALLS_NS: u64 = 20_000;
 
 /// The engine's state in the kernel's memory.
 struct KernelMemory;
@@ -91,6 +109,13 @@ struct State {
     started: bool,
     /// By ring; `None` until it is set.
     calls: KVVec<Option<Arc<EventFd>>>,
+    /// Calls that are to be made, a bit for each.
+    calls_due: u64,
+    /// The turn among all VMs to note timeouts, once the timer has asked for one.
+    turn: Option<Turn>,
+    /// The task that last left something over when it kicked, or that started the VM: it does what a
+    /// kick leaves over that comes from where there is no task to do it.
+    kicker: Option<ARef<Task>>,
     kicks: u64,
     timed_kicks: u64,
     service_ns: u64,
@@ -138,7 +163,7 @@ impl Clock for VmClock {
     }
 }
 
-/// A VM, less the timer and the work item around it.
+/// A VM, less the timer around it.
 #[pin_data]
 pub(crate) struct Core {
     #[pin]
@@ -147,10 +172,13 @@ pub(crate) struct Core {
     // Dropped after the region: then another VM may have it.
     _admission: Admission,
     clock: VmClock,
+    /// So many sections at most a task does of what was left over: twice what one capacity of all
+    /// rings takes, and the largest reset. Whoever posts meanwhile does the rest.
+    sections: u32,
 }
 
-/// A VM with its timer and its work item. Dropping it waits for both.
-pub(crate) type Server = Deferred<DeadlineTimer<Core>>;
+/// A VM with its timer. Dropping it waits for that.
+pub(crate) type Server = DeadlineTimer<Core>;
 
 /// How a VM does, at one moment.
 pub(crate) struct Snapshot {
@@ -195,6 +223,9 @@ pub(crate) fn serve_region(
         engine,
         started: false,
         calls: KVVec::from_elem(None, layout.geometry().rings as usize, GFP_KERNEL_ACCOUNT)?,
+        calls_due: 0,
+        turn: None,
+        kicker: None,
         kicks: 0,
         timed_kicks: 0,
         service_ns: 0,
@@ -205,9 +236,28 @@ pub(crate) fn serve_region(
         region,
         _admission: admission,
         clock,
+        sections: sections(layout),
     });
 
-    Arc::pin_init(Deferred::new(DeadlineTimer::new(core)), GFP_KERNEL_ACCOUNT)
+    Arc::pin_init(DeadlineTimer::new(core), GFP_KERNEL_ACCOUNT)
+}
+
+/// A reference to the current task.
+fn current_task() -> ARef<Task> {
+    let task: &Task = current!();
+
+    task.into()
+}
+
+/// [`Core::sections`] of a device.
+fn sections(layout: Layout) -> u32 {
+    /// The least that a section does, of requests and of stopwatches in a reset.
+    const EACH: u32 = 8;
+    let geometry = layout.geometry();
+    let posts = layout.post_rings() * uapi::STOPWATCH_POST_SLOTS;
+    let slots = geometry.rings * geometry.ring_slots + posts;
+
+    2 * (slots / EACH) + geometry.stopwatches / EACH + geometry.rings + 16
 }
 
 impl Core {
@@ -260,21 +310,26 @@ impl Core {
 
 /// What has to be done with the timer, and so needs to know it.
 impl DeadlineTimer<Core> {
-    /// Serves kicks from now on, and what came before. Task context.
+    /// Serves kicks from now on, and what came before. Task context; may sleep.
     ///
     /// # Errors
     ///
     /// `EALREADY` if it does.
-    fn start(&self) -> Result {
-        {
+    pub(crate) fn start(&self) -> Result {
+        let former = {
             let mut state = self.state.lock();
 
             if state.started {
                 return Err(EALREADY);
             }
             state.started = true;
-        }
+            state.kicker.replace(current_task())
+        };
+
+        // It may have been the last reference, which is not for under the lock.
+        drop(former);
         self.expire();
+        self.work_off();
         Ok(())
     }
 
@@ -284,68 +339,130 @@ impl DeadlineTimer<Core> {
     ///
     /// `EALREADY` if it does not anyway.
     pub(crate) fn stop(&self) -> Result {
-        let mut state = self.state.lock();
-
-        if !state.started {
-            return Err(EALREADY);
-        }
-        state.started = false;
-        self.clear();
-        Ok(())
-    }
-
-    /// Takes the lock when all that the guest had posted by now is carried out, so that what is
-    /// shown or done next comes after it. Task context.
-    fn settled(&self) -> SpinLockIrqGuard<'_, State> {
-        let mut settle = Settle::default();
-
-        loop {
+        let former = {
             let mut state = self.state.lock();
 
             if !state.started {
-                return state;
+                return Err(EALREADY);
             }
-            let settled = state.engine.settle(
-                &self.region.memory(),
-                &self.clock,
-                &Table,
-                &mut settle,
-                &mut Budget::section(),
-            );
+            state.started = false;
+            state.turn = None;
+            self.clear();
+            state.kicker.take()
+        };
 
-            if settled.deadline_changed {
-                self.program(&state);
+        drop(former);
+        Ok(())
+    }
+
+    /// Does what doorbells have left over, a section at a time. Task context, without locks; may
+    /// sleep.
+    ///
+    /// It ends early if the task was killed; the rest is done by the next one that kicks.
+    fn work_off(&self) {
+        for _ in 0..self.sections {
+            let (served, former) = {
+                let mut state = self.state.lock();
+
+                if !state.started {
+                    return;
+                }
+                let memory = self.region.memory();
+                let mut budget = Budget::section();
+                let vmm = state.engine.vmm(&memory, &self.clock, &Table, &mut budget);
+                let served = state.engine.work(&memory, &self.clock, &Table, &mut budget);
+
+                if vmm.deadline_changed || served.deadline_changed {
+                    self.program(&state);
+                }
+                (served, state.engine.take_former_storage())
+            };
+
+            // Freeing it is not for under the lock.
+            drop(former);
+            if served.wants_storage {
+                self.find_storage();
+            } else if !served.more {
+                return;
             }
-            if settled.done {
-                return state;
+            if task_work::current_is_dying() {
+                return;
             }
+            task_work::may_reschedule();
+        }
+    }
+
+    /// Takes the lock when all that the guest had posted by now is carried out, so that what is
+    /// shown or done next comes after it. Task context, without locks; may sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ERESTARTSYS` if a signal is pending: nothing was done yet, so the call may begin again.
+    fn settled(&self) -> Result<SpinLockIrqGuard<'_, State>> {
+        let mut settle = Settle::default();
+
+        loop {
+            let wants_storage = {
+                let mut state = self.state.lock();
+
+                if !state.started {
+                    return Ok(state);
+                }
+                let settled = state.engine.settle(
+                    &self.region.memory(),
+                    &self.clock,
+                    &Table,
+                    &mut settle,
+                    &mut Budget::section(),
+                );
+
+                if settled.deadline_changed {
+                    self.program(&state);
+                }
+                if settled.done {
+                    return Ok(state);
+                }
+                settled.wants_storage
+            };
+
+            if wants_storage {
+                self.find_storage();
+            }
+            if current!().signal_pending() {
+                return Err(ERESTARTSYS);
+            }
+            task_work::may_reschedule();
         }
     }
 
     /// The smallest number, not below `watch`, of a stopwatch that exists.
-    pub(crate) fn next_existing(&self, watch: u32) -> Option<u32> {
-        self.settled().engine.next_existing(watch)
+    ///
+    /// # Errors
+    ///
+    /// `ERESTARTSYS` if a signal is pending, as with all that follow.
+    pub(crate) fn next_existing(&self, watch: u32) -> Result<Option<u32>> {
+        Ok(self.settled()?.engine.next_existing(watch))
     }
 
     /// What a stopwatch is, or `None` if there is none of that number.
-    pub(crate) fn describe(&self, watch: u32) -> Option<Record> {
-        self.settled().engine.describe(watch)
+    pub(crate) fn describe(&self, watch: u32) -> Result<Option<Record>> {
+        Ok(self.settled()?.engine.describe(watch))
     }
 
     /// Laps of a stopwatch, from number `first` on, or `None` if there is none of that number.
-    pub(crate) fn laps(&self, watch: u32, first: u32, into: &mut [u64]) -> Option<Laps> {
-        let state = self.settled();
+    pub(crate) fn laps(&self, watch: u32, first: u32, into: &mut [u64]) -> Result<Option<Laps>> {
+        let state = self.settled()?;
 
-        state.engine.laps(&self.region.memory(), watch, first, into)
+        Ok(state.engine.laps(&self.region.memory(), watch, first, into))
     }
 
-    /// Carries out an operation of the host's. Task context.
-    pub(crate) fn command(&self, target: Target, message: impl Into<Message>) -> Reply {
+    /// Carries out an operation of the host's. Task context; may sleep.
+    pub(crate) fn command(&self, target: Target, message: impl Into<Message>) -> Result<Reply> {
         let message = message.into();
 
         loop {
             let reply = {
-                let mut state = self.settled();
+                let mut state = self.settled()?;
                 let commanded =
                     state
                         .engine
@@ -356,26 +473,26 @@ impl DeadlineTimer<Core> {
                 }
                 commanded.reply
             };
-            if reply.status != Ok(Status::Full) || !self.make_room() {
-                return reply;
+            if reply.status != Ok(Status::Full) || !self.find_storage() {
+                return Ok(reply);
             }
         }
     }
 
-    /// Gives the engine room for more stopwatches, if it wants some. Task context, or that of a
-    /// worker: allocates.
+    /// Gives the engine storage for more stopwatches, if it wants some. Task context: allocates, for
+    /// the task.
     ///
     /// Returns whether it got some.
-    fn make_room(&self) -> bool {
+    fn find_storage(&self) -> bool {
         let wanted = self.state.lock().engine.wants_storage();
         let Some(stopwatches) = wanted else {
             return false;
         };
-        let Ok(room) = Room::new(stopwatches) else {
+        let Ok(storage) = Room::new(stopwatches) else {
             self.state.lock().engine.deny_storage();
             return false;
         };
-        let refused = self.state.lock().engine.set_storage(room);
+        let refused = self.state.lock().engine.set_storage(storage);
 
         // Freeing it is not for under the lock.
         drop(refused);
@@ -385,21 +502,36 @@ impl DeadlineTimer<Core> {
         true
     }
 
+    /// When the next timeout is due, in the host's time.
+    fn next_expiry(&self, state: &State) -> Option<u64> {
+        let deadline = state.engine.next_deadline(&self.clock)?;
+
+        Some(self.clock.to_host(deadline))
+    }
+
     /// Sets the timer to the engine's next deadline.
     fn program(&self, state: &State) {
-        match state.engine.next_deadline(&self.clock) {
-            Some(deadline) => self.set(self.clock.to_host(deadline)),
+        self.set_for(state, self.next_expiry(state));
+    }
+
+    /// Sets the timer to a time of the host, if any, and for calls that are due.
+    fn set_for(&self, state: &State, time: Option<u64>) {
+        let calls =
+            (state.calls_due != 0).then(|| clock::monotonic_ns().saturating_add(NEXT_CALLS_NS));
+
+        match [time, calls].into_iter().flatten().min() {
+            Some(time) => self.set(time),
             None => self.clear(),
         }
     }
 
-    /// Does what the VMM has asked for and serves a ring, within the budget. Any context.
+    /// Notes what the VMM asks for and serves a ring: a section. Any context.
     ///
-    /// What is left is for a worker.
+    /// Returns whether it was served, and something is left over.
     #[inline(always)]
-    fn serve(&self, ring: u32, state: &mut State) -> Served {
+    fn serve(&self, ring: u32, state: &mut State) -> bool {
         if !state.started {
-            return Served::default();
+            return false;
         }
         let memory = self.region.memory();
         let mut budget = Budget::section();
@@ -411,11 +543,11 @@ impl DeadlineTimer<Core> {
         if vmm.deadline_changed || served.deadline_changed {
             self.program(state);
         }
-        served
+        vmm.reset || served.more || served.wants_storage
     }
 
-    /// Notes the timeouts that have expired, within the budget, and calls the guest. Any context
-    /// but inside an eventfd's wake-up.
+    /// Notes the timeouts that have expired: a section; and calls the guest. Any context but inside
+    /// an eventfd's wake-up.
     fn expire(&self) {
         let mut calls = {
             let mut state = self.state.lock();
@@ -423,18 +555,14 @@ impl DeadlineTimer<Core> {
             if !state.started {
                 return;
             }
-            let expired = state.engine.expire(
-                &self.region.memory(),
-                &self.clock,
-                &Table,
-                &mut Budget::section(),
-            );
+            let next = self.expire_in_turn(&mut state);
+            let due = state.calls_due;
 
-            match expired.next {
-                Some(next) => self.set(self.clock.to_host(next)),
-                None => self.clear(),
+            for _ in 0..CALLS {
+                state.calls_due &= state.calls_due.wrapping_sub(1);
             }
-            expired.calls
+            self.set_for(&state, next);
+            due & !state.calls_due
         };
 
         while calls != 0 {
@@ -444,18 +572,40 @@ impl DeadlineTimer<Core> {
             calls &= calls - 1;
         }
     }
-}
 
-impl Server {
-    /// Serves kicks from now on; those that came before are served by a worker. Task context.
+    /// Notes timeouts, if it is the turn of this VM.
     ///
-    /// # Errors
-    ///
-    /// `EALREADY` if it does.
-    pub(crate) fn start_serving(&self) -> Result {
-        self.start()?;
-        self.queue();
-        Ok(())
+    /// Returns the host's time for which the timer is to be set.
+    fn expire_in_turn(&self, state: &mut State) -> Option<u64> {
+        let now = clock::monotonic_ns();
+        let turn = match state.turn.take() {
+            Some(turn) => turn,
+            None => {
+                let next = self.next_expiry(state)?;
+
+                if next > now {
+                    // It came for calls, or what it was set for is gone.
+                    return Some(next);
+                }
+                expiries::turn(now)
+            }
+        };
+
+        if turn.time() > now {
+            let time = turn.time();
+            state.turn = Some(turn);
+            return Some(time);
+        }
+        let expired = state.engine.expire(
+            &self.region.memory(),
+            &self.clock,
+            &Table,
+            &mut Budget::section(),
+        );
+
+        expiries::noted(expired.put + expired.lost);
+        state.calls_due |= expired.calls;
+        expired.next.map(|next| self.clock.to_host(next))
     }
 }
 
@@ -465,17 +615,14 @@ impl DeadlineHandler for Core {
     }
 }
 
-impl DeferredHandler for DeadlineTimer<Core> {
-    fn run(&self) -> bool {
-        self.make_room();
-        let rings = self.state.lock().engine.layout().geometry().rings;
+/// What the doorbell of a ring leaves over, for a task to do.
+pub(crate) struct Leftover {
+    server: Arc<Server>,
+}
 
-        // Each ring under the lock for itself, so that doorbells get their turn.
-        (0..rings).fold(false, |more, ring| {
-            let served = self.serve(ring, &mut self.state.lock());
-
-            served.more || served.wants_storage || more
-        })
+impl TaskWorkHandler for Leftover {
+    fn run(&self) {
+        self.server.work_off();
     }
 }
 
@@ -483,22 +630,79 @@ impl DeferredHandler for DeadlineTimer<Core> {
 pub(crate) struct Doorbell {
     server: Arc<Server>,
     ring: u32,
+    /// Work of its own, so that a task that kicks a ring does not go on before what its kick left
+    /// over is done, whatever other rings have queued to other tasks.
+    leftover: Arc<TaskWork<Leftover>>,
+    /// The VM's file, which keeps all of this, and the module, while the work is queued.
+    file: Arc<WeakFile>,
 }
 
 impl Doorbell {
-    /// The doorbell of request ring `ring`.
-    pub(crate) fn new(server: Arc<Server>, ring: u32) -> Self {
-        Self { server, ring }
+    /// The doorbell of request ring `ring` of the VM that `file` is. May sleep.
+    pub(crate) fn new(server: Arc<Server>, ring: u32, file: Arc<WeakFile>) -> Result<Self> {
+        let leftover = Leftover {
+            server: server.clone(),
+        };
+
+        Ok(Self {
+            server,
+            ring,
+            leftover: Arc::pin_init(TaskWork::new(leftover), GFP_KERNEL_ACCOUNT)?,
+            file,
+        })
+    }
+
+    /// Has a task do what is left over: the current one, which pays for it and goes on after it; or,
+    /// where there is none that does task work, the one that kicked before. If that is gone, it
+    /// waits for the next kick.
+    #[cold]
+    #[inline(never)]
+    fn leave_over(&self) {
+        if let Some(notify) = task_work::notify_current() {
+            if self.queue(current!(), notify) {
+                let former = self.server.state.lock().kicker.replace(current_task());
+
+                drop(former);
+                return;
+            }
+        }
+        let kicker = self.server.state.lock().kicker.clone();
+
+        if let Some(kicker) = kicker {
+            self.queue(&kicker, Notify::Signal);
+        }
+    }
+
+    /// Has a task serve a kick that comes in an interrupt.
+    #[cold]
+    #[inline(never)]
+    fn hand_over(&self) {
+        {
+            let mut state = self.server.state.lock();
+
+            state.kicks = state.kicks.wrapping_add(1);
+            state.over_budget = state.over_budget.wrapping_add(1);
+        }
+        self.leave_over();
+    }
+
+    fn queue(&self, task: &Task, notify: Notify) -> bool {
+        self.leftover.queue(task, notify, &self.file).is_ok()
     }
 }
 
 impl Listener for Doorbell {
     #[inline(always)]
     fn signalled(&self, wake_up: &WakeUp) {
-        let served = {
+        // A timer that calls may ring many doorbells, and each has a section of its own: none is
+        // served inside the interrupt.
+        if task_work::in_interrupt() {
+            return self.hand_over();
+        }
+        let left_over = {
             let mut state = wake_up.lock(&self.server.state);
             let since = (state.kicks % TIMED == 0).then(clock::monotonic_ns);
-            let served = self.server.serve(self.ring, &mut state);
+            let left_over = self.server.serve(self.ring, &mut state);
 
             if let Some(since) = since {
                 let spent = clock::monotonic_ns().saturating_sub(since);
@@ -507,12 +711,12 @@ impl Listener for Doorbell {
                 state.service_ns = state.service_ns.wrapping_add(spent);
             }
             state.kicks = state.kicks.wrapping_add(1);
-            state.over_budget = state.over_budget.wrapping_add(served.more.into());
-            served
+            state.over_budget = state.over_budget.wrapping_add(left_over.into());
+            left_over
         };
 
-        if served.more || served.wants_storage {
-            self.server.queue();
+        if left_over {
+            self.leave_over();
         }
     }
 }

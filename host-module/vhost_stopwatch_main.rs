@@ -6,7 +6,8 @@
 //! - [`control`]: `/dev/vhost-stopwatch`, an open file and its ioctls;
 //! - [`registry`]: all VMs, and who may see them;
 //! - [`vm`]: one VM, from the setting of its region to the closing of its file;
-//! - [`server`]: what runs in doorbells, timers and the workqueue; everything fast is there;
+//! - [`server`]: what runs in doorbells, timers and the tasks behind them; everything fast is there;
+//! - [`expiries`]: how many timeouts all VMs together may note;
 //! - [`functions`]: what else than stopwatches a guest may ask for.
 //!
 //! What a stopwatch does and how a ring is read is in `engine/`, which knows no kernel. What
@@ -23,6 +24,7 @@ mod control;
 #[allow(unreachable_pub, reason = "it is a crate of its own for programs")]
 #[path = "../engine/src/engine.rs"]
 mod engine;
+mod expiries;
 mod functions;
 mod registry;
 mod server;
@@ -30,7 +32,10 @@ mod server;
 mod uapi;
 mod vm;
 
-use abstractions::miscdevice::MiscRegistration;
+use abstractions::{
+    miscdevice::MiscRegistration,
+    task_work::TaskWorks, //
+};
 
 module! {
     type: VhostStopwatch,
@@ -39,6 +44,10 @@ module! {
     description: "Host side of the paravirtual stopwatch",
     license: "GPL",
     params: {
+        max_expiries: u32 {
+            default: 100000,
+            description: "Timeouts of all VMs together that are noted in a second, on the average",
+        },
         max_vms: u32 {
             default: 4096,
             description: "VMs that there may be at a time; more are refused with ENOSPC",
@@ -54,11 +63,15 @@ module! {
 struct VhostStopwatch {
     #[pin]
     _device: MiscRegistration<control::ControlFile>,
+    // Dropped after the device: then there are no files any more.
+    #[pin]
+    _task_works: TaskWorks,
 }
 
 impl kernel::InPlaceModule for VhostStopwatch {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
+            _task_works <- TaskWorks::new(),
             _device <- MiscRegistration::new(
                 c"vhost-stopwatch",
                 Arc::pin_init(registry::Registry::new(), GFP_KERNEL)?,

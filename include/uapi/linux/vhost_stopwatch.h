@@ -87,7 +87,9 @@ struct vhost_stopwatch_geometry {
  *
  * SET_KICK: fd is the eventfd of the doorbell of request ring index. The ring
  * is served inside the write to it, so that the answer is there when the write
- * returns. Replaces the one set before. An eventfd is the doorbell of one ring
+ * returns; what a section with interrupts off does not take is done by the task
+ * that writes, before it goes on. A write in an interrupt, or by a kernel thread,
+ * is served by the task that wrote last. Replaces the one set before. An eventfd is the doorbell of one ring
  * of one VM.
  *   ENXIO      no region is set
  *   EBUSY      the VM is started, or the eventfd is a doorbell already, or has an
@@ -193,7 +195,7 @@ struct vhost_stopwatch_vm {
 	__u64 kicks;		/* served in the write to the eventfd */
 	__u64 requests;		/* answered, and posts taken from post rings */
 	__u64 bad_requests;	/* of these, with STOPWATCH_S_BAD_*, or none that can be posted */
-	__u64 over_budget;	/* kicks that left requests to the workqueue */
+	__u64 over_budget;	/* kicks that left work to a task */
 	__u64 events;		/* put into the event ring */
 	__u64 events_lost;	/* not put there because it was full */
 	__u64 paused_ns;	/* of VM time in which the VMM had it paused */
@@ -217,6 +219,7 @@ struct vhost_stopwatch_vm {
  *   EINVAL     the name is not as struct stopwatch_create wants it, clock or
  *              flags are unknown, or a number was to be deleted
  *   ENOSPC     no number is free
+ *   EINTR      a signal came before it was carried out
  */
 #define VHOST_STOPWATCH_COMMAND		_IO(STOPWATCH_IOC_TYPE, 0x4a)
 
@@ -236,10 +239,15 @@ struct vhost_stopwatch_command {
  * DESCRIBE: what a stopwatch of a VM is; with STOPWATCH_DESCRIBE_NEXT the one
  * with the smallest number not below it that exists.
  *   ENOENT     there is no such VM that the caller may see, or no such stopwatch
+ *   EINTR      a signal came first
  *
  * LAPS: its laps, as STOPWATCH_IOC_LAPS has them.
  *   ENOENT     there is no such VM that the caller may see, or no such stopwatch
  *   ENODATA    first is one that is not kept any more (oldest says which is)
+ *   EINTR      a signal came first
+ *
+ * COMMAND, DESCRIBE and LAPS carry out first what the guest had posted when they
+ * began, and wait for no more than that.
  */
 #define VHOST_STOPWATCH_DESCRIBE	_IO(STOPWATCH_IOC_TYPE, 0x4c)
 #define VHOST_STOPWATCH_LAPS		_IO(STOPWATCH_IOC_TYPE, 0x4d)

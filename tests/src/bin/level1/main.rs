@@ -4,6 +4,7 @@
 //! root on a machine whose kernel the module is for.
 
 mod abuse;
+mod bounds;
 mod by_host;
 mod control;
 mod events;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
     if let Some(role) = env::args().nth(1).filter(|role| role.starts_with("child-")) {
         match role.as_str() {
             "child-allows" => control::child_allows(),
+            "child-flood" => bounds::child_flood(),
             "child-hammer" => lifecycle::child_hammer(),
             "child-locks" => control::child_locks(),
             "child-looks" => visibility::child_looks(),
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         names::tests(),
         by_host::tests(),
         time::tests(),
+        bounds::tests(),
         program::tests(),
         abuse::tests(),
     ];

@@ -41,11 +41,6 @@ const TIMEOUT: u32 = STOPWATCH_OP_TIMEOUT;
 /// An emulated machine that shares its CPUs may be slow.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Until the worker has been here that START sends to look at every ring.
-pub(crate) fn settle() {
-    sleep(Duration::from_millis(200));
-}
-
 fn with_slots(ring_slots: u32) -> Geometry {
     Geometry {
         ring_slots,
@@ -96,31 +91,21 @@ fn batches_round_after_round() {
 fn more_than_the_budget() {
     let mut vm = Vm::new(with_slots(4096));
     for round in 1..=3u64 {
-        settle();
         let tokens: Vec<_> = (0..4096)
             .map(|index| vm.guest.post(0, READ, index % 8, 0).expect("there is room"))
             .collect();
         vm.kick(0);
-        // A worker may be at it already, so there can be more.
-        let mut replies = tokens.iter().map(|&token| vm.guest.poll(0, token));
-        for index in 0..64 {
-            let reply = replies.next().flatten();
-            assert!(
-                reply.is_some(),
-                "request {index} is within the budget of the kick"
-            );
-        }
-        for (index, &token) in (64..).zip(&tokens[64..]) {
-            let answered = eventually(PATIENCE, || vm.guest.poll(0, token).is_some());
-            assert!(answered, "the host goes on by itself up to request {index}");
+        // The task that kicked did it before its write returned.
+        for (index, &token) in tokens.iter().enumerate() {
+            assert!(vm.guest.poll(0, token).is_some(), "request {index}");
         }
         let info = vm.info();
         assert_eq!(info.requests, 4096 * round);
         assert_eq!(info.kicks, round);
         assert_eq!(info.over_budget, round);
     }
-    // Exactly the budget leaves nothing over.
-    let tokens: Vec<_> = (0..64)
+    // What fits into the budget leaves nothing over.
+    let tokens: Vec<_> = (0..32)
         .map(|_| vm.guest.post(0, READ, 0, 0).unwrap())
         .collect();
     vm.kick(0);
@@ -189,7 +174,6 @@ fn rings_at_once() {
 
 fn a_kick_of_one_ring_leaves_the_others() {
     let mut vm = Vm::new(SMALL);
-    settle();
     let first = vm.guest.post(0, START, 0, 0).unwrap();
     let second = vm.guest.post(1, START, 1, 0).unwrap();
     vm.kick(1);
@@ -262,7 +246,6 @@ fn one_eventfd_for_kick_and_call() {
     let mut vm = Vm::with_eventfds(control(), SMALL, kicks, calls);
     vm.control.start().unwrap();
     vm.turn_on_timeouts();
-    settle();
     for round in 1..=5 {
         // Posted on ring 0, whose doorbell the call rings, in the timer's
         // interrupt. Nobody else does.
@@ -288,7 +271,6 @@ fn the_call_of_one_vm_is_the_kick_of_another() {
     };
     let mut first = cross(&a, &b);
     let mut second = cross(&b, &a);
-    settle();
     for _ in 0..5 {
         let posted = [
             first.guest.post(0, READ, 0, 0).unwrap(),

@@ -1,0 +1,384 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Work that a task does on its way out of the kernel: before it goes on in its program, or before
+//! KVM enters the guest again. It may be preempted and may sleep, and time and memory that it takes
+//! are the task's.
+//!
+//! # Lifetime
+//!
+//! While work is queued it holds an open file of the module ([`WeakFile::upgrade`]), so neither
+//! what the file has nor the module goes. The file's own last `fput()` is task work, too, maybe of
+//! the same task; so neither may wait for the other, and neither does.
+//!
+//! The reference to the file is given back by code of the module, which runs for another moment
+//! after that. [`TaskWorks`] covers that moment: behind each piece of work the task runs a
+//! function of the kernel's, which completes a [`Tail`], and the module's exit waits for all of
+//! them.
+//!
+//! C header: [`include/linux/task_work.h`](srctree/include/linux/task_work.h)
+
+use core::{
+    cell::UnsafeCell,
+    marker::PhantomPinned,
+    ptr::{
+        self,
+        NonNull, //
+    }, //
+};
+use kernel::{
+    bindings,
+    fs::File,
+    prelude::*,
+    sync::{
+        aref::ARef,
+        atomic::{
+            Acquire,
+            Atomic,
+            Full,
+            Relaxed,
+            Release, //
+        },
+        Arc, //
+    },
+    task::Task,
+    types::Opaque, //
+};
+
+use super::{
+    shim,
+    weak_file::WeakFile, //
+};
+
+/// How a task is told of its work.
+#[derive(Clone, Copy)]
+pub(crate) enum Notify {
+    /// It does it when it leaves the kernel.
+    Resume,
+    /// As [`Self::Resume`], and a system call in which it sleeps is interrupted for it.
+    Signal,
+}
+
+/// How the current task is to be told of work; `None` where there is no task that would do it
+/// soon: in interrupts, in a kernel thread, and in a task that exits. Usable in any context.
+pub(crate) fn notify_current() -> Option<Notify> {
+    if in_interrupt() {
+        return None;
+    }
+    // SAFETY: This is a task, and `flags` is only written by itself.
+    let flags = unsafe { (*Task::current_raw()).flags };
+
+    if flags & (bindings::PF_KTHREAD | bindings::PF_EXITING) != 0 {
+        None
+    } else if flags & bindings::PF_USER_WORKER != 0 {
+        // Workers of io_uring and vhost never return to user mode; a signal makes them look.
+        Some(Notify::Signal)
+    } else {
+        Some(Notify::Resume)
+    }
+}
+
+/// Whether this is an interrupt, where no task waits for what is done. Any context.
+#[inline]
+pub(crate) fn in_interrupt() -> bool {
+    // SAFETY: It only looks at the state of this CPU.
+    unsafe { !shim::shim_in_task() }
+}
+
+/// Lets others run, if it is time. Task context, without spinlocks.
+pub(crate) fn may_reschedule() {
+    // SAFETY: Our caller may sleep.
+    unsafe { shim::shim_cond_resched() };
+}
+
+/// Whether the current task has been killed, and should leave the kernel soon.
+pub(crate) fn current_is_dying() -> bool {
+    // SAFETY: It only looks at the current task.
+    unsafe { shim::shim_current_is_dying() }
+}
+
+/// What a [`TaskWork`] does.
+pub(crate) trait TaskWorkHandler: Send + Sync + Sized + 'static {
+    /// Does the work. Task context, without locks; may sleep. May run in several tasks at a time,
+    /// if it is queued again while it runs. The task may be exiting.
+    fn run(&self);
+}
+
+/// A piece of work, to be queued to one task at a time.
+///
+/// # Invariants
+///
+/// - `head` is the first field; its function is [`Self::run`] while it is queued.
+/// - While `queued`, `file` belongs to whoever set that, and then to the task that runs the work;
+///   else to nobody.
+#[pin_data]
+#[repr(C)]
+pub(crate) struct TaskWork<T: TaskWorkHandler> {
+    head: Opaque<bindings::callback_head>,
+    queued: Atomic<bool>,
+    file: UnsafeCell<Option<ARef<File>>>,
+    inner: T,
+    #[pin]
+    _pin: PhantomPinned,
+}
+
+// SAFETY: `head` and `file` have one owner at a time by the type invariants, `T` is `Send`.
+unsafe impl<T: TaskWorkHandler> Send for TaskWork<T> {}
+// SAFETY: As above; `T` is `Sync`.
+unsafe impl<T: TaskWorkHandler> Sync for TaskWork<T> {}
+
+impl<T: TaskWorkHandler> TaskWork<T> {
+    /// An initialiser: nothing is queued.
+    pub(crate) fn new(inner: T) -> impl PinInit<Self> {
+        // INVARIANT: It is not queued.
+        pin_init!(Self {
+            head: Opaque::uninit(),
+            queued: Atomic::new(false),
+            file: UnsafeCell::new(None),
+            inner,
+            _pin: PhantomPinned,
+        })
+    }
+
+    /// Queues the work to `task`, unless it is queued, to whichever task. Until it begins, and while
+    /// it runs, it holds `file`. Usable in any context.
+    ///
+    /// # Errors
+    ///
+    /// `ESRCH` if the task exits, or the file does, or the module.
+    pub(crate) fn queue(self: &Arc<Self>, task: &Task, notify: Notify, file: &WeakFile) -> Result {
+        // Acquire: pairs with the release in `run()`, after which `head` and `file` are free.
+        if self.queued.xchg(true, Acquire) {
+            return Ok(());
+        }
+        // INVARIANT: `queued` was not set, so `head` and `file` are ours now.
+        let result = self.queue_head(task, notify, file);
+
+        if result.is_err() {
+            // INVARIANT: Nothing is queued and there is no file. Release: as in `run()`.
+            self.queued.store(false, Release);
+        }
+        result
+    }
+
+    /// The part of [`Self::queue`] for the owner of `head` and `file`.
+    fn queue_head(self: &Arc<Self>, task: &Task, notify: Notify, file: &WeakFile) -> Result {
+        let file = file.upgrade().ok_or(ESRCH)?;
+        let running = Running::new().ok_or(ESRCH)?;
+        let mode = match notify {
+            Notify::Resume => bindings::task_work_notify_mode_TWA_RESUME,
+            Notify::Signal => bindings::task_work_notify_mode_TWA_SIGNAL,
+        };
+        let this = Arc::into_raw(self.clone());
+
+        // SAFETY: By the type invariants both are ours to write.
+        unsafe {
+            *self.file.get() = Some(file);
+            self.head.get().write(bindings::callback_head {
+                next: ptr::null_mut(),
+                func: Some(Self::run),
+            });
+        }
+        // SAFETY: `head` is set up, and stays, by the reference leaked above, until `run()`. The task
+        // is valid, and its work may be added to in any context.
+        let added = unsafe { bindings::task_work_add(task.as_ptr(), self.head.get(), mode) };
+        if added != 0 {
+            // SAFETY: Nothing was queued: what we leaked is ours again, and so is `file`.
+            unsafe {
+                drop(Arc::from_raw(this));
+                *self.file.get() = None;
+            }
+            return Err(ESRCH);
+        }
+        // It ends in `run()`.
+        core::mem::forget(running);
+        Ok(())
+    }
+
+    /// # Safety
+    ///
+    /// Only called by a task that was given the work by [`Self::queue_head`], once.
+    unsafe extern "C" fn run(head: *mut bindings::callback_head) {
+        // INVARIANT: `queue_head()` has left us its own.
+        let running = Running(());
+        // SAFETY: `head` is the first field of a `Self`, to which `queue_head()` has leaked us a
+        // reference.
+        let this = unsafe { Arc::from_raw(head.cast_const().cast::<Self>()) };
+        // SAFETY: By the type invariant the file is ours, as the work was queued.
+        let file = unsafe { (*this.file.get()).take() };
+        // Release: pairs with the acquire in `queue()`. From now on it may be queued again, so work
+        // that comes while this runs is not missed.
+        this.queued.store(false, Release);
+
+        this.inner.run();
+
+        drop(this);
+        Tail::add(running);
+        // From here on the module may be on its way out, and waits for the tail.
+        drop(file);
+    }
+}
+
+/// Work that is queued or runs, and has no [`Tail`] yet.
+///
+/// # Invariants
+///
+/// It is counted in `RUNNING`.
+struct Running(());
+
+static RUNNING: Atomic<i64> = Atomic::new(0);
+static OPEN: Atomic<bool> = Atomic::new(false);
+
+impl Running {
+    /// `None` if there is no [`TaskWorks`].
+    fn new() -> Option<Self> {
+        // Full, twice: pairs with `TaskWorks::drop`. It sees this one, or this sees that it closed.
+        RUNNING.fetch_add(1i64, Full);
+        // INVARIANT: Counted just now.
+        let running = Self(());
+
+        OPEN.cmpxchg(true, true, Full).is_ok().then_some(running)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Release: what was done before is seen by `TaskWorks::drop`.
+        RUNNING.fetch_sub(1i64, Release);
+    }
+}
+
+/// The end of a piece of work: completed by the kernel in the same task, after the module's code has
+/// returned.
+///
+/// # Invariants
+///
+/// It is on the list `TAILS`, and `callback` was queued to a task, or is about to be.
+#[repr(C)]
+struct Tail {
+    /// As `struct rcu_synchronize` begins: `wakeme_after_rcu()`, the function of `callback`, completes
+    /// `done` and does nothing else.
+    callback: bindings::callback_head,
+    done: bindings::completion,
+    next: *mut Tail,
+}
+
+static TAILS: Atomic<*mut Tail> = Atomic::new(ptr::null_mut());
+
+impl Tail {
+    /// Has the current task complete a new tail, after it has left this function's callers. For
+    /// task work only. May sleep.
+    fn add(running: Running) {
+        Self::free_completed();
+        // SAFETY: A small allocation that may sleep. It cannot fail.
+        let tail = unsafe { shim::shim_kmalloc_nofail(size_of::<Self>()) }.cast::<Self>();
+
+        // SAFETY: `tail` is valid for writes, and ours.
+        unsafe {
+            (*tail).callback = bindings::callback_head {
+                next: ptr::null_mut(),
+                func: Some(shim::wakeme_after_rcu),
+            };
+            bindings::init_completion(&raw mut (*tail).done);
+        }
+        // INVARIANT: It is on the list, and queued next.
+        // SAFETY: It is ours, and on no list.
+        unsafe { Self::push(tail) };
+        // SAFETY: The callback is set up and stays until it has run: only then it is freed. The task
+        // is the current one, which runs task work just now, and so still takes more; it runs it
+        // after what it has taken already.
+        unsafe {
+            bindings::task_work_add(
+                Task::current_raw(),
+                &raw mut (*tail).callback,
+                bindings::task_work_notify_mode_TWA_RESUME,
+            )
+        };
+        drop(running);
+    }
+
+    /// # Safety
+    ///
+    /// `tail` is valid, and on no list.
+    unsafe fn push(tail: *mut Self) {
+        let mut head = TAILS.load(Relaxed);
+
+        loop {
+            // SAFETY: As the caller promises.
+            unsafe { (*tail).next = head };
+            // Release: pairs with the acquire of whoever takes the list.
+            match TAILS.cmpxchg(head, tail, Release) {
+                Ok(_) => return,
+                Err(other) => head = other,
+            }
+        }
+    }
+
+    /// Calls `each` for all tails, which are on no list then.
+    fn take_all(mut each: impl FnMut(NonNull<Self>)) {
+        // Acquire: pairs with the release in `push()`.
+        let mut tail = TAILS.xchg(ptr::null_mut(), Acquire);
+
+        while let Some(taken) = NonNull::new(tail) {
+            // SAFETY: What was on the list is valid, and ours now.
+            tail = unsafe { (*taken.as_ptr()).next };
+            each(taken);
+        }
+    }
+
+    /// Frees those that are completed.
+    fn free_completed() {
+        Self::take_all(|tail| {
+            let tail = tail.as_ptr();
+            // SAFETY: It is valid and on no list; when it is completed, nobody else uses it, also
+            // not `complete()` itself, for which `completion_done()` waits.
+            unsafe {
+                if bindings::completion_done(&raw mut (*tail).done) {
+                    bindings::kfree(tail.cast());
+                } else {
+                    Self::push(tail);
+                }
+            }
+        });
+    }
+}
+
+/// That a module does task work. Belongs into what the module's exit drops, which waits then until no
+/// task is in the module's code any more.
+#[pin_data(PinnedDrop)]
+pub(crate) struct TaskWorks {
+    #[pin]
+    _pin: PhantomPinned,
+}
+
+impl TaskWorks {
+    /// An initialiser: from now on work may be queued.
+    pub(crate) fn new() -> impl PinInit<Self> {
+        OPEN.store(true, Release);
+        pin_init!(Self {
+            _pin: PhantomPinned,
+        })
+    }
+}
+
+#[pinned_drop]
+impl PinnedDrop for TaskWorks {
+    fn drop(self: Pin<&mut Self>) {
+        // Full: pairs with `Running::new`.
+        OPEN.xchg(false, Full);
+        // When a module exits, none is left: work holds a file of the module's, up to its tail.
+        //
+        // Acquire: pairs with the release in `Running::drop`.
+        while RUNNING.load(Acquire) != 0 {
+            kernel::time::delay::fsleep(kernel::time::Delta::from_millis(1));
+        }
+        Tail::take_all(|tail| {
+            let tail = tail.as_ptr();
+            // SAFETY: It is valid and on no list; its task completes it on its way out of the
+            // kernel. After that nobody uses it.
+            unsafe {
+                bindings::wait_for_completion(&raw mut (*tail).done);
+                bindings::kfree(tail.cast());
+            }
+        });
+    }
+}

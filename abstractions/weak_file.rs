@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A reference to an open file that does not keep it open.
+//!
+//! C header: [`include/linux/file.h`](srctree/include/linux/file.h)
+
+use core::ptr::{
+    self,
+    NonNull, //
+};
+use kernel::{
+    bindings,
+    fs::File,
+    sync::{
+        aref::ARef,
+        atomic::{
+            Atomic,
+            Release, //
+        }, //
+    }, //
+};
+
+use super::miscdevice::FileLink;
+
+/// An open file, until it is released; then none.
+///
+/// # Invariants
+///
+/// `file` is null or points to a file without a position, whose `release()` is not over.
+pub(crate) struct WeakFile {
+    file: Atomic<*mut bindings::file>,
+}
+
+impl WeakFile {
+    /// None.
+    pub(crate) fn new() -> Self {
+        // INVARIANT: Null.
+        Self {
+            file: Atomic::new(ptr::null_mut()),
+        }
+    }
+
+    /// A reference that keeps it open, and with it the module whose file it is; `None` if its last
+    /// reference is gone. Usable in any context.
+    pub(crate) fn upgrade(&self) -> Option<ARef<File>> {
+        // SAFETY: It reads the pointer and the file in one RCU read-side critical section, in which
+        // the memory of the file stays that of a file, as `release()` is not over. It takes a
+        // reference only if there is one, and looks again whether the pointer is the same.
+        let file = unsafe { bindings::get_file_active(self.file.as_ptr()) };
+
+        // SAFETY: It is a reference of ours to a file that by the type invariant has no position,
+        // so there is no `fdget_pos()` to race with.
+        NonNull::new(file).map(|file| unsafe { ARef::from_raw(file.cast::<File>()) })
+    }
+}
+
+impl FileLink for WeakFile {
+    unsafe fn set(&self, file: *mut bindings::file) {
+        // INVARIANT: As the caller promises.
+        self.file.store(file, Release);
+    }
+
+    fn unset(&self) {
+        // INVARIANT: Null.
+        self.file.store(ptr::null_mut(), Release);
+    }
+}
