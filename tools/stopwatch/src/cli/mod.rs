@@ -260,4 +260,39 @@ mod tests {
             assert!(help.contains(part), "{help}");
         }
     }
+
+    /// The size of the region of a VM that is made with these options, as docs/host-control.md
+    /// has it.
+    fn region_size(options: &str) -> String {
+        let cli = parse(&format!("stopwatch host run {options} -- qemu")).unwrap();
+        let Command::Host(HostCommand::Run(Run { vm: new, .. })) = cli.command else {
+            panic!("not run");
+        };
+        let layout = stopwatch_engine::Layout::new(stopwatch_engine::Geometry {
+            stopwatches: new.stopwatches,
+            rings: new.rings.expect("it is given"),
+            ring_slots: new.ring_slots,
+            event_slots: new.event_slots,
+        });
+        let bytes = layout.unwrap().region_size();
+        format!("{:.1} MiB", f64::from(bytes) / f64::from(1 << 20))
+    }
+
+    #[test]
+    fn the_document_says_how_large_a_region_is() {
+        let text = include_str!("../../../../docs/host-control.md").replace('\n', " ");
+        let one = region_size("--rings 1");
+        let most = region_size("--rings 64");
+        let largest =
+            region_size("--stopwatches 4096 --rings 64 --ring-slots 4096 --event-slots 4096");
+        for said in [
+            format!("the region has {one} with 1 ring and {most} with 64;"),
+            format!("with the largest of everything it has {largest}."),
+        ] {
+            assert!(
+                text.contains(&said),
+                "docs/host-control.md should say: {said}"
+            );
+        }
+    }
 }
