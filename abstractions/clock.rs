@@ -21,6 +21,7 @@ pub(crate) fn monotonic_ns() -> u64 {
 }
 
 /// `CLOCK_MONOTONIC_RAW`: as `CLOCK_MONOTONIC`, without the corrections of NTP.
+#[allow(dead_code, reason = "the host module's")]
 #[inline]
 pub(crate) fn monotonic_raw_ns() -> u64 {
     // SAFETY: It may be called anywhere but in NMIs, where no code of ours runs.
@@ -30,6 +31,7 @@ pub(crate) fn monotonic_raw_ns() -> u64 {
 }
 
 /// `CLOCK_BOOTTIME`: counts the host's suspend.
+#[allow(dead_code, reason = "the host module's")]
 #[inline]
 pub(crate) fn boottime_ns() -> u64 {
     BootTime::ktime_get() as u64

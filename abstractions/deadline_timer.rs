@@ -84,6 +84,7 @@ impl<T: DeadlineHandler> DeadlineTimer<T> {
     }
 
     /// Unsets the deadline. A handler that runs at this moment goes on. Usable in any context.
+    #[allow(dead_code, reason = "the host module's")]
     pub(crate) fn clear(&self) {
         // SAFETY: By the type invariant the timer is initialised.
         unsafe { bindings::hrtimer_try_to_cancel(self.timer.get()) };

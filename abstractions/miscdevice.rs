@@ -121,11 +121,13 @@ pub(crate) trait MiscFile: Send + Sync + Sized + 'static {
 /// # Invariants
 ///
 /// `vmf` is of a fault in a mapping by [`MiscRegistration::mmap`], which is being handled.
+#[allow(dead_code, reason = "the guest driver's")]
 pub(crate) struct PageFault<'a> {
     vmf: *mut bindings::vm_fault,
     _fault: PhantomData<&'a ()>,
 }
 
+#[allow(dead_code, reason = "the guest driver's")]
 impl PageFault<'_> {
     /// Maps a page frame there, cacheable. It stays until [`Mapped::revoke`], at most, and so long
     /// must whoever calls this see to it that there is nothing else in it.
@@ -143,6 +145,7 @@ impl PageFault<'_> {
 /// # Invariants
 ///
 /// We have a reference to `inode`.
+#[allow(dead_code, reason = "the guest driver's")]
 #[derive(PartialEq)]
 pub(crate) struct Mapped {
     inode: *mut bindings::inode,
@@ -153,6 +156,7 @@ unsafe impl Send for Mapped {}
 // SAFETY: `revoke` may be called at any time by anybody.
 unsafe impl Sync for Mapped {}
 
+#[allow(dead_code, reason = "the guest driver's")]
 impl Mapped {
     /// That of `file`.
     pub(crate) fn new(file: &File) -> Self {

@@ -31,7 +31,6 @@ use kernel::{
     }, //
 };
 
-#[path = "../abstractions/mod.rs"]
 mod abstractions;
 mod access;
 mod bench;

@@ -7,12 +7,9 @@
 //! the next free place in the order of all, and so one that asks seldom waits for those before it, not
 //! for those that ask again.
 
-use kernel::{
-    prelude::*,
-    sync::atomic::{
-        Atomic,
-        Relaxed, //
-    }, //
+use kernel::sync::atomic::{
+    Atomic,
+    Relaxed, //
 };
 
 const NS_PER_SEC: u64 = 1_000_000_000;

@@ -18,7 +18,6 @@ use kernel::{
     sync::Arc, //
 };
 
-#[path = "../abstractions/mod.rs"]
 mod abstractions;
 mod control;
 #[allow(unreachable_pub, reason = "it is a crate of its own for programs")]

@@ -89,8 +89,8 @@ struct vhost_stopwatch_geometry {
  * is served inside the write to it, so that the answer is there when the write
  * returns; what a section with interrupts off does not take is done by the task
  * that writes, before it goes on. A write in an interrupt, or by a kernel thread,
- * is served by the task that wrote last. Replaces the one set before. An eventfd is the doorbell of one ring
- * of one VM.
+ * is served by the task that wrote last. Replaces the one set before. An eventfd
+ * is the doorbell of one ring of one VM.
  *   ENXIO      no region is set
  *   EBUSY      the VM is started, or the eventfd is a doorbell already, or has an
  *              irqfd of KVM

@@ -206,7 +206,7 @@ pub struct VmInfo {
     pub requests: u64,
     /// Of these, those that broke the rules.
     pub bad_requests: u64,
-    /// Kicks that left requests to the workqueue.
+    /// Kicks that left work to a task.
     pub over_budget: u64,
     /// Put into the event ring.
     pub events: u64,

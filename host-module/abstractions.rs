@@ -1,40 +1,38 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the `kernel` crate does not have (yet): safe wrappers for the facilities that a
-//! paravirtual device needs on either side. Nothing here knows what a stopwatch is; it is written
-//! to be sent upstream, a file each.
-//!
-//! Both modules compile this directory, each uses its half of it.
+//! What the `kernel` crate does not have (yet): those of the safe wrappers in `abstractions/` that
+//! the host module needs. Nothing there knows what a stopwatch is; it is written to be sent upstream, a file
+//! each.
 
-#![allow(
-    dead_code,
-    reason = "the host module and the guest driver each use a part"
-)]
-
-pub(crate) mod bar;
+#[path = "../abstractions/capability.rs"]
 pub(crate) mod capability;
+#[path = "../abstractions/clock.rs"]
 pub(crate) mod clock;
-pub(crate) mod counter;
+#[path = "../abstractions/deadline_timer.rs"]
 pub(crate) mod deadline_timer;
-pub(crate) mod debugfs;
+#[path = "../abstractions/engine_memory.rs"]
 pub(crate) mod engine_memory;
+#[path = "../abstractions/eventfd.rs"]
 pub(crate) mod eventfd;
+#[path = "../abstractions/memfd.rs"]
 pub(crate) mod memfd;
+#[path = "../abstractions/miscdevice.rs"]
 pub(crate) mod miscdevice;
-pub(crate) mod pci_id;
-pub(crate) mod pci_irq;
-pub(crate) mod pm_notifier;
+#[path = "../abstractions/power.rs"]
 pub(crate) mod power;
+#[path = "../abstractions/shared_memory.rs"]
 pub(crate) mod shared_memory;
-pub(crate) mod shared_page;
+#[path = "../abstractions/task_work.rs"]
 pub(crate) mod task_work;
-pub(crate) mod user;
+#[path = "../abstractions/user_struct.rs"]
 pub(crate) mod user_struct;
+#[path = "../abstractions/weak_file.rs"]
 pub(crate) mod weak_file;
 
 /// Bindings of `shim.h`, made by bindgen.
 // Some kernel structs have members without a size of their own, which rustc does not expect in C.
 #[allow(improper_ctypes, missing_docs, unreachable_pub, clippy::all)]
+#[allow(dead_code, reason = "generated for both modules")]
 mod shim {
     use kernel::bindings::{
         callback_head,
