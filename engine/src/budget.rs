@@ -40,6 +40,14 @@ impl Budget {
         self.left == 0
     }
 
+    /// For an act that moves a timeout: a heap of 4,096 entries and a record.
+    pub(super) const TIMEOUT: u32 = 1_200;
+    /// For any other request that is not an act on a stopwatch: a record.
+    pub(super) const REQUEST_OTHER: u32 = 600;
+    /// For what changes which stopwatches there are, or a binding: names are moved,
+    /// a post ring is cleared, or all are unbound.
+    pub(super) const REQUEST_LONG: u32 = 6_000;
+
     /// Takes off what a step costs.
     #[inline]
     pub(super) fn charge(&mut self, units: u32) {

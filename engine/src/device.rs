@@ -7,10 +7,12 @@ use core::ops::DerefMut;
 
 use super::budget::Budget;
 use super::clock::Clock;
+use super::cut::Cut;
+use super::cut::Set;
 use super::geometry::Layout;
 use super::memory::Memory;
 use super::name::Name;
-use super::posts;
+use super::posts::PostRings;
 use super::record::Laps;
 use super::record::Record;
 use super::ring;
@@ -24,6 +26,7 @@ use super::slot::Asker;
 use super::slot::Message;
 use super::slot::Reply;
 use super::slot::Status;
+use super::stopwatches::Responded;
 use super::stopwatches::Stopwatches;
 use super::words::field;
 use super::words::store_from;
@@ -88,11 +91,76 @@ pub struct Policy {
 /// ns: often enough for the guest, and seldom enough for the CPU.
 const RUN_GAP_NS: u64 = 100_000;
 
-/// Units of a [`Budget`] for a request.
-const REQUEST: u32 = 250;
+/// After a run that told nothing for want of tokens the next one is so far away, in
+/// ns.
+const RATE_GAP_NS: u64 = 1_000_000;
 
-/// So many posts of a post ring take no longer than a request.
-const POSTS_PER_REQUEST: u32 = 8;
+/// So many timeouts may be told at once, if none was for a while.
+const BURST: u64 = 64;
+
+// Units of a [`Budget`].
+/// For an act on a stopwatch that has no timeout.
+const REQUEST: u32 = 250;
+/// For a look at all rings: around it, and for each ring of a kind.
+const LOOK: u32 = 60;
+const LOOK_RING: u32 = 60;
+const LOOK_POSTS: u32 = 30;
+/// For the choice between rings, each.
+const CHOICE: u32 = 14;
+/// For a timeout that is told: a look at six heaps and clocks, a heap, a record and
+/// an event.
+const EXPIRY: u32 = 1_800;
+/// For a slot that is made free.
+const CLEAR: u32 = 4;
+
+/// So often all rings are looked at again before something is taken. What an honest
+/// guest has posted is found in two looks; each further one would be for somebody who
+/// posts while they go on.
+const LOOKS: u32 = 3;
+
+/// How far a reset has come.
+#[derive(Clone, Copy, Debug)]
+enum Reset {
+    /// Timeouts and bindings are ended.
+    Clean,
+    /// Stopwatches from this number on are deleted, if they have to be.
+    Delete(u32),
+    /// Slots of a request ring, from this one on, are made free.
+    Ring(u32, u32),
+    /// Slots of the event ring are.
+    Events(u32),
+}
+
+/// How far [`Device::expire`] has come.
+#[derive(Clone, Copy, Debug)]
+enum Expiry {
+    Idle,
+    /// It waits for a cut that began at this VM time.
+    Settling(Settle, u64),
+    /// What was due at this VM time may be told.
+    Ready(u64),
+}
+
+/// How often timeouts may be told.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rate {
+    /// The VM time at which all tokens will be there again, less those of a burst.
+    full: u64,
+    /// There is no run before this VM time.
+    not_before: u64,
+}
+
+impl Rate {
+    /// Takes a token, one of which comes each `interval`. Else says when there is one.
+    fn take(&mut self, now: u64, interval: u64) -> Result<(), u64> {
+        let ahead = interval.saturating_mul(BURST - 1);
+        if self.full > now.saturating_add(ahead) {
+            return Err(self.full.saturating_sub(ahead));
+        }
+        self.full = self.full.max(now).saturating_add(interval);
+        Ok(())
+    }
+}
 
 /// What a device has counted since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -148,8 +216,8 @@ pub enum Target {
 /// How far [`Device::settle`] has come for one caller.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Settle {
-    /// Slices that are left; `None` before the first.
-    slices: Option<u32>,
+    /// The number of the cut that the caller waits for; `None` before the first slice.
+    cut: Option<u32>,
 }
 
 /// What [`Device::settle`] did.
@@ -178,8 +246,8 @@ pub struct Expired {
     /// [`Device::next_deadline`]. It is not past: after a run in which the budget was
     /// spent, the next one is a while away.
     pub next: Option<u64>,
-    /// What was carried out before. If `more`, timeouts are noted in a later run.
-    pub served: Served,
+    /// More storage is wanted: see [`Device::wants_storage`].
+    pub wants_storage: bool,
 }
 
 /// What the VMM told [`Device::vmm`].
@@ -199,8 +267,24 @@ pub struct Device<S: Storage> {
     stopwatches: Stopwatches<S>,
     rings: Rings<S>,
     events: Poster,
+    cut: Cut,
+    /// Nothing is served until [`Device::work`] has done what is begun.
+    pending: bool,
+    reset: Option<Reset>,
+    expiry: Expiry,
+    rate: Rate,
     vmm_status: u32,
+    /// The word that the VMM had written when it was looked at last.
+    vmm_word: u64,
+    /// Of the last reset that is complete.
     reset_generation: u32,
+    /// Of the last reset that the VMM asked for.
+    reset_wanted: u32,
+    /// Units for a look at all rings, and for the choice of the next one.
+    look: u32,
+    choice: u32,
+    /// The ring that [`Device::work`] begins with.
+    turn: u32,
     stats: Stats,
 }
 
@@ -208,12 +292,23 @@ impl<S: Storage> Device<S> {
     /// A device at VM time 0. The numbered stopwatches exist, stopped at 0; all
     /// rings are empty.
     pub fn new(layout: Layout, policy: Policy) -> Result<Self, S::Error> {
+        let (rings, posts) = (layout.geometry().rings, layout.post_rings());
         Ok(Self {
             stopwatches: Stopwatches::new(layout, policy)?,
             rings: Rings::new(&layout)?,
             events: Poster::new(layout.events()),
+            cut: Cut::NONE,
+            pending: false,
+            reset: None,
+            expiry: Expiry::Idle,
+            rate: Rate::default(),
             vmm_status: uapi::STOPWATCH_VMM_RUNNING,
+            vmm_word: u64::from(uapi::STOPWATCH_VMM_RUNNING),
             reset_generation: 0,
+            reset_wanted: 0,
+            look: LOOK + rings * LOOK_RING + posts * LOOK_POSTS,
+            choice: LOOK + (rings + posts) * CHOICE,
+            turn: 0,
             stats: Stats::default(),
         })
     }
@@ -255,9 +350,9 @@ impl<S: Storage> Device<S> {
         self.publish_state(mem);
     }
 
-    /// Answers the requests in a ring, `budget` of them at most. While
-    /// `STOPWATCH_F_POSTED` is on, these are the ones in all rings, and what is in
-    /// the post rings, of which a request's share of the budget is good for several.
+    /// Answers the requests in a ring, within the budget. While `STOPWATCH_F_POSTED` is
+    /// on, these are the ones in all rings, and what is in the post rings. While a
+    /// reset or a change of features is not complete, nothing is served.
     ///
     /// Each call is one function with the doorbell around it: what is kept in memory
     /// only to be handed on would be a tenth of the work.
@@ -270,21 +365,11 @@ impl<S: Storage> Device<S> {
         ring: u32,
         budget: &mut Budget,
     ) -> Served {
-        let served = self.serve_some(mem, clock, functions, ring, budget.left() / REQUEST);
-        budget.charge(served.answered.saturating_mul(REQUEST));
-        served
-    }
-
-    #[inline(always)]
-    fn serve_some(
-        &mut self,
-        mem: &impl Memory,
-        clock: &impl Clock,
-        functions: &impl Functions,
-        ring: u32,
-        budget: u32,
-    ) -> Served {
         let mut served = Served::default();
+        if self.pending {
+            served.more = true;
+            return served;
+        }
         let stopwatches = &mut self.stopwatches;
         let Some((end, others)) = self.rings.one(ring) else {
             return served;
@@ -293,7 +378,7 @@ impl<S: Storage> Device<S> {
         let mut posted = Posted::default();
         // VM time, read before the others were looked at last.
         let mut looked = 0;
-        while served.answered < budget {
+        loop {
             let found = end.next(mem, &mut posted);
             let stamp = if found {
                 slot::stamp(&posted.words)
@@ -311,6 +396,7 @@ impl<S: Storage> Device<S> {
                 if stopwatches.posts.any_waits(mem) || others.any_waits(mem) {
                     return self.serve_all(mem, clock, functions, ring, budget, served);
                 }
+                budget.charge(self.look);
                 looked = stopwatches.times.now();
             }
             if !found {
@@ -324,16 +410,28 @@ impl<S: Storage> Device<S> {
                 stopwatches.times.advance(clock);
             }
             stopwatches.times.act_at(stopwatches.times.nearest(stamp));
-            let bad = stopwatches.respond(mem, clock, functions, ring, &mut posted);
+            let bad = match stopwatches.respond(mem, clock, functions, ring, &mut posted, budget) {
+                Responded::Good => false,
+                Responded::Bad => true,
+                Responded::Later => {
+                    self.pending = true;
+                    served.more = true;
+                    break;
+                }
+            };
             end.complete(mem, &mut posted.words);
             served.count(bad);
+            budget.charge(REQUEST);
+            if budget.is_spent() {
+                served.more = end.waiting(mem);
+                break;
+            }
         }
-        served.more |= served.answered == budget && end.waiting(mem);
         self.note(served)
     }
 
-    /// Does a slice of what is left to be done: a reset, a change of features, new
-    /// storage, and what waits in the rings. `more` says that there is still some.
+    /// Does a slice of what is left to be done: a reset, a change of features, and what
+    /// waits in the rings. `more` says that there is still some.
     pub fn work(
         &mut self,
         mem: &impl Memory,
@@ -341,11 +439,28 @@ impl<S: Storage> Device<S> {
         functions: &impl Functions,
         budget: &mut Budget,
     ) -> Served {
-        if self.stopwatches.has(uapi::STOPWATCH_F_POSTED) {
-            return self.drain(mem, clock, functions, budget.left() / REQUEST);
+        if self.pending {
+            self.work_pending(mem, budget);
+            let more = Served {
+                more: true,
+                ..Served::default()
+            };
+            return self.note(more);
         }
+        if self.stopwatches.has(uapi::STOPWATCH_F_POSTED) {
+            self.stopwatches.times.advance(clock);
+            return self.serve_all(mem, clock, functions, 0, budget, Served::default());
+        }
+        let rings = self.layout().geometry().rings;
         let mut all = Served::default();
-        for ring in 0..self.layout().geometry().rings {
+        for _ in 0..rings {
+            if budget.is_spent() {
+                all.more = true;
+                break;
+            }
+            let ring = self.turn;
+            self.turn = if ring + 1 < rings { ring + 1 } else { 0 };
+            budget.charge(LOOK);
             let served = self.serve(mem, clock, functions, ring, budget);
             all.answered += served.answered;
             all.bad += served.bad;
@@ -356,9 +471,86 @@ impl<S: Storage> Device<S> {
         all
     }
 
-    /// Does a slice of what was posted when `state` was new. When it is done, the
-    /// caller acts, or looks at the device, without letting go of it between the
-    /// two: after that nothing is carried out as of a time before it.
+    /// Does a slice of what was begun and blocks the rings.
+    fn work_pending(&mut self, mem: &impl Memory, budget: &mut Budget) {
+        if self.stopwatches.unclean {
+            self.stopwatches.clean(mem, budget);
+        }
+        if self.stopwatches.unclean {
+            return;
+        }
+        while let Some(reset) = self.reset {
+            self.reset = self.reset_step(mem, reset, budget);
+            if self.reset.is_none() {
+                break;
+            }
+            if budget.is_spent() {
+                return;
+            }
+        }
+        self.pending = self.reset.is_some();
+    }
+
+    /// A step of a reset, and where it goes on.
+    fn reset_step(
+        &mut self,
+        mem: &impl Memory,
+        reset: Reset,
+        budget: &mut Budget,
+    ) -> Option<Reset> {
+        let part = (budget.left() / CLEAR).max(1);
+        Some(match reset {
+            // That was done before.
+            Reset::Clean => {
+                self.stopwatches.posts.clear_tickets();
+                Reset::Delete(uapi::STOPWATCH_NUMBERED)
+            }
+            Reset::Delete(from) => {
+                budget.charge(Budget::REQUEST_OTHER);
+                let Some(watch) = self.stopwatches.existing.next(from) else {
+                    return Some(Reset::Ring(0, 0));
+                };
+                if self.stopwatches.room.name_of(watch).is_none() {
+                    budget.charge(Budget::TIMEOUT);
+                    self.stopwatches.delete(mem, watch);
+                }
+                Reset::Delete(watch + 1)
+            }
+            Reset::Ring(ring, from) => {
+                let Some(slots) = self.layout().ring(ring) else {
+                    return Some(Reset::Events(0));
+                };
+                let to = slots.count().min(from.saturating_add(part));
+                ring::clear(mem, slots, from..to);
+                budget.charge((to - from) * CLEAR + LOOK);
+                if to < slots.count() {
+                    return Some(Reset::Ring(ring, to));
+                }
+                self.rings.restart(ring);
+                Reset::Ring(ring + 1, 0)
+            }
+            Reset::Events(from) => {
+                let slots = self.events.slots();
+                let to = slots.count().min(from.saturating_add(part));
+                ring::clear(mem, slots, from..to);
+                budget.charge((to - from) * CLEAR + LOOK);
+                if to < slots.count() {
+                    return Some(Reset::Events(to));
+                }
+                self.events = Poster::new(slots);
+                self.cut.end_all();
+                self.stats.resets = self.stats.resets.wrapping_add(1);
+                self.reset_generation = self.reset_wanted;
+                self.publish_state(mem);
+                return None;
+            }
+        })
+    }
+
+    /// Does a slice of what was posted when `state` was new: at most one capacity of
+    /// each ring, and what others waited for before. When it is done, the caller acts,
+    /// or looks at the device, without letting go of it between the two: after that
+    /// nothing is carried out as of a time before it.
     pub fn settle(
         &mut self,
         mem: &impl Memory,
@@ -367,43 +559,29 @@ impl<S: Storage> Device<S> {
         state: &mut Settle,
         budget: &mut Budget,
     ) -> Settled {
-        let slices = state
-            .slices
-            .unwrap_or_else(|| self.drains(budget.left() / REQUEST));
-        let served = self.drain(mem, clock, functions, budget.left() / REQUEST);
-        let slices = slices.saturating_sub(1);
-        state.slices = Some(slices);
+        let served = if self.pending || self.stopwatches.has(uapi::STOPWATCH_F_POSTED) {
+            if state.cut.is_none() && !self.pending {
+                state.cut = Some(self.cut.settle(self.call_waits()));
+            }
+            self.work(mem, clock, functions, budget)
+        } else {
+            Served::default()
+        };
+        let over = match state.cut {
+            Some(number) => self.cut.is_over(number),
+            None => !self.stopwatches.has(uapi::STOPWATCH_F_POSTED),
+        };
+        let off = !self.stopwatches.has(uapi::STOPWATCH_F_POSTED);
         Settled {
-            done: !served.more || slices == 0,
+            done: !self.pending && (over || off),
             wants_storage: served.wants_storage,
             deadline_changed: served.deadline_changed,
         }
     }
 
-    /// Carries out what is posted in any ring, `budget` requests at most. Does
-    /// nothing while `STOPWATCH_F_POSTED` is off.
-    fn drain(
-        &mut self,
-        mem: &impl Memory,
-        clock: &impl Clock,
-        functions: &impl Functions,
-        budget: u32,
-    ) -> Served {
-        if !self.stopwatches.has(uapi::STOPWATCH_F_POSTED) {
-            return Served::default();
-        }
-        self.stopwatches.times.advance(clock);
-        self.serve_all(mem, clock, functions, 0, budget, Served::default())
-    }
-
-    /// How many calls of [`Self::drain`] with that budget take all slots of all rings.
-    fn drains(&self, budget: u32) -> u32 {
-        let geometry = self.layout().geometry();
-        let posts = self.layout().post_rings() * uapi::STOPWATCH_POST_SLOTS;
-        let requests = geometry.rings * geometry.ring_slots + posts / POSTS_PER_REQUEST;
-        requests
-            .checked_div(budget)
-            .map_or(u32::MAX, |drains| drains + 1)
+    /// Whether a call waits for the present cut.
+    fn call_waits(&self) -> bool {
+        self.cut.is_active() && self.cut.pending().requests & self.rings.calls() != 0
     }
 
     /// Answers the requests in all rings, in the order of their stamps, after what
@@ -414,52 +592,120 @@ impl<S: Storage> Device<S> {
         clock: &impl Clock,
         functions: &impl Functions,
         first: u32,
-        budget: u32,
+        budget: &mut Budget,
         mut served: Served,
     ) -> Served {
-        let mut left = (budget - served.answered).saturating_mul(POSTS_PER_REQUEST);
         let stopwatches = &mut self.stopwatches;
+        let found = |rings: &Rings<S>, posts: &PostRings<S>| Set {
+            requests: rings.waiting(),
+            posts: posts.waiting(),
+        };
         self.rings.begin(mem, first);
         stopwatches.posts.look(mem);
-        while left != 0 {
-            let request = self.rings.next(&stopwatches.times);
-            let post = stopwatches.posts.next(&stopwatches.times);
-            let post = post.filter(|post| {
-                request.is_none_or(|request| {
-                    post.at < request.at || post.at == request.at && !request.posted
-                })
-            });
+        budget.charge(self.look);
+        self.cut.looked(found(&self.rings, &stopwatches.posts));
+        let mut progress = served.answered != 0;
+        let mut looks = 1;
+        loop {
+            if budget.is_spent() && progress {
+                break;
+            }
+            budget.charge(self.choice);
+            let waiting = found(&self.rings, &stopwatches.posts);
+            let calls = self.rings.calls();
+            let late = self.cut.pending().requests & calls;
+            // A call that nobody has waited for has what was there before it done first.
+            let another = calls != 0 && late == 0 && !self.cut.settles();
+            if !self.cut.is_active() || another {
+                if waiting.is_empty() && !self.cut.is_wanted() {
+                    break;
+                }
+                self.cut
+                    .begin(self.rings.numbers(), stopwatches.posts.numbers());
+                budget.charge(self.choice);
+                continue;
+            }
+            let left = self.cut.pending().and(waiting);
+            if left.is_empty() {
+                if waiting.is_empty() {
+                    self.cut.end_all();
+                    break;
+                }
+                self.cut.end();
+                continue;
+            }
+            let open = self.cut.open();
+            let (request, post) = if left.requests & !calls != 0 || left.posts != 0 {
+                (
+                    self.rings.next(open.requests & !calls, &stopwatches.times),
+                    stopwatches.posts.next(open.posts, &stopwatches.times),
+                )
+            } else {
+                (self.rings.call(left.requests, &stopwatches.times), None)
+            };
+            let post = post.filter(|post| request.is_none_or(|request| post.at < request.at));
             let look_again = match (post, request) {
                 (Some(post), _) => post.look_again,
                 (None, Some(request)) => request.look_again,
                 (None, None) => break,
             };
-            if look_again {
+            if look_again && looks < LOOKS {
+                looks += 1;
                 stopwatches.times.advance(clock);
                 self.rings.look(mem);
                 stopwatches.posts.look(mem);
-            } else if let Some(post) = post {
+                budget.charge(self.look);
+                self.cut.looked(found(&self.rings, &stopwatches.posts));
+                continue;
+            }
+            looks = 0;
+            progress = true;
+            if let Some(post) = post {
                 // What comes after that may be later than what else waits, or is to come.
                 let until = request.map_or(u64::MAX, |request| request.at);
                 let until = until.min(post.until).min(stopwatches.times.now());
-                let run = stopwatches.take_posts(mem, clock, &post, until, left);
-                left = left.saturating_sub(run.taken);
+                let number = stopwatches.posts.number(post.ring);
+                let limit = self.cut.posts_left(post.ring, number);
+                let run = stopwatches.take_posts(mem, clock, &post, until, limit, budget);
+                let number = number.wrapping_add(run.taken);
+                let more = stopwatches.posts.waiting() & (1 << post.ring) != 0;
+                self.cut.took_posts(post.ring, number, more);
                 served.answered += run.taken;
                 served.bad += run.bad;
             } else if let Some(Next { ring, at, .. }) = request {
                 let mut posted = self.rings.head(ring);
                 if stopwatches.lacks_room(&posted.words) {
                     self.rings.hold(ring);
+                    self.cut.hold(ring);
                     continue;
                 }
                 stopwatches.times.act_at(at);
-                let bad = stopwatches.respond(mem, clock, functions, ring, &mut posted);
+                budget.charge(REQUEST);
+                let bad =
+                    match stopwatches.respond(mem, clock, functions, ring, &mut posted, budget) {
+                        Responded::Good => false,
+                        Responded::Bad => true,
+                        Responded::Later => {
+                            self.pending = true;
+                            break;
+                        }
+                    };
                 self.rings.complete(mem, ring, &mut posted.words);
-                left = left.saturating_sub(POSTS_PER_REQUEST);
+                let (number, capacity) = self.rings.progress(ring);
+                let more = self.rings.waiting() & (1 << ring) != 0;
+                self.cut.took_request(ring, number, capacity, more);
                 served.count(bad);
+                if !stopwatches.has(uapi::STOPWATCH_F_POSTED) {
+                    // The others are served by themselves from now on.
+                    self.cut.end_all();
+                    break;
+                }
             }
         }
-        served.more = self.rings.any_waits() || stopwatches.posts.found_any();
+        served.more = self.pending || self.rings.any_waits() || stopwatches.posts.found_any();
+        if !served.more {
+            self.cut.end_all();
+        }
         self.note(served)
     }
 
@@ -496,7 +742,9 @@ impl<S: Storage> Device<S> {
         self.stopwatches.times.advance(clock);
         self.stopwatches.times.settle();
         Commanded {
-            reply: self.stopwatches.answer(mem, clock, &words, Asker::Host),
+            reply: self
+                .stopwatches
+                .answer(mem, clock, &words, Asker::Host, &mut Budget::new(0)),
             deadline_changed: self.stopwatches.room.deadlines.take_changed(),
         }
     }
@@ -510,22 +758,53 @@ impl<S: Storage> Device<S> {
         functions: &impl Functions,
         budget: &mut Budget,
     ) -> Expired {
-        let mut expired = Expired {
-            served: self.drain(mem, clock, functions, budget.left() / REQUEST),
-            ..Expired::default()
+        let mut expired = Expired::default();
+        let due = loop {
+            match self.expiry {
+                Expiry::Idle => {
+                    self.expiry = Expiry::Settling(Settle::default(), self.times_now(clock));
+                }
+                Expiry::Settling(mut state, began) => {
+                    let settled = self.settle(mem, clock, functions, &mut state, budget);
+                    expired.wants_storage |= settled.wants_storage;
+                    if !settled.done {
+                        self.expiry = Expiry::Settling(state, began);
+                        self.stopwatches.room.deadlines.take_changed();
+                        let now = self.times_now(clock);
+                        self.rate.not_before = now.saturating_add(RUN_GAP_NS);
+                        expired.next = Some(self.rate.not_before);
+                        return expired;
+                    }
+                    self.expiry = Expiry::Ready(began);
+                }
+                Expiry::Ready(began) => break began,
+            }
         };
-        budget.charge(expired.served.answered * REQUEST);
-        if expired.served.more {
-            expired.next = Some(self.stopwatches.times.now().saturating_add(RUN_GAP_NS));
-            return expired;
-        }
         self.stopwatches.times.advance(clock);
-        while !budget.is_spent() {
-            budget.charge(REQUEST);
-            // The record is published by then: who has the event finds it in there.
-            let Some((mut event, call)) = self.stopwatches.expire(mem, clock) else {
+        let now = self.stopwatches.times.now();
+        // This is the run that was waited for.
+        self.rate.not_before = 0;
+        let mut told = 0;
+        loop {
+            if told != 0 && budget.is_spent() {
+                break;
+            }
+            let before = self.rate;
+            let interval = self.stopwatches.policy.min_interval_ns;
+            if let Err(next) = self.rate.take(now, interval) {
+                self.expiry = Expiry::Idle;
+                // Whatever is due until then waits for it; what is not due is not late.
+                self.rate.not_before = next.max(now.saturating_add(RATE_GAP_NS));
+                break;
+            }
+            budget.charge(EXPIRY);
+            told += 1;
+            let Some((mut event, call)) = self.stopwatches.expire(mem, clock, now - due) else {
+                self.rate = before;
+                self.expiry = Expiry::Idle;
                 break;
             };
+            // The record is published by then: who has the event finds it in there.
             expired.calls |= 1u64.checked_shl(call).unwrap_or(0);
             event.sequence = self.stats.events.wrapping_add(self.stats.events_lost);
             match self.events.post(mem, event.encode()) {
@@ -545,13 +824,17 @@ impl<S: Storage> Device<S> {
         }
         // The caller is told the next deadline here.
         self.stopwatches.room.deadlines.take_changed();
+        if self.next_deadline(clock).is_some_and(|next| next <= now) {
+            // It became due meanwhile, or is left over.
+            self.rate.not_before = now.saturating_add(RUN_GAP_NS);
+        }
         expired.next = self.next_deadline(clock);
         expired
     }
 
-    /// Looks at what the VMM has written, and does it, after [`Self::drain`]. Call
-    /// this before serving a kick of ring 0. A status that the header does not know
-    /// is taken as the one before.
+    /// Looks at what the VMM has written, and does it, after what the budget allows of
+    /// what is posted. Call this before serving a kick of ring 0. A status that the
+    /// header does not know is taken as the one before, and costs nothing.
     ///
     /// What was posted and is over the budget is forgotten by a reset, and counts
     /// as posted at the end of a pause.
@@ -563,13 +846,11 @@ impl<S: Storage> Device<S> {
         functions: &impl Functions,
         budget: &mut Budget,
     ) -> VmmChange {
-        let words = [mem.load_acquire(self.stopwatches.layout.vmm())];
-        let status = field!(stopwatch_vmm.status).get32(&words);
-        let reset_generation = field!(stopwatch_vmm.reset_generation).get32(&words);
-        if status == self.vmm_status && reset_generation == self.reset_generation {
+        let word = mem.load_acquire(self.stopwatches.layout.vmm());
+        if word == self.vmm_word {
             return VmmChange::default();
         }
-        self.vmm_wrote(mem, clock, functions, budget, status, reset_generation)
+        self.vmm_wrote(mem, clock, functions, budget, word)
     }
 
     /// Does what the VMM has written.
@@ -581,62 +862,69 @@ impl<S: Storage> Device<S> {
         clock: &impl Clock,
         functions: &impl Functions,
         budget: &mut Budget,
-        status: u32,
-        reset_generation: u32,
+        word: u64,
     ) -> VmmChange {
         let mut change = VmmChange::default();
-        let drained = self.drain(mem, clock, functions, budget.left() / REQUEST);
-        change.deadline_changed = drained.deadline_changed;
-        if status != self.vmm_status {
-            change.status = true;
-            match status {
-                uapi::STOPWATCH_VMM_RUNNING => self.stopwatches.times.resume(clock),
-                uapi::STOPWATCH_VMM_PAUSED => self.stopwatches.times.pause(clock),
-                _ => change.status = false,
-            }
+        self.vmm_word = word;
+        let status = field!(stopwatch_vmm.status).get32(&[word]);
+        let reset_generation = field!(stopwatch_vmm.reset_generation).get32(&[word]);
+        change.status = status != self.vmm_status
+            && matches!(
+                status,
+                uapi::STOPWATCH_VMM_RUNNING | uapi::STOPWATCH_VMM_PAUSED
+            );
+        change.reset = reset_generation != self.reset_wanted;
+        if !change.status && !change.reset {
+            return change;
+        }
+        change.deadline_changed = true;
+        if !self.pending && self.stopwatches.has(uapi::STOPWATCH_F_POSTED) {
+            let _ = self.work(mem, clock, functions, budget);
         }
         if change.status {
+            if status == uapi::STOPWATCH_VMM_PAUSED {
+                self.stopwatches.times.pause(clock);
+            } else {
+                self.stopwatches.times.resume(clock);
+            }
             self.vmm_status = status;
-        }
-        if reset_generation != self.reset_generation {
-            self.reset_generation = reset_generation;
-            self.reset(mem);
-            change.reset = true;
-        }
-        if change.status || change.reset {
             self.publish_state(mem);
-            change.deadline_changed = true;
+        }
+        if change.reset {
+            self.reset_wanted = reset_generation;
+            self.reset();
         }
         change
     }
 
-    /// Resets the device: rings are empty with phase 1, features off, timeouts
-    /// disarmed, and stopwatches without a name are deleted, save the numbered
-    /// ones. All others go on as they were.
-    pub fn reset(&mut self, mem: &impl Memory) {
-        self.stopwatches.set_features(mem, 0);
-        self.stopwatches.posts.clear_tickets();
-        let mut from = uapi::STOPWATCH_NUMBERED;
-        while let Some(watch) = self.stopwatches.existing.next(from) {
-            if self.stopwatches.room.name_of(watch).is_none() {
-                self.stopwatches.delete(mem, watch);
-            }
-            from = watch + 1;
+    /// Begins to reset the device: rings are empty with phase 1, features off, timeouts
+    /// disarmed, and stopwatches without a name are deleted, save the numbered ones.
+    /// All others go on as they were. [`Self::work`] does it, in slices. One that has
+    /// begun becomes the one that is asked for last.
+    fn reset(&mut self) {
+        if self.reset.is_none() {
+            self.stopwatches.set_features(0);
+            self.reset = Some(Reset::Clean);
+            self.pending = true;
         }
-        self.rings.clear(mem);
-        self.events = Poster::new(self.events.slots());
-        ring::clear(mem, self.events.slots());
-        self.stats.resets = self.stats.resets.wrapping_add(1);
     }
 
     /// The VM time at which to call [`Self::expire`]. For a timeout that goes by
     /// another clock that may be before its deadline, which is then looked at
     /// again.
     pub fn next_deadline(&self, clock: &impl Clock) -> Option<u64> {
-        self.stopwatches
+        let next = self
+            .stopwatches
             .room
             .deadlines
-            .next(&self.stopwatches.times, clock)
+            .next(&self.stopwatches.times, clock)?;
+        Some(next.max(self.rate.not_before))
+    }
+
+    /// VM time now.
+    fn times_now(&mut self, clock: &impl Clock) -> u64 {
+        self.stopwatches.times.advance(clock);
+        self.stopwatches.times.now()
     }
 
     /// The number of the stopwatch that has a name.

@@ -23,6 +23,7 @@
 
 mod budget;
 mod clock;
+mod cut;
 mod deadlines;
 mod device;
 mod geometry;

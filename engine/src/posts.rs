@@ -310,16 +310,36 @@ impl<S: Storage> PostRings<S> {
         }
     }
 
+    /// Those in which something was found.
+    pub(super) fn waiting(&self) -> u32 {
+        self.waiting
+    }
+
+    /// How many there are that are bound.
+    pub(super) fn any_bound(&self) -> bool {
+        self.bound != 0
+    }
+
+    /// How many posts were taken from each since it was bound.
+    pub(super) fn numbers(&self) -> impl Iterator<Item = u32> + '_ {
+        self.rings.iter().map(|end| end.place.number)
+    }
+
+    /// How many were taken from one since it was bound.
+    pub(super) fn number(&self, ring: u32) -> u32 {
+        self.get(ring).map_or(0, |end| end.place.number)
+    }
+
     /// Whether any waits, of those that were found.
     pub(super) fn found_any(&self) -> bool {
         self.waiting != 0
     }
 
-    /// The earliest of those that wait; of equal ones that of the ring with the lowest
+    /// The earliest of those that wait in `rings`; of equal ones that of the ring with the lowest
     /// number.
-    pub(super) fn next(&self, times: &Times) -> Option<Next> {
+    pub(super) fn next(&self, rings: u32, times: &Times) -> Option<Next> {
         let mut next: Option<Next> = None;
-        for ring in bits(self.waiting) {
+        for ring in bits(self.waiting & rings) {
             let stamp = self.get(ring)?.head.stamp();
             let at = times.nearest(stamp);
             let until = match &mut next {

@@ -170,12 +170,11 @@ impl Place {
     }
 }
 
-/// Makes a ring empty, with phase 1 to come. What else slots say does not
-/// matter as long as they are free, and one store a slot is all that may be
-/// spent with interrupts off: the largest device has 266,240 slots, which take
-/// about 2 ms.
-pub(super) fn clear(mem: &impl Memory, slots: Slots) {
-    for index in 0..slots.count() {
+/// Makes slots free, with phase 1 to come. What else they say does not matter as
+/// long as they are free. The largest device has 266,240 slots, so it is done in
+/// slices.
+pub(super) fn clear(mem: &impl Memory, slots: Slots, indices: core::ops::Range<u32>) {
+    for index in indices {
         mem.store(slots.slot(index), 0);
     }
 }
@@ -281,6 +280,12 @@ impl Completer {
 
     pub(super) fn slots(&self) -> Slots {
         self.slots
+    }
+
+    /// Slots completed so far.
+    #[inline]
+    pub(super) fn number(&self) -> u32 {
+        self.place.number
     }
 
     /// Copies the next slot, if it is for the completer; each word once. Whether it
@@ -455,7 +460,7 @@ mod tests {
         let mem = Region::new(8);
         let slots = Slots::new(0, 8);
         mem.0.borrow_mut().fill(u64::MAX);
-        clear(&mem, slots);
+        clear(&mem, slots, 0..8);
         let mut poster = Poster::new(slots);
         let completer = Completer::new(slots);
         assert!(!completer.next(&mem, &mut Posted::default()));

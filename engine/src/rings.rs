@@ -7,7 +7,6 @@ use super::clock::Times;
 use super::device::Storage;
 use super::geometry::Layout;
 use super::memory::Memory;
-use super::ring;
 use super::ring::Completer;
 use super::ring::Posted;
 use super::ring::SlotWords;
@@ -32,6 +31,8 @@ pub(super) struct Rings<S: Storage> {
     waiting: u64,
     /// Of these, those that were found since the last look at all began.
     fresh: u64,
+    /// Of those that wait, the ones that were not posted.
+    calls: u64,
     /// A bit for each ring whose next slot has to wait for something else.
     held: u64,
 }
@@ -64,18 +65,51 @@ impl<S: Storage> Rings<S> {
             heads: S::filled(Posted::default(), rings as usize)?,
             waiting: 0,
             fresh: 0,
+            calls: 0,
             held: 0,
         })
     }
 
-    /// Makes all of them empty.
-    pub(super) fn clear(&mut self, mem: &impl Memory) {
-        for end in self.ends.iter_mut() {
+    /// Makes one of them empty, whose slots are free. Nothing is found in any now.
+    pub(super) fn restart(&mut self, ring: u32) {
+        if let Some(end) = self.ends.get_mut(ring as usize) {
             *end = Completer::new(end.slots());
-            ring::clear(mem, end.slots());
         }
         self.waiting = 0;
+        self.calls = 0;
         self.fresh = 0;
+    }
+
+    /// Those in which something was found.
+    pub(super) fn waiting(&self) -> u64 {
+        self.waiting
+    }
+
+    /// Of these, the ones in which that was not posted.
+    pub(super) fn calls(&self) -> u64 {
+        self.calls
+    }
+
+    /// How many requests were taken from each.
+    pub(super) fn numbers(&self) -> impl Iterator<Item = u32> + '_ {
+        self.ends.iter().map(Completer::number)
+    }
+
+    /// How many were taken from one, and how many it holds.
+    pub(super) fn progress(&self, ring: u32) -> (u32, u32) {
+        let end = self.ends.get(ring as usize);
+        end.map_or((0, 0), |end| (end.number(), end.slots().count()))
+    }
+
+    /// The first of these, to be taken as if it came last.
+    pub(super) fn call(&self, rings: u64, times: &Times) -> Option<Next> {
+        let ring = (rings != 0).then(|| rings.trailing_zeros())?;
+        Some(Next {
+            ring,
+            at: times.nearest(slot::NOT_POSTED),
+            posted: false,
+            look_again: self.fresh & bit(ring) != 0,
+        })
     }
 
     /// The end of one, to be taken by itself, and the other ones. `None` if there
@@ -91,6 +125,7 @@ impl<S: Storage> Rings<S> {
     /// the look at the others.
     pub(super) fn begin(&mut self, mem: &impl Memory, first: u32) {
         self.waiting = 0;
+        self.calls = 0;
         self.held = 0;
         self.look_at(mem, first);
         self.look(mem);
@@ -117,13 +152,16 @@ impl<S: Storage> Rings<S> {
         if end.next(mem, head) {
             self.waiting |= bit(ring);
             self.fresh |= bit(ring);
+            if slot::stamp(&head.words) == slot::NOT_POSTED {
+                self.calls |= bit(ring);
+            }
         }
     }
 
-    /// The earliest of those that wait. Of equal ones those that were posted come
+    /// The earliest of those that wait in `rings`. Of equal ones those that were posted come
     /// first, as who asks may know of them, then the ring with the lowest number.
-    pub(super) fn next(&self, times: &Times) -> Option<Next> {
-        let mut left = self.waiting;
+    pub(super) fn next(&self, rings: u64, times: &Times) -> Option<Next> {
+        let mut left = self.waiting & rings;
         let mut earliest = None;
         while left != 0 {
             let ring = left.trailing_zeros();
@@ -158,6 +196,7 @@ impl<S: Storage> Rings<S> {
             end.complete(mem, words);
         }
         self.waiting &= !bit(ring);
+        self.calls &= !bit(ring);
         self.look_at(mem, ring);
     }
 
@@ -165,6 +204,7 @@ impl<S: Storage> Rings<S> {
     /// [`Self::begin`].
     pub(super) fn hold(&mut self, ring: u32) {
         self.waiting &= !bit(ring);
+        self.calls &= !bit(ring);
         self.held |= bit(ring);
     }
 

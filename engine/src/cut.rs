@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
+
+//! The cut: what a call waits for. It is what is in the rings when the call is
+//! seen at the head of its own, at most one capacity of each ring. Nobody who posts
+//! as fast as the host takes can keep a call, a timeout or the operator waiting for
+//! longer, whatever his stamps say.
+//!
+//! Only counts are kept here, so a cut goes on over many sections.
+
+use crate::uapi;
+
+const RINGS: usize = uapi::STOPWATCH_MAX_RINGS as usize;
+const POST_RINGS: usize = uapi::STOPWATCH_MAX_POST_RINGS as usize;
+
+/// A bit for each ring, of both kinds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Set {
+    pub(super) requests: u64,
+    pub(super) posts: u32,
+}
+
+impl Set {
+    const ALL: Self = Self {
+        requests: u64::MAX,
+        posts: u32::MAX,
+    };
+
+    pub(super) fn is_empty(self) -> bool {
+        self.requests == 0 && self.posts == 0
+    }
+
+    pub(super) fn and(self, other: Self) -> Self {
+        Self {
+            requests: self.requests & other.requests,
+            posts: self.posts & other.posts,
+        }
+    }
+}
+
+/// The cut that is being carried out.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cut {
+    active: bool,
+    /// The number of the present cut, or of the last one.
+    number: u32,
+    /// Somebody who is in no ring waits for it.
+    settles: bool,
+    /// Another one is to follow, as somebody waits for that.
+    next_wanted: bool,
+    /// Rings of which not yet as much was taken as they hold.
+    open: Set,
+    /// Of these, the ones that were not seen empty since it began.
+    pending: Set,
+    /// What was taken from each ring when it began.
+    requests: [u32; RINGS],
+    posts: [u32; POST_RINGS],
+}
+
+impl Cut {
+    pub(super) const NONE: Self = Self {
+        active: false,
+        number: 0,
+        settles: false,
+        next_wanted: false,
+        open: Set {
+            requests: 0,
+            posts: 0,
+        },
+        pending: Set {
+            requests: 0,
+            posts: 0,
+        },
+        requests: [0; RINGS],
+        posts: [0; POST_RINGS],
+    };
+
+    pub(super) fn is_active(&self) -> bool {
+        self.active
+    }
+
+    /// Rings from which something may be taken.
+    pub(super) fn open(&self) -> Set {
+        self.open
+    }
+
+    /// Rings that may still hold what was there when the cut began.
+    pub(super) fn pending(&self) -> Set {
+        self.pending
+    }
+
+    /// Somebody outside of the rings begins to wait. The number of the cut that he
+    /// waits for. `has_calls` says whether a call waits for the present one.
+    pub(super) fn settle(&mut self, has_calls: bool) -> u32 {
+        if self.active && (self.settles || has_calls) {
+            self.next_wanted = true;
+        } else {
+            // Nobody waits for the present one: it gives way.
+            self.active = false;
+            self.next_wanted = true;
+        }
+        self.number.wrapping_add(1)
+    }
+
+    /// Whether the cut of that number is over.
+    pub(super) fn is_over(&self, number: u32) -> bool {
+        let ahead = self.number.wrapping_sub(number);
+        // Half of all numbers are behind any.
+        ahead < u32::MAX / 2 && (ahead != 0 || !self.active)
+    }
+
+    /// Begins one, given what was taken from each ring until now.
+    pub(super) fn begin(
+        &mut self,
+        requests: impl Iterator<Item = u32>,
+        posts: impl Iterator<Item = u32>,
+    ) {
+        self.active = true;
+        self.number = self.number.wrapping_add(1);
+        self.settles = core::mem::take(&mut self.next_wanted);
+        self.open = Set::ALL;
+        self.pending = Set::ALL;
+        for (to, number) in self.requests.iter_mut().zip(requests) {
+            *to = number;
+        }
+        for (to, number) in self.posts.iter_mut().zip(posts) {
+            *to = number;
+        }
+    }
+
+    /// The present one is over.
+    pub(super) fn end(&mut self) {
+        self.active = false;
+        self.settles = false;
+    }
+
+    /// Nothing waits in any ring, so nobody waits any longer.
+    pub(super) fn end_all(&mut self) {
+        self.end();
+        if core::mem::take(&mut self.next_wanted) {
+            self.number = self.number.wrapping_add(1);
+        }
+    }
+
+    /// Whether another one is to follow the present one.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.next_wanted
+    }
+
+    /// Whether somebody outside of the rings waits for the present one.
+    pub(super) fn settles(&self) -> bool {
+        self.active && self.settles
+    }
+
+    /// After a look at all rings, in which something was found in these.
+    pub(super) fn looked(&mut self, waiting: Set) {
+        self.pending = self.pending.and(waiting);
+    }
+
+    /// A request was taken from a ring of `capacity`: `number` in all.
+    pub(super) fn took_request(&mut self, ring: u32, number: u32, capacity: u32, more: bool) {
+        let bit = 1u64.checked_shl(ring).unwrap_or(0);
+        let begun = self.requests.get(ring as usize).copied().unwrap_or(0);
+        let used = number.wrapping_sub(begun) >= capacity;
+        if used {
+            self.open.requests &= !bit;
+        }
+        if used || !more {
+            self.pending.requests &= !bit;
+        }
+    }
+
+    /// How many posts of a ring may still be taken.
+    pub(super) fn posts_left(&self, ring: u32, number: u32) -> u32 {
+        let begun = self.posts.get(ring as usize).copied().unwrap_or(0);
+        uapi::STOPWATCH_POST_SLOTS.saturating_sub(number.wrapping_sub(begun))
+    }
+
+    /// Posts were taken from a ring: `number` in all.
+    pub(super) fn took_posts(&mut self, ring: u32, number: u32, more: bool) {
+        let bit = 1u32.checked_shl(ring).unwrap_or(0);
+        let used = self.posts_left(ring, number) == 0;
+        if used {
+            self.open.posts &= !bit;
+        }
+        if used || !more {
+            self.pending.posts &= !bit;
+        }
+    }
+
+    /// A ring waits for something else, and nobody waits for it.
+    pub(super) fn hold(&mut self, ring: u32) {
+        self.pending.requests &= !1u64.checked_shl(ring).unwrap_or(0);
+    }
+}

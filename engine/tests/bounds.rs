@@ -1,0 +1,406 @@
+// SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
+
+//! What a hostile guest or VMM can make a section cost, and how long it can keep
+//! others waiting.
+
+mod common;
+
+use std::cell::{Cell, RefCell};
+
+use common::{at, device, request, Guest, Heap, Region, POLICY};
+use stopwatch_engine::guest::PostRing;
+use stopwatch_engine::{
+    uapi, Budget, Creation, Device, Geometry, Layout, Memory, Name, Policy, Request, Settle,
+    Stamped, Status, Target, FEATURES,
+};
+
+const START: u32 = uapi::STOPWATCH_OP_START;
+const LAP: u32 = uapi::STOPWATCH_OP_LAP;
+const READ: u32 = uapi::STOPWATCH_OP_READ;
+const TIMEOUT: u32 = uapi::STOPWATCH_OP_TIMEOUT;
+const BIND: u32 = uapi::STOPWATCH_OP_BIND;
+
+const GEOMETRY: Geometry = Geometry {
+    stopwatches: 4096,
+    rings: 4,
+    ring_slots: 64,
+    event_slots: 4096,
+};
+
+/// A region in which somebody else writes whenever the host has looked at
+/// something: what is posted there is posted again as soon as it is taken.
+struct Refilled<'a> {
+    region: &'a Region,
+    posts: RefCell<Vec<(PostRing, u64)>>,
+    accesses: Cell<u64>,
+    stopped: Cell<bool>,
+}
+
+impl<'a> Refilled<'a> {
+    fn new(region: &'a Region, posts: Vec<(PostRing, u64)>) -> Self {
+        let it = Self {
+            region,
+            posts: RefCell::new(posts),
+            accesses: Cell::new(0),
+            stopped: Cell::new(false),
+        };
+        it.refill();
+        it
+    }
+
+    fn refill(&self) {
+        if self.stopped.get() {
+            return;
+        }
+        for (ring, stamp) in self.posts.borrow_mut().iter_mut() {
+            while ring.post(self.region, LAP as u16, *stamp) == Some(true) {}
+        }
+    }
+
+    fn count(&self, words: u64) {
+        self.accesses.set(self.accesses.get() + words);
+    }
+}
+
+impl Memory for Refilled<'_> {
+    fn load(&self, offset: u32) -> u64 {
+        self.count(1);
+        self.region.load(offset)
+    }
+    fn load_acquire(&self, offset: u32) -> u64 {
+        self.count(1);
+        self.region.load_acquire(offset)
+    }
+    fn store(&self, offset: u32, value: u64) {
+        self.count(1);
+        self.region.store(offset, value);
+    }
+    fn store_release(&self, offset: u32, value: u64) {
+        self.count(1);
+        self.region.store_release(offset, value);
+        // So the slot is free again.
+        self.refill();
+    }
+    fn fence_release(&self) {}
+    fn exchange(&self, offset: u32, old: u64, new: u64) -> bool {
+        self.region.exchange(offset, old, new)
+    }
+}
+
+fn negotiated(geometry: Geometry) -> (Device<Heap>, Region, Guest) {
+    let (mut device, mem) = device(geometry);
+    let mut guest = Guest::new(device.layout());
+    guest.negotiate(&mut device, &mem);
+    (device, mem, guest)
+}
+
+/// Binds post ring `ring` to stopwatch `watch`.
+fn bind(
+    device: &mut Device<Heap>,
+    mem: &Region,
+    guest: &mut Guest,
+    ring: u32,
+    watch: u32,
+) -> PostRing {
+    let bind = Request {
+        interval: 1,
+        ..request(BIND, watch, ring.into())
+    };
+    let reply = guest.call(device, mem, 0, bind, 0);
+    assert_eq!(reply.status, Ok(Status::Ok));
+    PostRing::new(device.layout().post_ring(ring).unwrap())
+}
+
+/// Serves in slices until nothing is left, or so often.
+fn finish(device: &mut Device<Heap>, mem: &impl Memory, now: u64) -> u32 {
+    for slices in 0..1_000_000 {
+        let mut budget = Budget::section();
+        if !device.work(mem, &at(now), &(), &mut budget).more {
+            return slices + 1;
+        }
+    }
+    panic!("it has no end");
+}
+
+/// #3: neither stamps in the future nor ones long past keep a call waiting for more
+/// than one capacity of each ring.
+#[test]
+fn a_call_waits_for_one_capacity_of_each_ring() {
+    for stamp in [u64::MAX >> 4, 0] {
+        let (mut device, mem, mut guest) = negotiated(GEOMETRY);
+        let hostile = (0..8)
+            .map(|ring| (bind(&mut device, &mem, &mut guest, ring, 2), stamp))
+            .collect();
+        let memory = Refilled::new(&mem, hostile);
+        let token = guest.rings[3].post(&mem, request(READ, 1, 0)).unwrap();
+        let before = device.stats().requests;
+        let mut reply = None;
+        for _ in 0..1_000 {
+            let _ = device.serve(&memory, &at(1_000), &(), 3, &mut Budget::section());
+            reply = guest.rings[3].poll(&mem, token);
+            if reply.is_some() {
+                break;
+            }
+        }
+        assert_eq!(reply.expect("it is answered").status, Ok(Status::Ok));
+        let taken = device.stats().requests - before;
+        // What was taken in the last section after the call is not before it.
+        let section = u64::from(Budget::SECTION) / 50;
+        let bound = u64::from(8 * uapi::STOPWATCH_POST_SLOTS) + section;
+        assert!(taken <= bound, "{taken} taken before a call");
+    }
+}
+
+/// #3: nor do they keep what is posted by others waiting.
+#[test]
+fn posts_long_past_do_not_starve_those_of_others() {
+    let (mut device, mem, mut guest) = negotiated(GEOMETRY);
+    let hostile = vec![(bind(&mut device, &mem, &mut guest, 0, 2), 0)];
+    let memory = Refilled::new(&mem, hostile);
+    let start = Stamped {
+        op: START as u16,
+        watch: 1,
+        stamp_ns: 500,
+    };
+    guest.rings[3].post_abandoned(&mem, start);
+    for _ in 0..100 {
+        let _ = device.work(&memory, &at(1_000), &(), &mut Budget::section());
+    }
+    assert!(device.describe(1).unwrap().running);
+}
+
+/// #3: a due timeout is told, and the operator served, within the same bound.
+#[test]
+fn a_timeout_and_the_operator_wait_no_longer() {
+    let (mut device, mem, mut guest) = negotiated(GEOMETRY);
+    let hostile = vec![
+        (bind(&mut device, &mem, &mut guest, 0, 2), u64::MAX >> 4),
+        (bind(&mut device, &mem, &mut guest, 1, 2), 0),
+    ];
+    guest.call(&mut device, &mem, 0, request(TIMEOUT, 1, 100), 10);
+    let memory = Refilled::new(&mem, hostile);
+    let capacity = u64::from(2 * uapi::STOPWATCH_POST_SLOTS);
+    let mut now = 1_000;
+    let mut told = 0;
+    let before = device.stats().requests;
+    while told == 0 {
+        let expired = device.expire(&memory, &at(now), &(), &mut Budget::section());
+        told += expired.put;
+        if told == 0 {
+            let next = expired.next.unwrap();
+            assert!(next > now, "it spins");
+            now = next;
+        }
+        let taken = device.stats().requests - before;
+        assert!(taken <= capacity + 400, "{taken} taken before a timeout");
+    }
+    let mut settle = Settle::default();
+    let before = device.stats().requests;
+    while !device
+        .settle(&memory, &at(now), &(), &mut settle, &mut Budget::section())
+        .done
+    {
+        let taken = device.stats().requests - before;
+        assert!(taken <= 2 * capacity + 400, "{taken} taken before a look");
+    }
+}
+
+/// #1, #18: a reset is done in slices, and nothing is served until it is complete.
+#[test]
+fn a_reset_is_done_in_slices() {
+    for geometry in [
+        GEOMETRY,
+        Geometry {
+            stopwatches: 100,
+            rings: 1,
+            ring_slots: 8,
+            event_slots: 8,
+        },
+        Geometry {
+            stopwatches: 4096,
+            rings: 64,
+            ring_slots: 4096,
+            event_slots: 4096,
+        },
+    ] {
+        let (mut device, mem, mut guest) = negotiated(geometry);
+        for watch in 0..64 {
+            guest.call(&mut device, &mem, 0, request(TIMEOUT, watch, 1 << 40), 0);
+        }
+        if geometry.stopwatches > 200 {
+            guest.call(&mut device, &mem, 0, Creation::default(), 0);
+        }
+        let token = guest.rings[0].post(&mem, request(START, 5, 0)).unwrap();
+        let vmm = device.layout().vmm();
+        let state = device.layout().state();
+        let before = mem.words();
+        mem.store(vmm, 7 << 32);
+        let mut budget = Budget::new(1);
+        let change = device.vmm(&mem, &at(5), &(), &mut budget);
+        assert!(change.reset);
+        // What is served before a reset is what the budget allows; then nothing.
+        let answered = device.stats().requests;
+        let served = device.serve(&mem, &at(5), &(), 0, &mut Budget::section());
+        assert_eq!((served.answered, served.more), (0, true));
+        let generation =
+            |mem: &Region| stopwatch_engine::guest::reset_generation(mem, device_layout(geometry));
+        assert_eq!(generation(&mem), 0, "it is not complete");
+        let slices = finish(&mut device, &mem, 6);
+        assert_eq!(generation(&mem), 7);
+        assert_eq!(device.stats().requests, answered);
+        if geometry.rings == 64 {
+            assert!(slices > 60, "{slices} slices");
+        }
+        assert_eq!((device.features(), device.stats().resets), (0, 1));
+        assert_eq!(device.next_deadline(&at(6)), None);
+        assert_eq!(device.next_existing(64), None);
+        let layout = *device.layout();
+        for ring in 0..geometry.rings {
+            let slots = layout.ring(ring).unwrap();
+            for index in 0..slots.count() {
+                assert_eq!(mem.load(slots.slot(index)), 0);
+            }
+        }
+        let _ = (token, state, before);
+        let mut guest = Guest::new(&layout);
+        guest.negotiate(&mut device, &mem);
+    }
+}
+
+fn device_layout(geometry: Geometry) -> &'static Layout {
+    Box::leak(Box::new(Layout::new(geometry).unwrap()))
+}
+
+/// #18: a change of features that ends many timeouts is answered when it is complete.
+#[test]
+fn a_change_of_features_is_done_in_slices() {
+    let (mut device, mem, mut guest) = negotiated(GEOMETRY);
+    for watch in 0..64 {
+        guest.call(&mut device, &mem, 0, request(TIMEOUT, watch, 1 << 40), 0);
+    }
+    let off = request(uapi::STOPWATCH_OP_SET_FEATURES, 0, 0);
+    let token = guest.rings[1].post(&mem, off).unwrap();
+    let served = device.serve(&mem, &at(5), &(), 1, &mut Budget::section());
+    assert_eq!((served.answered, served.more), (0, true));
+    assert!(guest.rings[1].poll(&mem, token).is_none());
+    assert!(finish(&mut device, &mem, 6) > 1);
+    let reply = guest.rings[1].poll(&mem, token).expect("it is answered");
+    assert_eq!(reply.status, Ok(Status::Ok));
+    assert_eq!(device.next_deadline(&at(6)), None);
+    assert_eq!(device.features(), 0);
+}
+
+/// #14: a status that the header does not know has nothing carried out, and hides
+/// no other deadline.
+#[test]
+fn an_unknown_status_costs_nothing() {
+    let (mut device, mem, mut guest) = negotiated(GEOMETRY);
+    guest.call(&mut device, &mem, 0, request(TIMEOUT, 1, 100), 10);
+    guest.call(&mut device, &mem, 0, request(START, 1, 0), 10);
+    let reset = Stamped {
+        op: uapi::STOPWATCH_OP_RESET as u16,
+        watch: 1,
+        stamp_ns: 20,
+    };
+    guest.rings[2].post_abandoned(&mem, reset);
+    mem.store(device.layout().vmm(), 77);
+    for _ in 0..3 {
+        let before = device.stats();
+        let change = device.vmm(&mem, &at(30), &(), &mut Budget::section());
+        assert_eq!(change, Default::default());
+        assert_eq!(device.stats(), before, "nothing is carried out");
+    }
+    let served = device.serve(&mem, &at(40), &(), 0, &mut Budget::section());
+    assert!(served.deadline_changed, "the timeout is gone");
+    assert_eq!(device.vmm_status(), uapi::STOPWATCH_VMM_RUNNING);
+}
+
+/// #2: the VM's timeouts are told at the policy's rate, however many there are.
+#[test]
+fn timeouts_of_a_vm_have_a_rate() {
+    const INTERVAL: u64 = 100_000;
+    let geometry = Geometry {
+        stopwatches: 1024,
+        rings: 1,
+        ring_slots: 64,
+        event_slots: 4096,
+    };
+    let layout = Layout::new(geometry).unwrap();
+    let mem = Region::new(&layout);
+    let policy = Policy {
+        min_interval_ns: INTERVAL,
+        ..POLICY
+    };
+    let Ok(mut device) = Device::<Heap>::new(layout, policy);
+    device.publish_all(&mem);
+    let mut guest = Guest::new(&layout);
+    guest.negotiate(&mut device, &mem);
+    let watches = 64;
+    for watch in 0..watches {
+        let periodic = Request {
+            interval: INTERVAL,
+            ..request(TIMEOUT, watch, INTERVAL)
+        };
+        assert_eq!(
+            guest.call(&mut device, &mem, 0, periodic, 0).status,
+            Ok(Status::Ok)
+        );
+    }
+    let (end, mut now, mut runs, mut told, mut count) = (1_000_000_000, 0, 0u64, 0u64, 0u64);
+    while let Some(next) = device.next_deadline(&at(now)) {
+        assert!(
+            next > now || runs == 0,
+            "it spins at {now}, {runs} runs, {next}, {told}"
+        );
+        now = next;
+        if now > end {
+            break;
+        }
+        let expired = device.expire(&mem, &at(now), &(), &mut Budget::section());
+        told += u64::from(expired.put + expired.lost);
+        runs += 1;
+        while let Some(event) = guest.events.next(&mem) {
+            count += u64::from(event.count);
+        }
+    }
+    assert!(told <= end / INTERVAL + 64, "{told} told");
+    assert!(told >= end / INTERVAL / 2, "only {told} told");
+    assert!(runs <= 12_000, "{runs} runs");
+    // All that came is in the counts, but for what is not yet told.
+    let all = u64::from(watches) * (end / INTERVAL);
+    let lag = u64::from(watches) * 64 * 4;
+    assert!(count <= all && count + lag >= all, "{count} of {all}");
+}
+
+/// #17: the name is looked up by the command that acts.
+#[test]
+fn a_command_resolves_its_name() {
+    let (mut device, mem, _) = negotiated(GEOMETRY);
+    let name = |text: &str| {
+        let mut field = [0; 32];
+        field[..text.len()].copy_from_slice(text.as_bytes());
+        Name::new(field).unwrap()
+    };
+    let creation = |text| Creation {
+        name: name(text),
+        ..Creation::default()
+    };
+    let mut command = |target, request| device.command(&mem, &at(5), target, request).reply;
+    let created = command(Target::Number, creation("boot").into());
+    let message = |request: Request| -> stopwatch_engine::Message { request.into() };
+    // Whatever number is in there.
+    let by_name = Target::Name(name("boot"));
+    let started = command(by_name, message(request(START, 3, 0)));
+    assert_eq!(
+        (started.status, started.watch),
+        (Ok(Status::Ok), created.watch)
+    );
+    let delete = uapi::STOPWATCH_OP_DELETE;
+    assert_eq!(
+        command(by_name, message(request(delete, 0, 0))).status,
+        Ok(Status::Ok)
+    );
+    let gone = command(by_name, message(request(START, 3, 0)));
+    assert_eq!(gone.status, Ok(Status::BadWatch));
+    let _ = FEATURES;
+}
