@@ -33,15 +33,17 @@ product() {
 # in_use NAME: whether NAME in the cache is what this clone uses now.
 in_use() {
 	case $1 in
-	"${ROOTFS##*/}" | "${KERNEL-}" | "${QEMU-}" | "${QEMU_WORK-}") ;;
-	rootfs-* | kernel-* | qemu-*) return 1 ;;
+	"${ROOTFS##*/}" | "${QEMU-}" | "${QEMU_WORK-}") ;;
+	kernel-*) [[ " ${KERNELS[*]} " == *" $1 "* ]] ;;
+	rootfs-* | qemu-*) return 1 ;;
 	esac
 }
 
 cache_paths() {
 	rootfs_path
+	KERNELS=()
 	[[ -d $ROOTFS ]] || return 0
-	kernel_path
+	mapfile -t KERNELS < <(kernel_names)
 	qemu_path
 }
 

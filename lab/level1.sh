@@ -1,6 +1,5 @@
 # shellcheck shell=bash
-# Level 1, 'the host': a machine with the stock kernel and a /dev/kvm that works,
-# which runs one command in the clone and powers off.
+# Level 1, 'the host': a machine with a /dev/kvm that works, which runs one command in the clone and powers off.
 #
 # virtme-ng boots it, on the root filesystem over 9p, with no init system and no
 # udev: it is up in seconds.
@@ -36,7 +35,7 @@ level1_accel() {
 # level1_boot ACCEL SECONDS COMMAND...: the status is that of COMMAND, 124 after
 # SECONDS, or 125 if level 1 ended without giving one.
 level1_boot() {
-	local accel=$1 seconds=$2 vng=(vng) options run inside rc=0 cpus memory out err
+	local accel=$1 seconds=$2 vng=(vng) options run inside rc=0 cpus memory out err tsc=
 	shift 2
 	run=$(mktemp -d "$BUILD/level1.XXXXXX")
 	# Its value of now: the variable is gone when the trap is taken.
@@ -60,9 +59,13 @@ level1_boot() {
 		-device "virtio-9p-pci,fsdev=root,mount_tag=root")
 	# vng's own choice where it finds /dev/kvm is that and -cpu host. TCG need not
 	# say which features of the processor it lacks.
+	# On a real-time kernel KVM wants a constant TSC.
+	[[ $LEVEL1_KERNEL != rt ]] || tsc=,+invtsc
 	if [[ $accel != kvm ]]; then
 		vng+=(--disable-kvm)
-		options+=(-accel "tcg,thread=multi" -cpu "EPYC,+svm,check=off")
+		options+=(-accel "tcg,thread=multi" -cpu "EPYC,+svm,check=off$tsc")
+	elif [[ $tsc ]]; then
+		options+=(-cpu "host$tsc")
 	fi
 	# By a plugin of tools/bench, into its file in build/. One CPU, so that only what
 	# an operation sets off is counted.
@@ -76,7 +79,7 @@ level1_boot() {
 		options+=(-plugin "/stopwatch/build/budget/sections.so,out=/stopwatch/build/budget/sections.log")
 		;;
 	esac
-	vng+=(--run "$KERNEL_RELEASE" --qemu "/cache/$QEMU/bin/qemu-system-x86_64"
+	vng+=(--run "$KERNEL_RUN" --qemu "/cache/$QEMU/bin/qemu-system-x86_64"
 		--name host --cpus "$cpus" --memory "${memory}M"
 		--force-9p --rw --overlay-rwdir /tmp --rwdir /stopwatch=/stopwatch
 		--append 'init=/stopwatch/lab/host/init loglevel=7 mitigations=off nokaslr'
@@ -110,16 +113,24 @@ level1_boot() {
 level1_environment() {
 	cat <<-END
 		export STOPWATCH_ACCEL=$1
+		export STOPWATCH_KERNEL=$LEVEL1_KERNEL
+		export STOPWATCH_KERNEL2=$LEVEL2_KERNEL
 		export STOPWATCH_KDIR=/cache/$KERNEL/tree
 		export STOPWATCH_QEMU=/cache/$QEMU/bin/qemu-system-x86_64
-		export STOPWATCH_GUEST_KERNEL=/cache/$KERNEL/vmlinux
-		export STOPWATCH_GUEST_BZIMAGE=/boot/vmlinuz-$KERNEL_RELEASE
-		export STOPWATCH_GUEST_INITRD=/stopwatch/build/guest.initramfs
 		export STOPWATCH_GUEST=/stopwatch/lab/guest/qemu
-		export STOPWATCH_MODULES=/stopwatch/build/modules
+		export STOPWATCH_MODULES=/stopwatch/build/$MODULES
 		export STOPWATCH_BIN=/stopwatch/build/bin
 		export PATH=/stopwatch/build/bin:\$PATH
 	END
+	(
+		kernel_path "$LEVEL2_KERNEL"
+		cat <<-END
+			export STOPWATCH_GUEST_KERNEL=/cache/$KERNEL/vmlinux
+			export STOPWATCH_GUEST_BZIMAGE=$KERNEL_BZIMAGE
+			export STOPWATCH_GUEST_INITRD=/stopwatch/build/$INITRAMFS
+			export STOPWATCH_GUEST_MEMORY=$([[ $LEVEL2_KERNEL == debug ]] && echo 512M || echo 256M)
+		END
+	)
 	# Settings of the tests themselves pass through.
 	local name
 	for name in CI "${!STOPWATCH_@}"; do
@@ -128,9 +139,10 @@ level1_environment() {
 }
 
 level1() {
-	need_kernel
+	need_kernels
 	need_qemu
 	build_guest_initramfs
+	kernel_path "$LEVEL1_KERNEL"
 	level1_accel
 	level1_boot "$ACCEL" "$LEVEL1_TIMEOUT" "$@"
 }
