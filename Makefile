@@ -4,6 +4,7 @@
 help:
 	@echo 'make demo     see a guest use a stopwatch that the host kernel keeps'
 	@echo 'make test     every test'
+	@echo 'make test-debug  the modules on kernels that look for mistakes, 1 h or more'
 	@echo 'make test-lifecycle  everything that begins and ends, 100 times; takes hours emulated'
 	@echo 'make budget   search for the longest sections with interrupts off, for an hour'
 	@echo 'make bench    what each way between guest and host costs, into build/bench'
@@ -19,6 +20,9 @@ demo:
 test:
 	tests/run
 
+test-debug:
+	tests/debug
+
 test-lifecycle:
 	tests/lifecycle
 
@@ -28,9 +32,10 @@ budget:
 bench:
 	lab/lab bench
 
+MODULES := build/modules
 ifdef KDIR
 modules:
-	$(MAKE) -C $(KDIR) M=$(CURDIR) MO=$(CURDIR)/build/modules modules
+	$(MAKE) -C $(KDIR) M=$(CURDIR) MO=$(CURDIR)/$(MODULES) modules
 else
 modules:
 	lab/lab modules
@@ -45,4 +50,4 @@ lab:
 clean:
 	rm -rf build
 
-.PHONY: help demo test test-lifecycle budget bench modules tools lab clean
+.PHONY: help demo test test-debug test-lifecycle budget bench modules tools lab clean

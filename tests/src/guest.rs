@@ -19,7 +19,7 @@ use stopwatch::host::{Control, VmInfo, DEVICE};
 
 use crate::kmsg;
 use crate::program::stopwatch_program;
-use crate::suite::{environment, eventually};
+use crate::suite::{environment, eventually, patience};
 
 /// How long a boot may take: an emulated machine on a busy one is slow.
 const BOOT: Duration = Duration::from_secs(240);
@@ -123,7 +123,7 @@ impl Guest {
         let stream = loop {
             match UnixStream::connect(&self.socket) {
                 Ok(stream) => break stream,
-                Err(_) if begin.elapsed() < BOOT => {
+                Err(_) if begin.elapsed() < BOOT * patience() => {
                     if let Ok(Some(status)) = self.process.try_wait() {
                         self.fail(&format!("QEMU ended, {status}"));
                     }
@@ -162,7 +162,7 @@ impl Guest {
     /// As it wakes up, its virtio-console takes the other end of the port to be
     /// closed, until somebody connects there.
     pub fn awake(&mut self) {
-        let end = Instant::now() + COMMAND;
+        let end = Instant::now() + COMMAND * patience();
         loop {
             let stream = UnixStream::connect(&self.socket).expect("QEMU listens");
             stream
@@ -225,6 +225,7 @@ impl Guest {
     /// Reads up to the next marker: what came before it, and the marker.
     fn answer(&mut self, limit: Duration, what: &str) -> (String, String) {
         const MARK: u8 = 0x1e;
+        let limit = limit * patience();
         let end = Instant::now() + limit;
         loop {
             if let Some(mark) = self.unread.iter().position(|&byte| byte == MARK) {
@@ -300,6 +301,19 @@ impl Guest {
             "guest {}: the kernel log has trouble:\n  {}\nall of it:\n{log}",
             self.name,
             trouble.join("\n  ")
+        );
+    }
+
+    /// Fails if the guest's kernel looks for leaks and finds one.
+    pub fn check_leaks(&mut self) {
+        let found = self.shell(
+            "f=/sys/kernel/debug/kmemleak; [ ! -e $f ] || \
+             { sleep 6; echo scan >$f; sleep 6; echo scan >$f; cat $f; }",
+        );
+        assert_eq!(
+            found, "",
+            "guest {}: kmemleak has found something",
+            self.name
         );
     }
 

@@ -6,6 +6,8 @@
 //! |---|---|
 //! | [`suite`] | runs named tests, each with the module loaded for it and the kernel log watched |
 //! | [`kmsg`] | the kernel log: what was added to it, and whether anything in it is trouble |
+//! | [`debug_kernel`] | what the debug kernel knows of leaks and locks at the end |
+//! | [`faults`] | makes allocations and copies in the kernel fail, one after the other |
 //! | [`module`] | loading and unloading a kernel module |
 //! | [`counting`] | instructions with interrupts off, by a plugin of level 1's QEMU |
 //! | [`kvm`] | KVM's counters of exits |
@@ -18,6 +20,8 @@
 #![warn(clippy::undocumented_unsafe_blocks)]
 
 pub mod counting;
+pub mod debug_kernel;
+pub mod faults;
 pub mod guest;
 pub mod harness;
 pub mod kmsg;

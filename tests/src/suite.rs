@@ -155,8 +155,23 @@ pub fn message(panic: &(dyn Any + Send)) -> String {
         .unwrap_or_else(|| "the test panicked".to_owned())
 }
 
-/// Asks again and again until it is true or `limit` is over.
+/// How many times longer than elsewhere to wait for what comes at last: the debug
+/// kernel is slow.
+pub fn patience() -> u32 {
+    let debug = ["STOPWATCH_KERNEL", "STOPWATCH_KERNEL2"]
+        .iter()
+        .any(|level| env::var(level).is_ok_and(|kernel| kernel == "debug"));
+    if debug {
+        5
+    } else {
+        1
+    }
+}
+
+/// Asks again and again until it is true or `limit` is over, or a multiple of it where
+/// that takes [`patience`].
 pub fn eventually(limit: Duration, mut is: impl FnMut() -> bool) -> bool {
+    let limit = limit * patience();
     let begin = Instant::now();
     loop {
         if is() {

@@ -22,6 +22,7 @@ use std::process::ExitCode;
 use std::{env, fs};
 
 use libtest_mimic::Trial;
+use stopwatch_tests::debug_kernel;
 use stopwatch_tests::kmsg::Cursor;
 use stopwatch_tests::suite::{run, with_module};
 
@@ -54,11 +55,13 @@ fn main() -> ExitCode {
         program::tests(),
         abuse::tests(),
     ];
-    let mut trials = vec![Trial::test("the_kernel_log_is_watched", || {
+    let mut trials = debug_kernel::first();
+    trials.push(Trial::test("the_kernel_log_is_watched", || {
         the_kernel_log_is_watched();
         Ok(())
-    })];
+    }));
     trials.extend(with_module(tests.concat()));
+    trials.extend(debug_kernel::last());
     run(trials)
 }
 

@@ -181,6 +181,7 @@ pub(crate) fn strangers() -> MutexGuard<'static, Guest> {
 
 tests![
     a_guest_that_reboots,
+    the_guests_leaked_nothing,
     the_guests_kernel_logs_are_clean,
     qemu_killed_in_the_middle_of_a_burst,
     the_host_module_unloads,
@@ -243,6 +244,11 @@ fn the_guests_kernel_logs_are_clean() {
     one().check_log();
     two().check_log();
     strangers().check_log();
+}
+
+/// Where the guests have the debug kernel.
+fn the_guests_leaked_nothing() {
+    one().check_leaks();
 }
 
 fn qemu_killed_in_the_middle_of_a_burst() {

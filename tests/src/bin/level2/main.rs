@@ -31,6 +31,7 @@ use std::env;
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Trial};
+use stopwatch_tests::debug_kernel;
 use stopwatch_tests::suite::{run, watched};
 
 fn main() -> ExitCode {
@@ -62,7 +63,8 @@ fn main() -> ExitCode {
         second_device::tests(),
         suspend::tests(),
     ];
-    let mut trials: Vec<Trial> = driver::checks().into_iter().collect();
+    let mut trials = debug_kernel::first();
+    trials.extend(driver::checks());
     trials.extend(
         tests
             .concat()
@@ -74,6 +76,7 @@ fn main() -> ExitCode {
             .into_iter()
             .map(|(name, test)| watched(name, test)),
     );
+    trials.extend(debug_kernel::last());
     let code = run(trials);
     guests::end();
     code
