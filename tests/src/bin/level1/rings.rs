@@ -180,7 +180,7 @@ fn a_kick_of_one_ring_leaves_the_others() {
     assert!(vm.guest.poll(1, second).is_some());
     assert!(vm.guest.poll(0, first).is_none());
     // A request that is no good does not keep the other ring from work.
-    let bad = vm.guest.post(1, 0, 0, 0).unwrap();
+    let bad = vm.guest.post(1, 64, 0, 0).unwrap();
     vm.kick(0);
     assert!(vm.guest.poll(0, first).is_some());
     assert!(vm.guest.poll(1, bad).is_none());
