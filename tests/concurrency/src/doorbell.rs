@@ -14,7 +14,7 @@ use loom::thread;
 use stopwatch_engine::guest::{posts_wait, PostRing, RequestRing};
 use stopwatch_engine::{uapi, Layout, Stamped};
 
-use crate::region::{binding, explore, finds, layout, request, Host, Region, Weak};
+use crate::region::{binding, explore, finds, layout, request, Host, Region, Turn, Weak};
 
 /// What is done in another way than it should be.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -41,20 +41,26 @@ struct Driver {
     /// Whether the doorbell was rung.
     rung: AtomicBool,
     fault: Fault,
+    turn: Turn,
 }
 
 impl Driver {
     fn flush_soon(&self) {
         let is_set = &self.timer_is_set;
+        self.turn.give();
         if !is_set.load(Ordering::Relaxed) && !is_set.swap(true, Ordering::Relaxed) {
+            self.turn.give();
             self.word.store(1, Ordering::Relaxed);
             // The timer base's lock orders this.
+            self.turn.give();
             self.timer.store(true, Ordering::Release);
         }
     }
 
     fn say_not_set(&self) {
+        self.turn.give();
         self.word.store(0, Ordering::Relaxed);
+        self.turn.give();
         self.timer_is_set.store(false, Ordering::Relaxed);
     }
 
@@ -77,6 +83,7 @@ impl Driver {
 
     /// The handler, if the timer is set.
     fn run_timer(&self) {
+        self.turn.give();
         if self.timer.swap(false, Ordering::Acquire) {
             self.expired();
         }
@@ -111,6 +118,7 @@ fn driver(fault: Fault) -> (Host, Arc<Driver>) {
         timer: AtomicBool::new(false),
         rung: AtomicBool::new(false),
         fault,
+        turn: Turn::default(),
     };
     // Somebody has posted, and the host has taken it by another doorbell.
     driver.flush_soon();
@@ -138,6 +146,7 @@ fn program(fault: Fault) -> impl Fn() {
         if fault != Fault::NoFenceInProgram {
             fence(Ordering::SeqCst);
         }
+        driver.turn.give();
         if driver.word.load(Ordering::Relaxed) == 0 {
             // STOPWATCH_IOC_DOORBELL, STOPWATCH_DOORBELL_SOON.
             driver.flush_soon();

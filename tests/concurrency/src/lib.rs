@@ -8,6 +8,10 @@
 //!   number of preemptions, and with every value that a load may return by the
 //!   memory model. Of the guest's driver and of the C header, which do not compile
 //!   here, `doorbell` repeats the steps in their order.
+//! - `teardown`: the discipline of the host module's doorbell and task work, which
+//!   are kernel code, step by step.
+//! - `machine`: the protocol's rules as state machines, all of whose states are
+//!   visited.
 //!
 //! Each model is also run with an ordering taken away on purpose, which it has to
 //! find. Loom runs the instructions of a thread in their order: it does not find a
@@ -16,6 +20,8 @@
 #[cfg(test)]
 mod doorbell;
 #[cfg(test)]
+mod machine;
+#[cfg(test)]
 mod posts;
 #[cfg(test)]
 mod region;
@@ -23,3 +29,5 @@ mod region;
 mod seqcounts;
 #[cfg(test)]
 mod slots;
+#[cfg(test)]
+mod teardown;

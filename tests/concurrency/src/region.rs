@@ -29,6 +29,8 @@ pub(crate) enum Weak {
     FenceRelease,
     /// The fence between loads is not there.
     FenceAcquire,
+    /// An exchange is two steps.
+    Exchange,
 }
 
 /// A region. The words of some ranges are loom's; the others are of one thread at a
@@ -37,6 +39,21 @@ pub(crate) struct Region {
     shared: BTreeMap<u32, AtomicU64>,
     private: Mutex<Vec<u64>>,
     weak: Weak,
+    turn: Turn,
+    exchanged: std::sync::atomic::AtomicBool,
+}
+
+/// Where any thread may have its turn. Loom looks for other orders only where the
+/// last access to the same word was another thread's, so that it finds none if a
+/// thread has read the word that it writes. A store that nobody reads is such an
+/// access, and orders nothing.
+#[derive(Default)]
+pub(crate) struct Turn(AtomicU64);
+
+impl Turn {
+    pub(crate) fn give(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
 }
 
 impl Region {
@@ -47,19 +64,38 @@ impl Region {
             shared: words.map(|offset| (offset, AtomicU64::new(0))).collect(),
             private: Mutex::new(vec![0; layout.region_size() as usize / 8]),
             weak,
+            turn: Turn::default(),
+            exchanged: false.into(),
         }
+    }
+
+    /// To be said where words are exchanged. Loom does not know that nothing comes between
+    /// what an exchange has read and what it has written, unless a store is one, too.
+    pub(crate) fn is_exchanged(&self) {
+        self.exchanged
+            .store(true, std::sync::atomic::Ordering::SeqCst);
     }
 
     fn read(&self, offset: u32, ordering: Ordering) -> u64 {
         match self.shared.get(&offset) {
-            Some(word) => word.load(ordering),
+            Some(word) => {
+                self.turn.give();
+                word.load(ordering)
+            }
             None => self.private.lock().unwrap()[offset as usize / 8],
         }
     }
 
     fn write(&self, offset: u32, value: u64, ordering: Ordering) {
         match self.shared.get(&offset) {
-            Some(word) => word.store(value, ordering),
+            Some(word) => {
+                self.turn.give();
+                if self.exchanged.load(std::sync::atomic::Ordering::SeqCst) {
+                    word.swap(value, ordering);
+                } else {
+                    word.store(value, ordering);
+                }
+            }
             None => self.private.lock().unwrap()[offset as usize / 8] = value,
         }
     }
@@ -88,19 +124,21 @@ impl Memory for Region {
         self.write(offset, value, ordering);
     }
     fn exchange(&self, offset: u32, old: u64, new: u64) -> bool {
-        match self.shared.get(&offset) {
-            Some(word) => word
-                .compare_exchange(old, new, Ordering::Release, Ordering::Relaxed)
-                .is_ok(),
-            None => {
-                let word = &mut self.private.lock().unwrap()[offset as usize / 8];
-                let is = *word == old;
-                if is {
-                    *word = new;
-                }
-                is
-            }
+        let Some(word) = self.shared.get(&offset) else {
+            let word = &mut self.private.lock().unwrap()[offset as usize / 8];
+            return *word == old && std::mem::replace(word, new) == old;
+        };
+        self.turn.give();
+        if self.weak != Weak::Exchange {
+            let (ok, relaxed) = (Ordering::Release, Ordering::Relaxed);
+            return word.compare_exchange(old, new, ok, relaxed).is_ok();
         }
+        let is = word.load(Ordering::Acquire) == old;
+        if is {
+            self.turn.give();
+            word.store(new, Ordering::Release);
+        }
+        is
     }
     fn fence_release(&self) {
         if self.weak != Weak::FenceRelease {
@@ -236,10 +274,18 @@ pub(crate) fn binding(op: u32, ticket: u64) -> Request {
 
 /// Explores a model with up to so many preemptions.
 pub(crate) fn explore(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
+    let orders = Arc::new(Counter::new(0));
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
     builder.max_branches = 100_000;
-    builder.check(model);
+    let counted = orders.clone();
+    builder.check(move || {
+        counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        model();
+    });
+    let orders = orders.load(std::sync::atomic::Ordering::SeqCst);
+    assert!(orders > 20, "only {orders} orders were explored");
+    println!("{orders} orders");
 }
 
 /// Explores a model in which something is wrong, which has to be found, in these

@@ -59,12 +59,12 @@ fn read_its_laps(mem: &Region) {
 
 #[test]
 fn a_record_is_of_one_moment() {
-    explore(2, laps(Weak::No, read_whole));
+    explore(1, laps(Weak::No, read_whole));
 }
 
 #[test]
 fn laps_go_with_the_record() {
-    explore(2, laps(Weak::No, read_its_laps));
+    explore(1, laps(Weak::No, read_its_laps));
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn glances(weak: Weak) -> impl Fn() {
 
 #[test]
 fn a_glance_is_of_one_moment() {
-    explore(3, glances(Weak::No));
+    explore(2, glances(Weak::No));
 }
 
 #[test]
@@ -151,13 +151,10 @@ fn clock_page(weak: Weak) -> impl Fn() {
         let reader = {
             let mem = mem.clone();
             thread::spawn(move || {
-                for n in 1..=3 {
-                    // As if the counter and the device were in step with estimate n.
-                    let now = guest_clock::now(&*mem, 0, || n, || n);
-                    if let Some(now) = now {
-                        let whole = (now.time_ns, now.error_ns, now.paused_ns) == (n, n, n);
-                        assert!(whole, "torn: {now:?} for {n}");
-                    }
+                // As if the counter and the device were in step with the second one.
+                if let Some(now) = guest_clock::now(&*mem, 0, || 2, || 2) {
+                    let whole = (now.time_ns, now.error_ns, now.paused_ns) == (2, 2, 2);
+                    assert!(whole, "torn: {now:?}");
                 }
             })
         };
@@ -169,7 +166,7 @@ fn clock_page(weak: Weak) -> impl Fn() {
 
 #[test]
 fn the_clock_page_is_of_one_moment() {
-    explore(2, clock_page(Weak::No));
+    explore(1, clock_page(Weak::No));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use loom::thread;
 use stopwatch_engine::guest::{EventRing, RequestRing};
-use stopwatch_engine::{uapi, Slots, Status};
+use stopwatch_engine::{uapi, Memory, Slots, Status};
 
 use crate::region::{explore, finds, layout, request, Host, Weak};
 
@@ -35,12 +35,13 @@ fn requests(weak: Weak) -> impl Fn() {
         let mem = host.mem.clone();
         let guest = thread::spawn(move || {
             let tokens = FEATURES.map(|features| ring.post(&*mem, set(features)).unwrap());
-            let before = (slots.count() - 1).into();
-            for (number, token) in (before..).zip(tokens) {
+            // The clock has gone on by one with each answer.
+            let before = u64::from(slots.count()) - 1;
+            for token in tokens {
                 if let Some(reply) = ring.poll(&*mem, token) {
                     assert_eq!(reply.status, Ok(Status::Ok));
                     let time_ns = reply.reading.time_ns;
-                    assert!(time_ns > number, "half a reply: {time_ns}");
+                    assert!(time_ns >= before, "half a reply: {time_ns}");
                 }
             }
             (ring, tokens)
@@ -79,6 +80,54 @@ fn without_a_release_half_of_it_comes_over() {
 #[test]
 fn without_an_acquire_half_of_it_comes_over() {
     finds("half a re", 2, requests(Weak::Acquire));
+}
+
+/// The guest takes a request back, while the host serves.
+fn taken_back(weak: Weak) -> impl Fn() {
+    move || {
+        let layout = layout(1);
+        let slots = layout.ring(0).unwrap();
+        let mut host = Host::new(layout, &[slots.slot(0)..slots.slot(1)], weak);
+        host.mem.is_exchanged();
+        let mut ring = RequestRing::new(slots);
+        let mem = host.mem.clone();
+        let guest = thread::spawn(move || {
+            let set = request(uapi::STOPWATCH_OP_SET_FEATURES, FEATURES[0]);
+            let token = ring.post(&*mem, set).unwrap();
+            let reply = ring.abandon(&*mem, token);
+            (ring, reply)
+        });
+        let mut answered = host.kick(0);
+        let (ring, reply) = guest.join().unwrap();
+        answered += host.kick(0);
+
+        assert_eq!(answered, 1);
+        let words = [0, 8].map(|offset| host.mem.load(slots.slot(0) + offset));
+        assert!(
+            ring.is_idle(&*host.mem),
+            "it is never completed: {words:x?}, {reply:?}"
+        );
+        let status = (host.mem.load(slots.slot(0) + 8) >> 32) as u32;
+        match status {
+            uapi::STOPWATCH_S_OK => assert_eq!(host.features(), FEATURES[0]),
+            uapi::STOPWATCH_S_CANCELLED => assert_eq!(host.features(), 0),
+            _ => panic!("status {status}"),
+        }
+        if let Some(reply) = reply {
+            assert_eq!(reply.status, Ok(Status::Ok));
+            assert_eq!(host.features(), FEATURES[0]);
+        }
+    }
+}
+
+#[test]
+fn a_request_that_is_taken_back_is_carried_out_or_cancelled() {
+    explore(3, taken_back(Weak::No));
+}
+
+#[test]
+fn without_an_exchange_its_slot_is_lost() {
+    finds("never completed", 3, taken_back(Weak::Exchange));
 }
 
 /// The host puts events into a ring that is full, or was, while the guest takes two.
