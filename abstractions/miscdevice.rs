@@ -12,6 +12,7 @@ use core::marker::PhantomData;
 use kernel::{
     bindings,
     error::{
+        from_err_ptr,
         to_result,
         VTABLE_DEFAULT_ERROR, //
     },
@@ -101,6 +102,11 @@ pub(crate) trait MiscFile: Send + Sync + Sized + 'static {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
+    /// By what the mappings of the file are found; the same one each time.
+    fn pages(&self) -> &AddressSpace {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
     /// A page of a mapping is used that is not there: that at `offset` bytes of the file. It is
     /// given by [`PageFault::map`], without which it faults again; with an error the program gets
     /// `SIGBUS`.
@@ -129,7 +135,7 @@ pub(crate) struct PageFault<'a> {
 
 #[allow(dead_code, reason = "the guest driver's")]
 impl PageFault<'_> {
-    /// Maps a page frame there, cacheable. It stays until [`Mapped::revoke`], at most, and so long
+    /// Maps a page frame there, cacheable. It stays until [`AddressSpace::revoke`], at most, and so long
     /// must whoever calls this see to it that there is nothing else in it.
     pub(crate) fn map(self, pfn: usize) -> Result {
         // SAFETY: By the type invariant; the mapping has `VM_PFNMAP`.
@@ -140,32 +146,77 @@ impl PageFault<'_> {
     }
 }
 
-/// The inode of a file, through which all its mappings are found.
+/// The pages of a device, by which all mappings of its files are found: an anonymous inode, as DRM
+/// has one for each device. A file does not keep the inode of its node for that: its file system may
+/// be unmounted while the device lives on.
 ///
 /// # Invariants
 ///
-/// We have a reference to `inode`.
+/// We have a reference to `inode`, which is of the file system of anonymous inodes: that one is never
+/// unmounted.
 #[allow(dead_code, reason = "the guest driver's")]
-#[derive(PartialEq)]
-pub(crate) struct Mapped {
+pub(crate) struct AddressSpace {
     inode: *mut bindings::inode,
 }
 
 // SAFETY: An inode may be used and released by any task.
-unsafe impl Send for Mapped {}
+unsafe impl Send for AddressSpace {}
 // SAFETY: `revoke` may be called at any time by anybody.
-unsafe impl Sync for Mapped {}
+unsafe impl Sync for AddressSpace {}
 
 #[allow(dead_code, reason = "the guest driver's")]
-impl Mapped {
-    /// That of `file`.
-    pub(crate) fn new(file: &File) -> Self {
-        // INVARIANT: A reference is taken.
-        // SAFETY: The file is open, so it has a mapping and the mapping an inode.
+impl AddressSpace {
+    /// One that nobody has mapped. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`, `ENFILE`.
+    pub(crate) fn new() -> Result<Self> {
+        // The file is needed for its file system only. Nobody gets a descriptor of it, so none of
+        // its operations is called; they are the kernel's own, for it may be freed after us.
+        // SAFETY: Any name and operations will do; these live forever.
+        let file = from_err_ptr(unsafe {
+            shim::anon_inode_getfile(
+                kernel::str::as_char_ptr_in_const_context(c"[pages]"),
+                &raw const bindings::generic_ro_fops,
+                core::ptr::null_mut(),
+                bindings::O_RDONLY as c_int,
+            )
+        })?;
+        // SAFETY: An open file has an inode, and that a file system.
+        let inode = unsafe { bindings::alloc_anon_inode((*(*file).f_inode).i_sb) };
+        // SAFETY: The reference is ours, and not used any more.
+        unsafe { bindings::fput(file) };
+        // INVARIANT: It comes with a reference.
+        Ok(Self {
+            inode: from_err_ptr(inode)?,
+        })
+    }
+
+    /// Has all mappings of a file found here, from now on until [`Self::detach`].
+    ///
+    /// # Safety
+    ///
+    /// `file` is being opened, so it is not mapped yet.
+    unsafe fn attach(&self, file: *mut bindings::file) {
+        // SAFETY: By the type invariant the inode is alive, and the file gets a reference of its own.
         unsafe {
-            let inode = (*(*file.as_ptr()).f_mapping).host;
-            bindings::ihold(inode);
-            Self { inode }
+            bindings::ihold(self.inode);
+            (*file).f_mapping = (*self.inode).i_mapping;
+        }
+    }
+
+    /// Ends what [`Self::attach`] began.
+    ///
+    /// # Safety
+    ///
+    /// `file` was attached, and is being released, so it is not mapped any more.
+    unsafe fn detach(file: *mut bindings::file) {
+        // SAFETY: The reference to the inode is the file's.
+        unsafe {
+            let inode = (*(*file).f_mapping).host;
+            (*file).f_mapping = (*(*file).f_inode).i_mapping;
+            bindings::iput(inode);
         }
     }
 
@@ -176,7 +227,7 @@ impl Mapped {
     }
 }
 
-impl Drop for Mapped {
+impl Drop for AddressSpace {
     fn drop(&mut self) {
         // SAFETY: By the type invariant the reference is ours. May sleep, as may our owner.
         unsafe { bindings::iput(self.inode) };
@@ -268,6 +319,10 @@ impl<T: MiscFile> MiscRegistration<T> {
             Ok(data) => {
                 // SAFETY: It is being opened, by `nonseekable_open()`, and `release` calls `unset()`.
                 unsafe { data.link().set(file) };
+                if T::HAS_MMAP {
+                    // SAFETY: It is being opened.
+                    unsafe { data.pages().attach(file) };
+                }
                 // SAFETY: While it is being opened, the file's private data is ours to set.
                 unsafe { (*file).private_data = data.into_foreign() };
                 0
@@ -285,6 +340,10 @@ impl<T: MiscFile> MiscRegistration<T> {
 
         data.link().unset();
         data.release();
+        if T::HAS_MMAP {
+            // SAFETY: `open` has attached it, and it is being released.
+            unsafe { AddressSpace::detach(file) };
+        }
         0
     }
 

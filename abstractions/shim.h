@@ -11,6 +11,7 @@
 
 struct callback_head;
 struct file;
+struct file_operations;
 struct folio;
 struct page;
 struct vm_area_struct;
@@ -36,6 +37,8 @@ void *shim_vmap_pfn_kernel(unsigned long *pfns, unsigned int count);
 int shim_map_pfn(struct vm_area_struct *vma, unsigned long addr, unsigned long pfn);
 
 /* Ordinary functions of headers that the kernel crate does not bind. */
+struct file *anon_inode_getfile(const char *name, const struct file_operations *fops,
+				void *priv, int flags);
 void vunmap(const void *addr);
 void wakeme_after_rcu(struct callback_head *head);
 void orderly_poweroff(_Bool force);

@@ -43,7 +43,7 @@ use crate::{
         clock::monotonic_ns,
         deadline_timer::DeadlineTimer,
         miscdevice::{
-            Mapped,
+            AddressSpace,
             PageFault, //
         },
         pm_notifier::{
@@ -146,9 +146,8 @@ struct Changes {
     deleted: bool,
 }
 
-/// Who has mapped the device.
+/// What programs have mapped.
 struct Mappings {
-    files: KVec<Mapped>,
     closed: bool,
 }
 
@@ -165,6 +164,7 @@ pub(crate) struct StopwatchDevice {
     changes: Mutex<Changes>,
     #[pin]
     mappings: Mutex<Mappings>,
+    pages: AddressSpace,
     layout: Layout,
     features: u64,
 }
@@ -191,12 +191,10 @@ impl StopwatchDevice {
             events <- Events::new(layout.events()),
             changes <- new_mutex!(Changes::default(), "stopwatch::changes"),
             mappings <- new_mutex!(
-                Mappings {
-                    files: KVec::new(),
-                    closed: false,
-                },
+                Mappings { closed: false },
                 "stopwatch::mappings"
             ),
+            pages: AddressSpace::new()?,
             layout,
             features: offered & FEATURES,
         }))
@@ -706,15 +704,15 @@ impl StopwatchDevice {
         }
         area.try_clear_mayexec()?;
 
-        let mut mappings = self.mappings.lock();
-        if mappings.closed {
+        if self.mappings.lock().closed {
             return Err(ENODEV);
         }
-        let mapped = Mapped::new(file);
-        if !mappings.files.contains(&mapped) {
-            mappings.files.push(mapped, GFP_KERNEL)?;
-        }
         Ok(())
+    }
+
+    /// By what all mappings of the device are found.
+    pub(crate) fn pages(&self) -> &AddressSpace {
+        &self.pages
     }
 
     /// Puts a page where it is missing in a mapping of a file, which has the post ring `ring`, if it
@@ -746,14 +744,8 @@ impl StopwatchDevice {
 
     /// Ends all use of the device. May sleep.
     pub(crate) fn disconnect(&self) {
-        let files = {
-            let mut mappings = self.mappings.lock();
-            mappings.closed = true;
-            core::mem::take(&mut mappings.files)
-        };
-        for file in files.iter() {
-            file.revoke();
-        }
+        self.mappings.lock().closed = true;
+        self.pages.revoke();
         self.transport.disconnect();
         self.events.close();
     }

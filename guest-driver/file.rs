@@ -24,6 +24,7 @@ use crate::{
     abstractions::{
         capability,
         miscdevice::{
+            AddressSpace,
             MiscFile,
             PageFault, //
         },
@@ -429,6 +430,10 @@ impl MiscFile for StopwatchFile {
         let posts = (*self.binding.lock()).map(|binding| binding.watch);
 
         self.device.map(file, area, offset, posts)
+    }
+
+    fn pages(&self) -> &AddressSpace {
+        self.device.pages()
     }
 
     fn fault(&self, offset: usize, fault: PageFault<'_>) -> Result {

@@ -37,6 +37,7 @@ mod shim {
     use kernel::bindings::{
         callback_head,
         file,
+        file_operations,
         folio,
         page,
         vm_area_struct,

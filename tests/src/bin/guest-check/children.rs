@@ -28,6 +28,7 @@ pub(crate) fn run(arguments: &[String]) -> Option<ExitCode> {
     match arguments[..] {
         ["hold"] => hold(),
         ["touch", what] => touch(what),
+        ["map-node", path] => map_node(path),
         ["mapped", name] => mapped(name),
         ["create", name] => create_and_start(name),
         ["passed", private, readable] => passed(number(private), number(readable)),
@@ -90,6 +91,15 @@ fn hold() {
     println!("info: {}", in_words(info.0));
     println!("map: {}", in_words(map(&file, 1).map(drop)));
     println!("read again: {}", in_words(read(&file)));
+}
+
+/// Maps and reads a page of the device by another node of it, and ends with the
+/// mapping in place.
+fn map_node(path: &str) {
+    let file = File::options().read(true).write(true).open(path).unwrap();
+    let pages = map(&file, 1).unwrap();
+    pages.word(0);
+    std::mem::forget(pages);
 }
 
 /// Reads mapped pages again and again, or writes to a mapped ring, until the driver

@@ -15,6 +15,7 @@ tests![
     the_header_in_32_bits,
     the_readers_agree,
     unbinding_under_a_reader,
+    unmounting_a_node_that_was_mapped,
 ];
 
 fn the_header_alone() {
@@ -81,5 +82,27 @@ fn unbinding_under_a_reader() {
         guest.shell(&format!("echo {address} >{driver}/bind"));
     }
     guest.shell("stopwatch timeout 6 5ms --wait");
+    guest.check_log();
+}
+
+/// The device does not hold the inode of the node by which it was mapped: its file
+/// system can be unmounted, as a container's is, while the driver is bound.
+fn unmounting_a_node_that_was_mapped() {
+    let mut guest = one();
+    guest.shell(
+        "mkdir -p /tmp/nodes; mount -t tmpfs nodes /tmp/nodes; \
+         mknod /tmp/nodes/it c 10 $((0x$(stat -c %T /dev/stopwatch)))",
+    );
+    for _ in 0..3 {
+        guest.shell("guest-check map-node /tmp/nodes/it");
+    }
+    guest.shell("umount /tmp/nodes; rmdir /tmp/nodes");
+    // The kernel says 'Busy inodes after unmount' and stops.
+    guest.check_log();
+    let address = guest.shell(ADDRESS).trim().to_owned();
+    let driver = "/sys/bus/pci/drivers/stopwatch";
+    guest.shell(&format!(
+        "echo {address} >{driver}/unbind; echo {address} >{driver}/bind; stopwatch show"
+    ));
     guest.check_log();
 }
