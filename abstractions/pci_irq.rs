@@ -16,7 +16,7 @@ use kernel::{
     error::to_result,
     irq::{
         self,
-        Handler, //
+        ThreadedHandler, //
     },
     pci::{
         self,
@@ -54,13 +54,13 @@ impl<'bound> MsixVectors<'bound> {
 /// # Invariants
 ///
 /// `registrations` are of vectors of `_vectors`, which is dropped after them.
-pub(crate) struct MsixHandlers<'bound, H: Handler + 'static> {
-    registrations: KVec<Pin<KBox<irq::Registration<'bound, H>>>>,
+pub(crate) struct MsixHandlers<'bound, H: ThreadedHandler + 'static> {
+    registrations: KVec<Pin<KBox<irq::ThreadedRegistration<'bound, H>>>>,
     _vectors: MsixVectors<'bound>,
 }
 
-impl<'bound, H: Handler + 'static> MsixHandlers<'bound, H> {
-    /// Registers a handler for each of the first `count` vectors, which may be called at once, and
+impl<'bound, H: ThreadedHandler + 'static> MsixHandlers<'bound, H> {
+    /// Registers a threaded handler for each of the first `count` vectors, which may be called at once, and
     /// has it run on those CPUs of which `runs` says so, given the vector's index and the CPU. May
     /// sleep.
     ///
@@ -88,7 +88,12 @@ impl<'bound, H: Handler + 'static> MsixHandlers<'bound, H> {
             // SAFETY: The handler owns what it uses, and pinned memory is not used otherwise before
             // it is dropped. If it never is, the vector is never freed either.
             let registration = unsafe {
-                irq::Registration::new(request, irq::Flags::TRIGGER_NONE, name, Ok(handler()))
+                irq::ThreadedRegistration::new(
+                    request,
+                    irq::Flags::TRIGGER_NONE,
+                    name,
+                    Ok(handler()),
+                )
             };
             let registration = KBox::pin_init(registration, GFP_KERNEL)?;
 

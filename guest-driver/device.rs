@@ -188,7 +188,7 @@ impl StopwatchDevice {
         Ok(try_pin_init!(Self {
             transport <- transport,
             clock <- clock,
-            events <- Events::new(layout.events()),
+            events <- Events::new(layout.events())?,
             changes <- new_mutex!(Changes::default(), "stopwatch::changes"),
             mappings <- new_mutex!(
                 Mappings { closed: false },
@@ -754,22 +754,34 @@ impl StopwatchDevice {
 /// The interrupt of a device.
 pub(crate) struct Interrupt(pub(crate) Arc<StopwatchDevice>);
 
-impl irq::Handler for Interrupt {
-    fn handle(&self) -> irq::IrqReturn {
-        let device = &self.0;
-        let taken = device.transport.look(|memory| {
-            device.events.interrupt(memory, |watch| {
-                if is_numbered(watch) {
-                    return None;
-                }
-                // One that cannot be read is nobody's.
-                Some(device.ownership(memory, watch).unwrap_or_default())
-            })
-        });
+impl irq::ThreadedHandler for Interrupt {
+    fn handle(&self) -> irq::ThreadedIrqReturn {
+        self.0.events.count_interrupt();
+        irq::ThreadedIrqReturn::WakeThread
+    }
 
-        if taken.is_err() {
-            device.events.count_interrupt();
+    fn handle_threaded(&self) -> irq::IrqReturn {
+        let device = &self.0;
+        let mut left = device.events.most();
+
+        loop {
+            let taken = device.transport.look(|memory| {
+                device.events.take(memory, left, |watch| {
+                    if is_numbered(watch) {
+                        return None;
+                    }
+                    // One that cannot be read is nobody's.
+                    Some(device.ownership(memory, watch).unwrap_or_default())
+                })
+            });
+            let taken = taken.unwrap_or(0);
+
+            left -= taken;
+            if taken < Events::SLICE || left == 0 {
+                break;
+            }
         }
+        device.events.tell();
         irq::IrqReturn::Handled
     }
 }

@@ -1,23 +1,34 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Events: from the event ring, in the interrupt handler, to a queue for each open file, to those
-//! who read it.
+//! Events: from the event ring to one log, from there to those who read it.
 //!
-//! Everything is under one lock, [`Events::state`], which the interrupt handler takes too. Nothing
-//! is allocated under it: a queue has room for all that it may hold from when it is made.
+//! The log is filled by the interrupt's thread, [`Events::take`], in slices. An open file is a
+//! [`Subscription`]: a place in the log. With an event goes whose its stopwatch was, so that the
+//! file's reader sees those that are for it; an event costs no more the more files there are.
+//!
+//! Whoever finds nothing left and waits is noted, and told of what comes next, once: by the thread,
+//! without a lock. The hard interrupt counts and wakes the thread, and nothing else; interrupts are
+//! never off here.
+//!
+//! Lock order: [`Subscription::place`], then [`Events::log`]. Nothing is allocated under either.
 
 use kernel::{
-    new_poll_condvar,
-    new_spinlock_irq,
+    new_spinlock,
     prelude::*,
     rbtree::{
         RBTree,
         RBTreeNode,
         RBTreeNodeReservation, //
     },
+    static_lock_class,
     sync::{
-        poll::PollCondVar,
-        SpinLockIrq, //
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        poll::PollCondVarBox,
+        Arc,
+        SpinLock, //
     }, //
 };
 
@@ -41,10 +52,13 @@ use crate::{
     }, //
 };
 
-/// The number of a queue, never used twice.
-pub(crate) type QueueId = u64;
+/// Events of the log that are looked at, or put there, before a lock is released.
+const SLICE: u32 = 32;
 
-/// Who reads a queue.
+/// The number of a subscription, never used twice.
+type SubscriptionId = u64;
+
+/// Who reads events.
 #[derive(Clone, Copy)]
 pub(crate) struct Reader {
     /// Who has opened the file.
@@ -53,50 +67,52 @@ pub(crate) struct Reader {
     pub(crate) is_root: bool,
 }
 
-/// The newest events of one open file, that its user may see.
-///
-/// # Invariants
-///
-/// `records` has [`Queue::SIZE`] entries. Of these `count`, from `first` on and round, are queued.
-struct Queue {
-    reader: Reader,
-    records: KVVec<stopwatch_event_record>,
-    first: usize,
-    count: usize,
-    /// Events that were pushed out by newer ones, all of them older than those queued.
+impl Reader {
+    /// Whether events of a stopwatch are for this one: `None` is everybody's.
+    fn may_see(&self, ownership: Option<&Ownership>) -> bool {
+        self.is_root || ownership.is_none_or(|ownership| self.user.may(Want::See, ownership))
+    }
+}
+
+/// How far a file has read.
+#[derive(Clone, Copy)]
+struct Place {
+    /// The number of the event in the log that is next.
+    next: u64,
+    /// Events that the log has lost before they were read.
     dropped: u32,
 }
 
-impl Queue {
-    const SIZE: usize = STOPWATCH_FILE_EVENTS as usize;
+/// The events of an open file.
+#[pin_data]
+pub(crate) struct Subscription {
+    id: SubscriptionId,
+    reader: Reader,
+    #[pin]
+    place: SpinLock<Place>,
+    /// There are more events, or there will be none. Notified when it was noted in [`Log::waiting`].
+    changed: PollCondVarBox,
+}
 
-    fn new(reader: Reader) -> Result<Self> {
-        // INVARIANT: So many entries, of which none is queued.
-        Ok(Self {
-            reader,
-            records: KVVec::from_elem(Default::default(), Self::SIZE, GFP_KERNEL_ACCOUNT)?,
-            first: 0,
-            count: 0,
-            dropped: 0,
-        })
+impl Subscription {
+    /// What poll() waits for.
+    pub(crate) fn changed(&self) -> &PollCondVarBox {
+        &self.changed
     }
+}
 
-    /// Whether events of a stopwatch are for it: `None` is everybody's.
-    fn wants(&self, ownership: Option<&Ownership>) -> bool {
-        let Reader { user, is_root } = self.reader;
+/// An event, and whose its stopwatch was when it came.
+#[derive(Clone, Copy, Default)]
+struct Entry {
+    record: stopwatch_event_record,
+    /// `None` is everybody's.
+    ownership: Option<Ownership>,
+}
 
-        is_root || ownership.is_none_or(|ownership| user.may(Want::See, ownership))
-    }
-
-    /// Appends an event, in the place of the oldest one if need be.
-    fn push(&mut self, event: &Event) {
-        if self.count == Self::SIZE {
-            self.first = (self.first + 1) % Self::SIZE;
-            self.count -= 1;
-            self.dropped = self.dropped.saturating_add(1);
-        }
-        if let Some(record) = self.records.get_mut((self.first + self.count) % Self::SIZE) {
-            *record = stopwatch_event_record {
+impl Entry {
+    fn new(event: &Event, ownership: Option<Ownership>) -> Self {
+        Self {
+            record: stopwatch_event_record {
                 type_: u32::from(event.kind),
                 watch: event.watch,
                 sequence: event.sequence,
@@ -105,23 +121,92 @@ impl Queue {
                 timeouts: event.timeouts,
                 count: event.count,
                 ..Default::default()
-            };
+            },
+            ownership,
         }
-        self.count += 1;
+    }
+}
+
+/// The newest events of a device.
+///
+/// # Invariants
+///
+/// `entries` has [`Log::SIZE`] entries. Event number n, counted from 0, is or was at n modulo that.
+struct Log {
+    ring: EventRing,
+    entries: KVVec<Entry>,
+    /// So many events have been put there.
+    written: u64,
+    /// Those who are told of the next event, and those who are not.
+    waiting: RBTree<SubscriptionId, Arc<Subscription>>,
+    idle: RBTree<SubscriptionId, Arc<Subscription>>,
+    next_id: SubscriptionId,
+    closed: bool,
+}
+
+/// What there is at a place in the log.
+enum Found {
+    Event(stopwatch_event_record),
+    /// Nothing for the reader that far; there may be more.
+    Later,
+    /// Nothing more.
+    End,
+}
+
+impl Log {
+    const SIZE: u64 = STOPWATCH_FILE_EVENTS as u64;
+
+    fn put(&mut self, entry: Entry) {
+        // CAST: It is below the size.
+        if let Some(place) = self.entries.get_mut((self.written % Self::SIZE) as usize) {
+            *place = entry;
+        }
+        self.written += 1;
     }
 
-    /// Takes the oldest event.
-    fn pop(&mut self) -> Option<stopwatch_event_record> {
-        if self.count == 0 {
-            return None;
+    /// Looks for an event for a reader, in a slice of the log from `place` on, which goes on to where
+    /// there is one.
+    fn find(&self, reader: &Reader, place: &mut Place) -> Found {
+        let lost = self
+            .written
+            .saturating_sub(Self::SIZE)
+            .saturating_sub(place.next);
+
+        place.next += lost;
+        place.dropped = place
+            .dropped
+            .saturating_add(u32::try_from(lost).unwrap_or(u32::MAX));
+        for _ in 0..SLICE {
+            if place.next >= self.written {
+                return Found::End;
+            }
+            // CAST: It is below the size.
+            if let Some(entry) = self.entries.get((place.next % Self::SIZE) as usize) {
+                if reader.may_see(entry.ownership.as_ref()) {
+                    return Found::Event(stopwatch_event_record {
+                        dropped: place.dropped,
+                        ..entry.record
+                    });
+                }
+            }
+            place.next += 1;
         }
-        let record = *self.records.get(self.first)?;
-        self.first = (self.first + 1) % Self::SIZE;
-        self.count -= 1;
-        Some(stopwatch_event_record {
-            dropped: self.dropped,
-            ..record
-        })
+        Found::Later
+    }
+
+    /// Has a subscription told of the next event.
+    fn wait(&mut self, id: SubscriptionId) {
+        if let Some(node) = self.idle.remove_node(&id) {
+            self.waiting.insert(node);
+        }
+    }
+
+    /// The first one from `from` on that waits, which does so no more.
+    fn next_waiting(&mut self, from: SubscriptionId) -> Option<Arc<Subscription>> {
+        let id = *self.waiting.cursor_lower_bound(&from)?.current().0;
+
+        self.idle.insert(self.waiting.remove_node(&id)?);
+        self.idle.get(&id).cloned()
     }
 }
 
@@ -134,153 +219,221 @@ pub(crate) struct Counters {
     pub(crate) events: u64,
 }
 
-struct State {
-    ring: EventRing,
-    queues: RBTree<QueueId, Queue>,
-    next_queue: QueueId,
-    counters: Counters,
-    closed: bool,
-}
-
 /// The events of a device.
 #[pin_data]
 pub(crate) struct Events {
     #[pin]
-    state: SpinLockIrq<State>,
-    /// `state` has changed. One for all files, since most get every event.
-    #[pin]
-    changed: PollCondVar,
+    log: SpinLock<Log>,
+    interrupts: Atomic<u64>,
     /// Slots of the event ring.
     slots: u32,
 }
 
 impl Events {
-    /// An initialiser; `slots` are those of the event ring, which is empty.
-    pub(crate) fn new(slots: Slots) -> impl PinInit<Self> {
-        pin_init!(Self {
-            state <- new_spinlock_irq!(State {
+    /// An initialiser; `slots` are those of the event ring, which is empty. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn new(slots: Slots) -> Result<impl PinInit<Self>> {
+        let entries = KVVec::from_elem(Default::default(), Log::SIZE as usize, GFP_KERNEL)?;
+
+        Ok(pin_init!(Self {
+            // INVARIANT: So many entries, none of them with an event.
+            log <- new_spinlock!(Log {
                 ring: EventRing::new(slots),
-                queues: RBTree::new(),
-                next_queue: 0,
-                counters: Counters::default(),
+                entries,
+                written: 0,
+                waiting: RBTree::new(),
+                idle: RBTree::new(),
+                next_id: 0,
                 closed: false,
-            }, "stopwatch::Events::state"),
-            changed <- new_poll_condvar!("stopwatch::Events::changed"),
+            }, "stopwatch::Events::log"),
+            interrupts: Atomic::new(0),
             slots: slots.count(),
-        })
+        }))
     }
 
-    /// Makes a queue, which gets all events from now on that its reader may see. May sleep.
+    /// Makes a subscription to all events from now on that its reader may see. May sleep.
     ///
     /// # Errors
     ///
     /// `ENODEV` if the device is gone, `ENOMEM`.
-    pub(crate) fn subscribe(&self, reader: Reader) -> Result<QueueId> {
-        let queue = Queue::new(reader)?;
+    pub(crate) fn subscribe(&self, reader: Reader) -> Result<Arc<Subscription>> {
         let reservation = RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT)?;
-        let mut state = self.state.lock();
+        let changed =
+            PollCondVarBox::new(c"stopwatch::Subscription::changed", static_lock_class!())?;
+        let (id, next) = {
+            let mut log = self.log.lock();
+            log.next_id += 1;
+            (log.next_id, log.written)
+        };
+        let subscription = Arc::pin_init(
+            pin_init!(Subscription {
+                id,
+                reader,
+                place <- new_spinlock!(Place { next, dropped: 0 }, "stopwatch::Subscription::place"),
+                changed,
+            }),
+            GFP_KERNEL_ACCOUNT,
+        )?;
+        let node = reservation.into_node(id, subscription.clone());
+        let mut log = self.log.lock();
 
-        if state.closed {
+        if log.closed {
             return Err(ENODEV);
         }
-        let id = state.next_queue;
-        state.next_queue += 1;
-        state.queues.insert(reservation.into_node(id, queue));
-        Ok(id)
+        log.idle.insert(node);
+        Ok(subscription)
     }
 
-    /// Throws a queue away. May sleep.
-    pub(crate) fn unsubscribe(&self, id: QueueId) {
+    /// Ends a subscription. May sleep.
+    pub(crate) fn unsubscribe(&self, subscription: &Subscription) {
+        let mut log = self.log.lock();
+        let node: Option<RBTreeNode<_, _>> = log
+            .idle
+            .remove_node(&subscription.id)
+            .or_else(|| log.waiting.remove_node(&subscription.id));
+
         // Freed when the lock is not held any more.
-        let _queue: Option<RBTreeNode<_, _>> = self.state.lock().queues.remove_node(&id);
+        drop(log);
+        drop(node);
     }
 
-    /// Takes all that is in the event ring, for an interrupt. `ownership` says whose a stopwatch is,
-    /// `None` if it is everybody's. Usable in hard interrupt context.
-    pub(crate) fn interrupt(
+    /// Counts an interrupt. Usable in hard interrupt context.
+    pub(crate) fn count_interrupt(&self) {
+        // Relaxed: a count, which orders nothing.
+        self.interrupts.fetch_add(1, Relaxed);
+    }
+
+    /// How many events there can be for an interrupt: one that comes later has its own. So a host
+    /// that goes on putting events does not keep the thread.
+    pub(crate) fn most(&self) -> u32 {
+        self.slots
+    }
+
+    /// Puts a slice of what is in the event ring into the log, at most `most` events. `ownership` says
+    /// whose a stopwatch is, `None` if it is everybody's. How many there were; less than asked for,
+    /// and than [`Self::SLICE`], if that was all. Usable where one may not sleep.
+    pub(crate) fn take(
         &self,
         memory: &impl Memory,
+        most: u32,
         ownership: impl Fn(u32) -> Option<Ownership>,
-    ) {
-        let mut guard = self.state.lock();
-        let state = &mut *guard;
-        let before = state.counters.events;
+    ) -> u32 {
+        let mut log = self.log.lock();
+        let mut taken = 0;
 
-        state.counters.interrupts += 1;
-        // Not more than fit in the ring: an event that comes later has its own interrupt, and a
-        // host that goes on putting events does not keep this CPU here.
-        for _ in 0..self.slots {
-            let Some(event) = state.ring.next(memory) else {
+        while taken < most.min(Self::SLICE) {
+            let Some(event) = log.ring.next(memory) else {
                 break;
             };
-            let ownership = ownership(event.watch);
-            state.counters.events += 1;
-            for queue in state.queues.values_mut() {
-                if queue.wants(ownership.as_ref()) {
-                    queue.push(&event);
-                }
-            }
+            log.put(Entry::new(&event, ownership(event.watch)));
+            taken += 1;
         }
-        let changed = state.counters.events != before;
-        drop(guard);
-        if changed {
-            self.changed.notify_all();
+        taken
+    }
+
+    /// As many events as [`Self::take`] takes at a time.
+    pub(crate) const SLICE: u32 = SLICE;
+
+    /// Tells those who wait that there are more events, or that the device is gone; each one once. May
+    /// sleep.
+    pub(crate) fn tell(&self) {
+        let mut from = 0;
+
+        loop {
+            // Released before the one who waits is told.
+            let next = self.log.lock().next_waiting(from);
+            let Some(subscription) = next else {
+                return;
+            };
+            from = subscription.id + 1;
+            // Who has it noted that he waits, and is about to, has this lock until he does.
+            drop(subscription.place.lock());
+            subscription.changed.notify_all();
         }
     }
 
-    /// Counts an interrupt of a device that is gone. Usable in hard interrupt context.
-    pub(crate) fn count_interrupt(&self) {
-        self.state.lock().counters.interrupts += 1;
-    }
-
-    /// Takes the oldest event of a queue; waits for one unless `nonblocking`. May sleep.
+    /// Takes the oldest event of a subscription; waits for one unless `nonblocking`. May sleep.
     ///
     /// # Errors
     ///
     /// `ENODEV` if the device is gone, `EAGAIN` if there is none and `nonblocking`, `ERESTARTSYS`
     /// if a signal came first.
-    pub(crate) fn next(&self, id: QueueId, nonblocking: bool) -> Result<stopwatch_event_record> {
-        let mut state = self.state.lock();
-
+    pub(crate) fn next(
+        &self,
+        subscription: &Subscription,
+        nonblocking: bool,
+    ) -> Result<stopwatch_event_record> {
         loop {
-            if state.closed {
-                return Err(ENODEV);
-            }
-            if let Some(record) = state.queues.get_mut(&id).and_then(Queue::pop) {
-                return Ok(record);
-            }
-            if nonblocking {
-                return Err(EAGAIN);
-            }
-            if self.changed.wait_interruptible(&mut state) {
-                return Err(ERESTARTSYS);
+            let mut place = subscription.place.lock();
+
+            match self.look(subscription, &mut place, !nonblocking)? {
+                Found::Event(record) => {
+                    place.next += 1;
+                    return Ok(record);
+                }
+                Found::Later => (),
+                Found::End if nonblocking => return Err(EAGAIN),
+                Found::End => {
+                    if subscription.changed.wait_interruptible(&mut place) {
+                        return Err(ERESTARTSYS);
+                    }
+                }
             }
         }
     }
 
-    /// What poll() waits for.
-    pub(crate) fn changed(&self) -> &PollCondVar {
-        &self.changed
-    }
+    /// Looks at a slice of the log. If there is nothing more, and it is to be, notes that the
+    /// subscription waits.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` if the device is gone.
+    fn look(&self, subscription: &Subscription, place: &mut Place, waits: bool) -> Result<Found> {
+        let mut log = self.log.lock();
 
-    /// Whether a queue has something; `ENODEV` if the device is gone.
-    pub(crate) fn ready(&self, id: QueueId) -> Result<bool> {
-        let state = self.state.lock();
-
-        if state.closed {
+        if log.closed {
             return Err(ENODEV);
         }
-        Ok(state.queues.get(&id).is_some_and(|queue| queue.count != 0))
+        let found = log.find(&subscription.reader, place);
+        if waits && matches!(found, Found::End) {
+            log.wait(subscription.id);
+        }
+        Ok(found)
+    }
+
+    /// Whether a subscription has something, for poll(), which is told of the next event in any case.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` if the device is gone.
+    pub(crate) fn ready(&self, subscription: &Subscription) -> Result<bool> {
+        // An edge-triggered one wants to be told of more than there is now.
+        self.log.lock().wait(subscription.id);
+        loop {
+            let mut place = subscription.place.lock();
+
+            match self.look(subscription, &mut place, true)? {
+                Found::Event(_) => return Ok(true),
+                Found::Later => (),
+                Found::End => return Ok(false),
+            }
+        }
     }
 
     /// What has been counted.
     pub(crate) fn counters(&self) -> Counters {
-        self.state.lock().counters
+        Counters {
+            interrupts: self.interrupts.load(Relaxed),
+            events: self.log.lock().written,
+        }
     }
 
-    /// The device is gone: who waits is woken up, and nobody waits any more.
+    /// The device is gone: who waits is woken up, and nobody waits any more. May sleep.
     pub(crate) fn close(&self) {
-        self.state.lock().closed = true;
-        self.changed.notify_all();
+        self.log.lock().closed = true;
+        self.tell();
     }
 }

@@ -49,8 +49,8 @@ use crate::{
         Request, //
     },
     events::{
-        QueueId,
-        Reader, //
+        Reader,
+        Subscription, //
     },
     scripts::Scripts,
     uapi, //
@@ -67,7 +67,7 @@ pub(crate) struct Opened {
 pub(crate) struct StopwatchFile {
     device: Arc<StopwatchDevice>,
     scripts: Arc<Scripts>,
-    queue: QueueId,
+    events: Arc<Subscription>,
     /// Stopwatches without a name that go with this file.
     #[pin]
     anonymous: Mutex<KVVec<Created>>,
@@ -347,20 +347,22 @@ impl MiscFile for StopwatchFile {
 
     fn open(opened: &Opened, file: &File) -> Result<Arc<Self>> {
         let device = &opened.device;
-        let queue = device.events().subscribe(Reader {
+        let events = device.events().subscribe(Reader {
             user: User::opener(file),
             is_root: access::is_root(),
         })?;
+        let subscription = events.clone();
         let file = pin_init!(Self {
             device: device.clone(),
             scripts: opened.scripts.clone(),
-            queue,
+            events,
             anonymous <- new_mutex!(KVVec::new(), "stopwatch::StopwatchFile::anonymous"),
             binding <- new_mutex!(None, "stopwatch::StopwatchFile::binding"),
         });
 
         // There is no file to unsubscribe when it is dropped, if there is no memory for it.
-        Arc::pin_init(file, GFP_KERNEL_ACCOUNT).inspect_err(|_| device.events().unsubscribe(queue))
+        Arc::pin_init(file, GFP_KERNEL_ACCOUNT)
+            .inspect_err(|_| device.events().unsubscribe(&subscription))
     }
 
     fn release(&self) {
@@ -402,7 +404,7 @@ impl MiscFile for StopwatchFile {
             let result = self
                 .device
                 .events()
-                .next(self.queue, nonblocking)
+                .next(&self.events, nonblocking)
                 .and_then(|record| buffer.write(&record));
 
             match result {
@@ -418,8 +420,8 @@ impl MiscFile for StopwatchFile {
         let events = self.device.events();
 
         // Before the look, so that nothing that changes after it is missed.
-        table.register_wait(file, events.changed());
-        match events.ready(self.queue) {
+        table.register_wait(file, self.events.changed());
+        match events.ready(&self.events) {
             Ok(true) => bindings::POLLIN | bindings::POLLRDNORM,
             Ok(false) => 0,
             Err(_) => bindings::POLLHUP | bindings::POLLERR,
@@ -446,6 +448,6 @@ impl MiscFile for StopwatchFile {
 #[pinned_drop]
 impl PinnedDrop for StopwatchFile {
     fn drop(self: Pin<&mut Self>) {
-        self.device.events().unsubscribe(self.queue);
+        self.device.events().unsubscribe(&self.events);
     }
 }

@@ -5,9 +5,10 @@
  * ioctl() gives a command and takes its reading; read() takes events, whole
  * struct stopwatch_event_record ones, as many as fit; poll() says POLLIN when
  * there is one. A program that posts often can do so without its kernel, in a
- * ring that STOPWATCH_IOC_BIND gives it. Each open file gets every event from when it was opened that
- * its user may see, holds the newest STOPWATCH_FILE_EVENTS of them, and counts
- * those it had to drop. mmap() shows the device's state, for readings that
+ * ring that STOPWATCH_IOC_BIND gives it. Each open file gets every event from
+ * when it was opened that its user could see when it came. The driver keeps the
+ * newest STOPWATCH_FILE_EVENTS of the device, for all files together; a file that
+ * has not read one by then has lost it, and is told how many those were. mmap() shows the device's state, for readings that
  * cost neither a system call nor an exit.
  *
  * A stopwatch that was created belongs to the effective user who did; what
@@ -307,7 +308,7 @@ struct stopwatch_doorbell {
 };
 
 /* What read() gives. */
-#define STOPWATCH_FILE_EVENTS		256
+#define STOPWATCH_FILE_EVENTS		4096
 
 struct stopwatch_event_record {
 	__u32 type;		/* STOPWATCH_EVENT_* */
@@ -321,7 +322,9 @@ struct stopwatch_event_record {
 	__u64 time_ns;		/* of its own time, at which the host's timer ran: so late was it */
 	__u32 timeouts;		/* of that stopwatch, this one included */
 	__u32 count;		/* how many timeouts this tells of, from 1 */
-	__u32 dropped;		/* events that this file has lost since it was opened */
+	__u32 dropped;		/* events that this file has lost since it was opened, those of
+				 * stopwatches that its user may not see among them
+				 */
 	__u32 reserved;		/* zero */
 };
 

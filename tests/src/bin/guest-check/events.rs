@@ -2,13 +2,19 @@
 
 //! Events, as read() and poll() have them.
 
+use std::collections::HashMap;
+use std::fs;
 use std::io::{self, Read, Write};
+use std::path::Path;
 use std::ptr;
 use std::time::{Duration, Instant};
 
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::PollFlags;
 use rustix::io::Errno;
-use stopwatch_tests::suite::eventually;
+use rustix::process::{setrlimit, Resource, Rlimit};
+use stopwatch_tests::suite::{eventually, figure};
 use stopwatch_tests::tests;
 use stopwatch_uapi::*;
 
@@ -25,6 +31,7 @@ tests![
     every_file_has_every_event,
     no_event_from_before_the_open,
     the_newest_events_are_kept,
+    a_file_costs_the_interrupt_nothing,
     no_write,
 ];
 
@@ -177,6 +184,99 @@ fn the_newest_events_are_kept() {
         kept += 1;
     }
     assert_eq!(kept, STOPWATCH_FILE_EVENTS);
+}
+
+/// How long the hard interrupts of the device took, in µs, as the kernel's own
+/// tracepoints have them: the median of so many.
+fn interrupt_us(file: &File, interrupts: usize) -> u64 {
+    let tracing = Path::new("/sys/kernel/debug/tracing");
+    let switch = |on: &str| {
+        for event in ["irq_handler_entry", "irq_handler_exit"] {
+            fs::write(tracing.join("events/irq").join(event).join("enable"), on).unwrap();
+        }
+    };
+    fs::write(tracing.join("trace"), "").unwrap();
+    switch("1");
+    for _ in 0..interrupts {
+        ok(file, TIMEOUT, 61, 1);
+        assert_eq!(read_event(file).watch, 61);
+    }
+    switch("0");
+    // TASK-PID [CPU] FLAGS SECONDS.MICROSECONDS: irq_handler_entry: irq=N name=NAME
+    let trace = fs::read_to_string(tracing.join("trace")).unwrap();
+    let mut begun: HashMap<(String, String), u64> = HashMap::new();
+    let mut took = Vec::new();
+    for line in trace.lines().filter(|line| !line.starts_with('#')) {
+        let words: Vec<_> = line.split_ascii_whitespace().collect();
+        let Some(at) = words
+            .iter()
+            .position(|word| word.starts_with("irq_handler_"))
+        else {
+            continue;
+        };
+        let cpu = words.iter().find(|word| word.starts_with('[')).unwrap();
+        let of = ((*cpu).to_owned(), words[at + 1].to_owned());
+        let time = words[at - 1].trim_end_matches(':').replace('.', "");
+        let time: u64 = time.parse().unwrap();
+        if words[at] == "irq_handler_exit:" {
+            took.extend(begun.remove(&of).map(|begin| time - begin));
+        } else if words[at + 2] == "name=stopwatch" {
+            begun.insert(of, time);
+        }
+    }
+    fs::write(tracing.join("trace"), "").unwrap();
+    took.sort_unstable();
+    assert!(
+        took.len() >= interrupts / 2,
+        "{} of {interrupts}",
+        took.len()
+    );
+    took[took.len() / 2]
+}
+
+/// A hard interrupt is the same, however many files are open and polled; and each
+/// of them gets the event.
+fn a_file_costs_the_interrupt_nothing() {
+    const FILES: usize = 2000;
+    const INTERRUPTS: usize = 100;
+    let busy = open();
+    let few = interrupt_us(&busy, INTERRUPTS);
+    let limit = FILES as u64 + 100;
+    let (current, maximum) = (Some(limit), Some(limit));
+    setrlimit(Resource::Nofile, Rlimit { current, maximum }).unwrap();
+    let epoll = epoll::create(CreateFlags::CLOEXEC).unwrap();
+    let files: Vec<_> = (0..FILES).map(|_| open_nonblocking()).collect();
+    for (number, file) in (0..).zip(&files) {
+        let data = EventData::new_u64(number);
+        epoll::add(&epoll, file, data, EventFlags::IN | EventFlags::ET).unwrap();
+    }
+    let many = interrupt_us(&busy, INTERRUPTS);
+    figure(format!(
+        "a hard interrupt with {FILES} open files takes {many} us, with one {few} us"
+    ));
+    assert!(
+        many <= 3 * few + 30,
+        "{many} us with {FILES} files, {few} us with one"
+    );
+    // Twice: who was told is told again.
+    for round in 0..2 {
+        let mut told = vec![false; FILES];
+        let begin = Instant::now();
+        while told.contains(&false) {
+            assert!(begin.elapsed() < Duration::from_secs(30), "round {round}");
+            let mut events = Vec::with_capacity(FILES);
+            let limit = Some(&Timespec {
+                tv_sec: 1,
+                tv_nsec: 0,
+            });
+            epoll::wait(&epoll, spare_capacity(&mut events), limit).unwrap();
+            for event in &events {
+                told[event.data.u64() as usize] = true;
+            }
+        }
+        ok(&busy, TIMEOUT, 61, 1);
+        read_event(&busy);
+    }
 }
 
 fn no_write() {
