@@ -3,7 +3,10 @@
 //! Who may do what with a stopwatch. The host keeps owner and mode of each; users are the guest's.
 
 use kernel::{
-    fs::File,
+    fs::{
+        file::flags,
+        File, //
+    },
     prelude::*,
     task::Kuid, //
 };
@@ -54,6 +57,25 @@ impl User {
         };
 
         ownership.exists && (ownership.uid == self.0 || ownership.mode & modes != 0)
+    }
+}
+
+/// How many of so many a user without privileges may have: see the header.
+pub(crate) fn quota(of: usize) -> usize {
+    (of / 4).max(1)
+}
+
+/// Whether the current task may take something of the device by a file: who has it open for reading
+/// only may not, save for root.
+///
+/// # Errors
+///
+/// `EBADF` if not.
+pub(crate) fn may_take(file: &File) -> Result {
+    if file.flags() & flags::O_ACCMODE != flags::O_RDONLY || is_root() {
+        Ok(())
+    } else {
+        Err(EBADF)
     }
 }
 

@@ -432,7 +432,9 @@ impl StopwatchDevice {
     ///
     /// # Errors
     ///
-    /// As [`Self::command`], `ENOSPC` if there is none, `EOPNOTSUPP` if the device has none.
+    /// As [`Self::command`] and [`PostRings::take`], `EOPNOTSUPP` if the device has none.
+    ///
+    /// [`PostRings::take`]: crate::post_rings::PostRings::take
     pub(crate) fn bind(&self, watch: u32) -> Result<u32> {
         let posted = self.features & u64::from(uapi::STOPWATCH_F_POSTED) != 0;
 
@@ -440,7 +442,7 @@ impl StopwatchDevice {
             return Err(EOPNOTSUPP);
         }
         let rings = &self.transport.post_rings;
-        let ring = rings.take().ok_or(ENOSPC)?;
+        let ring = rings.take()?;
         let request = Request {
             op: uapi::STOPWATCH_OP_BIND as u16,
             watch,
@@ -474,10 +476,14 @@ impl StopwatchDevice {
     ///
     /// # Errors
     ///
-    /// As [`Transport::call`].
+    /// As [`Transport::call`]; `EDQUOT` if the user has as many as a user without privileges may
+    /// have, a quarter of those that can be made.
     pub(crate) fn create(&self, creation: Creation) -> Result<(Result, Created)> {
         let mut changes = self.changes.lock();
 
+        if !access::is_root() && self.is_at_quota(creation.uid)? {
+            return Err(EDQUOT);
+        }
         if changes.deleted {
             rcu::synchronize_rcu();
             changes.deleted = false;
@@ -487,6 +493,24 @@ impl StopwatchDevice {
         let watch = answer.reply.watch;
         let generation = self.generation(watch)?.unwrap_or(0);
         Ok((result(answer.reply.status), Created { watch, generation }))
+    }
+
+    /// Whether a user has as many created stopwatches as he may.
+    fn is_at_quota(&self, uid: u32) -> Result<bool> {
+        let created = uapi::STOPWATCH_NUMBERED..self.stopwatches();
+        let quota = access::quota(created.len());
+
+        self.transport.look(|memory| {
+            let mut has = 0;
+            for watch in created {
+                let ownership = self.ownership(memory, watch)?;
+                has += usize::from(ownership.exists && ownership.uid == uid);
+                if has >= quota {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        })?
     }
 
     /// Deletes a stopwatch for the current task, or changes its owner and mode. May sleep.

@@ -175,7 +175,7 @@ impl StopwatchFile {
         Ok(arg >> 32 << 32 | u64::from(uid))
     }
 
-    fn create(&self, arg: usize) -> Result<isize> {
+    fn create(&self, file: &File, arg: usize) -> Result<isize> {
         let mut creation = UserCopy::<uapi::stopwatch_creation>::of(arg);
         let wanted = creation.read()?;
 
@@ -183,6 +183,7 @@ impl StopwatchFile {
             return Err(EINVAL);
         }
         let name = Name::new(wanted.name).ok_or(EINVAL)?;
+        access::may_take(file)?;
         let (result, created) = self.device.create(Creation {
             name,
             flags: wanted.flags,
@@ -285,7 +286,7 @@ impl StopwatchFile {
         Ok(0)
     }
 
-    fn bind(&self, arg: usize) -> Result<isize> {
+    fn bind(&self, file: &File, arg: usize) -> Result<isize> {
         let mut wanted = UserCopy::<uapi::stopwatch_binding>::of(arg);
         let uapi::stopwatch_binding {
             flags,
@@ -297,6 +298,7 @@ impl StopwatchFile {
         if flags != 0 || reserved != 0 {
             return Err(EINVAL);
         }
+        access::may_take(file)?;
         let mut binding = self.binding.lock();
         // Who has mapped it is not known, and may not be who may control the other stopwatch.
         if binding.is_some() {
@@ -377,15 +379,15 @@ impl MiscFile for StopwatchFile {
         }
     }
 
-    fn ioctl(&self, _file: &File, cmd: u32, arg: usize) -> Result<isize> {
+    fn ioctl(&self, file: &File, cmd: u32, arg: usize) -> Result<isize> {
         match cmd {
             uapi::STOPWATCH_IOC_COMMAND => self.command(arg),
-            uapi::STOPWATCH_IOC_CREATE => self.create(arg),
+            uapi::STOPWATCH_IOC_CREATE => self.create(file, arg),
             uapi::STOPWATCH_IOC_FIND => self.find(arg),
             uapi::STOPWATCH_IOC_DESCRIBE => self.describe(arg),
             uapi::STOPWATCH_IOC_LAPS => self.laps(arg),
             uapi::STOPWATCH_IOC_INFO => self.info(arg),
-            uapi::STOPWATCH_IOC_BIND => self.bind(arg),
+            uapi::STOPWATCH_IOC_BIND => self.bind(file, arg),
             uapi::STOPWATCH_IOC_DOORBELL => self.doorbell(arg),
             _ => Err(ENOTTY),
         }

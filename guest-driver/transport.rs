@@ -155,6 +155,7 @@ pub(crate) struct Transport {
     hardware: Revocable<Hardware>,
     /// Those that are used, one for each CPU where the device has so many. Never empty.
     rings: KVec<Pin<KBox<SpinLockIrq<Ring>>>>,
+    #[pin]
     pub(crate) post_rings: PostRings,
     /// Whether the timer is set, by which posted commands get their doorbell.
     timer_is_set: Atomic<bool>,
@@ -232,7 +233,7 @@ impl Transport {
         let transport = DeadlineTimer::new(try_pin_init!(Self {
             hardware <- Revocable::new(hardware),
             rings,
-            post_rings: PostRings::new(layout),
+            post_rings <- PostRings::new(layout),
             timer_is_set: Atomic::new(false),
             page,
         }));

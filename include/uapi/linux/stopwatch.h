@@ -125,6 +125,9 @@ struct stopwatch_command {
  *   EINVAL     the name is not as struct stopwatch_create wants it, or clock,
  *              mode or flags are unknown
  *   ENOSPC     no number is free
+ *   EACCES     the file is open for reading only, and the caller is not root
+ *   EDQUOT     the caller's user has a quarter of the stopwatches that can be
+ *              created, and the caller is not root
  *
  * STOPWATCH_IOC_FIND: the number of the stopwatch of that name.
  *   ENOENT     there is none that the caller may see
@@ -208,7 +211,10 @@ struct stopwatch_laps {
  * thread: who has this one's ring mapped may have had the right to it before only.
  *   EBUSY      the file has got one
  *   ENOENT, EACCES  as for a command that changes the stopwatch
+ *   EACCES     also if the file is open for reading only, and the caller is not root
  *   ENOSPC     all rings are in use
+ *   EDQUOT     the caller's user has a quarter of all rings, and the caller is not
+ *              root
  *   EOPNOTSUPP the host does not offer post rings
  *
  * STOPWATCH_IOC_DOORBELL: has the host carry out what is posted, with

@@ -9,6 +9,7 @@ use stopwatch_tests::suite::figure;
 use stopwatch_tests::tests;
 use stopwatch_uapi::*;
 
+use crate::users::{by, ANNA, BERT};
 use crate::*;
 
 tests![
@@ -21,6 +22,7 @@ tests![
     what_there_is_none_of,
     numbered_ones_stay,
     every_number_in_use,
+    a_quarter_for_a_user,
 ];
 
 fn a_life() {
@@ -248,4 +250,28 @@ fn every_number_in_use() {
         watches.len(),
         begin.elapsed()
     ));
+}
+
+/// Users without privileges do not take the numbers from each other, named or not.
+fn a_quarter_for_a_user() {
+    let file = open();
+    let quota = (device_info(&file).stopwatches - STOPWATCH_NUMBERED) / 4;
+    let mut made = 0;
+    let refused = by(ANNA, || loop {
+        match create(&file, stopwatch_creation::default()) {
+            (Ok(()), _) => made += 1,
+            (Err(errno), _) => break errno,
+        }
+    });
+    assert_eq!((refused, made), (Errno::DQUOT, quota));
+    let other = open();
+    let named = stopwatch_creation {
+        name: field("one more than a quarter"),
+        ..Default::default()
+    };
+    assert_eq!(by(ANNA, || create(&other, named).0), Err(Errno::DQUOT));
+    by(BERT, || anonymous(&other));
+    anonymous(&other);
+    drop(file);
+    by(ANNA, || anonymous(&other));
 }

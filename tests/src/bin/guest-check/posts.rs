@@ -29,6 +29,8 @@ tests![
     what_was_mapped_is_not_for_good,
     how_a_ring_may_be_mapped,
     as_many_as_there_are,
+    a_quarter_for_a_user,
+    none_for_who_can_only_read,
     nothing_but_its_own_stopwatch,
     a_doorbell_that_there_is_not,
 ];
@@ -356,6 +358,46 @@ fn as_many_as_there_are() {
         assert!(call_of(&device, watch).laps == 0);
         drop(files);
     }
+}
+
+/// Users without privileges do not take them from each other.
+fn a_quarter_for_a_user() {
+    let quota = STOPWATCH_MAX_POST_RINGS as usize / 4;
+    let mut files = Vec::new();
+    for user in [ANNA, BERT] {
+        for has in 0.. {
+            let file = open();
+            match by(user, || bind(&file, 42)) {
+                Ok(()) => files.push(file),
+                Err(errno) => {
+                    assert_eq!((errno, has), (Errno::DQUOT, quota), "{user}");
+                    break;
+                }
+            }
+        }
+    }
+    // One goes, one comes.
+    files.pop();
+    files.push(open());
+    by(BERT, || bind(files.last().unwrap(), 43)).unwrap();
+    // Root has no quota.
+    while files.len() < STOPWATCH_MAX_POST_RINGS as usize {
+        files.push(open());
+        bind(files.last().unwrap(), 42).unwrap();
+    }
+    assert_eq!(bind(&open(), 42), Err(Errno::NOSPC));
+}
+
+fn none_for_who_can_only_read() {
+    let file = File::open(DEVICE).unwrap();
+    assert_eq!(by(ANNA, || bind(&file, 42)), Err(Errno::BADF));
+    assert_eq!(
+        by(ANNA, || create(&file, stopwatch_creation::default()).0),
+        Err(Errno::BADF)
+    );
+    // As with the mapping, root may.
+    bind(&file, 42).unwrap();
+    anonymous(&file);
 }
 
 /// Whatever a program writes into its ring.

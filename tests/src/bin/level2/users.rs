@@ -57,8 +57,8 @@ fn a_device_that_is_not_for_everybody() {
 fn what_one_lets_the_other_do() {
     let mut guest = one();
     users(&mut guest);
-    // As the rule for guests has it.
-    guest.shell("chmod 664 /dev/stopwatch");
+    // As the rule for guests has it, with Anna in the group.
+    guest.shell("chgrp 1000 /dev/stopwatch; chmod 664 /dev/stopwatch");
     let guest = &mut *guest;
 
     let made = json_by(guest, "anna", "stopwatch create hers");
@@ -76,9 +76,17 @@ fn what_one_lets_the_other_do() {
     refused_by(
         guest,
         "bert",
+        "stopwatch create his",
+        "open for reading only",
+    );
+    guest.shell("chmod 666 /dev/stopwatch");
+    refused_by(
+        guest,
+        "bert",
         "stopwatch create hers",
         "which belongs to another user",
     );
+    guest.shell("chmod 664 /dev/stopwatch");
     let in_list = |guest: &mut Guest, user: &str| {
         let list = json_by(guest, user, "stopwatch list");
         list.as_array()
@@ -145,7 +153,7 @@ fn what_one_lets_the_other_do() {
         "{mapping}"
     );
     json_by(guest, "anna", "stopwatch delete hers");
-    guest.shell("chmod 600 /dev/stopwatch");
+    guest.shell("chgrp 0 /dev/stopwatch; chmod 600 /dev/stopwatch");
 }
 
 /// A descriptor that root's shell opened and another user's process inherits.

@@ -71,6 +71,21 @@ pub enum Error {
         /// How many the device has.
         stopwatches: u32,
     },
+    /// The file is open for reading only (`EBADF`).
+    #[error(
+        "the device is open for reading only, by which nothing is created; run as root, or have the \
+         device's mode let you open it for writing (`tools/udev/60-stopwatch.rules`)"
+    )]
+    ReadOnly,
+    /// The user has a quarter of those that can be created (`EDQUOT`).
+    #[error(
+        "you have created as many stopwatches as a user may, {quota} of this device; delete one, or \
+         start the VM with more (`stopwatch host run --stopwatches N`)"
+    )]
+    Quota {
+        /// How many a user may have.
+        quota: u32,
+    },
     /// Its owner does not let others do that (`EACCES`).
     #[error(
         "stopwatch {watch} belongs to another user, who does not let you {operation} it; its owner \
@@ -132,10 +147,11 @@ pub enum Error {
         /// How many there were since the last reset.
         total: u32,
     },
-    /// The host is silent (`ETIMEDOUT`). The command may yet be carried out.
+    /// The host is silent (`ETIMEDOUT`). The driver has taken the command back: it is not
+    /// carried out, unless the host was at it just then.
     #[error(
-        "the host did not answer within {} ms and the driver has stopped the device; once the host \
-         serves it again, unload and load the driver",
+        "the host did not answer within {} ms; the command was taken back, and is not carried out \
+         later; try again once the host has started this VM in its stopwatch module",
         uapi::STOPWATCH_ANSWER_MS
     )]
     NoAnswer,

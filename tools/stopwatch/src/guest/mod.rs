@@ -323,7 +323,7 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// [`Error::NameTaken`], [`Error::Full`].
+    /// [`Error::NameTaken`], [`Error::Full`], [`Error::ReadOnly`], [`Error::Quota`].
     pub fn create(&self, name: Option<&Name>, creation: Creation) -> Result<u32, Error> {
         let mut raw = uapi::stopwatch_creation {
             flags: creation.flags(),
@@ -340,6 +340,10 @@ impl Device {
             }),
             (Err(Errno::NOSPC), _) => Err(Error::Full {
                 stopwatches: self.stopwatches,
+            }),
+            (Err(Errno::BADF), _) => Err(Error::ReadOnly),
+            (Err(Errno::DQUOT), _) => Err(Error::Quota {
+                quota: (self.stopwatches - uapi::STOPWATCH_NUMBERED) / 4,
             }),
             (Err(errno), _) => Err(Error::system("create a stopwatch")(errno)),
         }
