@@ -33,6 +33,7 @@ use kernel::{
 };
 
 use super::{
+    miscdevice::Frame,
     shared_memory::SharedMemory,
     shim, //
 };
@@ -240,7 +241,7 @@ impl PortBar {
     }
 }
 
-/// A part of a memory BAR, mapped write-back.
+/// A part of a memory BAR, mapped write-back, and decrypted where the guest's memory is encrypted.
 ///
 /// It has to be dropped before the driver is unbound, after which the BAR may be elsewhere.
 ///
@@ -303,10 +304,12 @@ impl MemoryBar {
         unsafe { SharedMemory::new(self.mapping, self.size) }
     }
 
-    /// The number of the page frame at `offset`, for a mapping that goes before this does; `None`
-    /// if it is not in what was mapped here.
-    pub(crate) fn pfn(&self, offset: usize) -> Option<usize> {
-        (offset < self.size).then_some(self.first_pfn + offset / PAGE_SIZE)
+    /// The page frame at `offset`, for a mapping that goes before this does; `None` if it is not in
+    /// what was mapped here.
+    pub(crate) fn frame(&self, offset: usize) -> Option<Frame> {
+        (offset < self.size).then_some(Frame {
+            pfn: self.first_pfn + offset / PAGE_SIZE,
+        })
     }
 }
 

@@ -122,6 +122,12 @@ pub(crate) trait MiscFile: Send + Sync + Sized + 'static {
     }
 }
 
+/// A page frame that programs may have mapped.
+#[derive(Clone, Copy)]
+pub(crate) struct Frame {
+    pub(super) pfn: usize,
+}
+
 /// A page that a program waits for.
 ///
 /// # Invariants
@@ -135,13 +141,14 @@ pub(crate) struct PageFault<'a> {
 
 #[allow(dead_code, reason = "the guest driver's")]
 impl PageFault<'_> {
-    /// Maps a page frame there, cacheable. It stays until [`AddressSpace::revoke`], at most, and so long
-    /// must whoever calls this see to it that there is nothing else in it.
-    pub(crate) fn map(self, pfn: usize) -> Result {
+    /// Maps a page frame there, cacheable. It stays until [`AddressSpace::revoke`], at most; what the
+    /// frame is of has to stay so long. A device's memory is to be `decrypted`: that only matters where
+    /// this kernel's own is encrypted.
+    pub(crate) fn map(self, frame: Frame, decrypted: bool) -> Result {
         // SAFETY: By the type invariant; the mapping has `VM_PFNMAP`.
         to_result(unsafe {
             let vmf = &(*self.vmf).__bindgen_anon_1;
-            shim::shim_map_pfn(vmf.vma, vmf.address, pfn)
+            shim::shim_map_pfn(vmf.vma, vmf.address, frame.pfn, decrypted)
         })
     }
 }

@@ -9,7 +9,10 @@ use kernel::{
     prelude::*, //
 };
 
-use super::shared_memory::SharedMemory;
+use super::{
+    miscdevice::Frame,
+    shared_memory::SharedMemory, //
+};
 
 /// A page, zero at first.
 ///
@@ -43,10 +46,12 @@ impl SharedPage {
         unsafe { SharedMemory::new(self.start, PAGE_SIZE) }
     }
 
-    /// The number of its page frame, for a mapping that goes before this does.
-    pub(crate) fn pfn(&self) -> usize {
-        // SAFETY: By the type invariant it is an address of the vmalloc area.
-        unsafe { bindings::vmalloc_to_pfn(self.start.as_ptr().cast()) }
+    /// Its page frame, for a mapping that goes before this does.
+    pub(crate) fn frame(&self) -> Frame {
+        Frame {
+            // SAFETY: By the type invariant it is an address of the vmalloc area.
+            pfn: unsafe { bindings::vmalloc_to_pfn(self.start.as_ptr().cast()) },
+        }
     }
 }
 

@@ -116,14 +116,16 @@ void *shim_vmap_kernel(struct page **pages, unsigned int count)
 	return vmap(pages, count, VM_MAP, PAGE_KERNEL);
 }
 
+/* Decrypted, as ioremap() maps: a device has no key of an encrypted guest's. */
 void *shim_vmap_pfn_kernel(unsigned long *pfns, unsigned int count)
 {
-	return vmap_pfn(pfns, count, PAGE_KERNEL);
+	return vmap_pfn(pfns, count, pgprot_decrypted(PAGE_KERNEL));
 }
 
 struct frame {
 	struct vm_area_struct *vma;
 	unsigned long pfn;
+	pgprot_t prot;
 };
 
 static int set_frame(pte_t *pte, unsigned long addr, void *data)
@@ -131,7 +133,7 @@ static int set_frame(pte_t *pte, unsigned long addr, void *data)
 	struct frame *frame = data;
 
 	set_pte_at(frame->vma->vm_mm, addr, pte,
-		   pte_mkspecial(pfn_pte(frame->pfn, frame->vma->vm_page_prot)));
+		   pte_mkspecial(pfn_pte(frame->pfn, frame->prot)));
 	return 0;
 }
 
@@ -139,11 +141,16 @@ static int set_frame(pte_t *pte, unsigned long addr, void *data)
  * Maps a page frame for a fault, with the caching that the protection of @vma
  * says. vmf_insert_pfn() takes the caching from what is known of the frame, and
  * of a BAR it is known that it is uncached, although this one is memory. As
- * i915's remap_io_mapping() does it.
+ * i915's remap_io_mapping() does it. Decrypted if it is a device's: that has no
+ * key of an encrypted guest's.
  */
-int shim_map_pfn(struct vm_area_struct *vma, unsigned long addr, unsigned long pfn)
+int shim_map_pfn(struct vm_area_struct *vma, unsigned long addr, unsigned long pfn,
+		 bool decrypted)
 {
-	struct frame frame = { .vma = vma, .pfn = pfn };
+	struct frame frame = { .vma = vma, .pfn = pfn, .prot = vma->vm_page_prot };
+
+	if (decrypted)
+		frame.prot = pgprot_decrypted(frame.prot);
 
 	return apply_to_page_range(vma->vm_mm, addr, PAGE_SIZE, set_frame, &frame);
 }

@@ -34,7 +34,8 @@ int shim_file_is_rw(struct file *file);
 
 void *shim_vmap_kernel(struct page **pages, unsigned int count);
 void *shim_vmap_pfn_kernel(unsigned long *pfns, unsigned int count);
-int shim_map_pfn(struct vm_area_struct *vma, unsigned long addr, unsigned long pfn);
+int shim_map_pfn(struct vm_area_struct *vma, unsigned long addr, unsigned long pfn,
+		 _Bool decrypted);
 
 /* Ordinary functions of headers that the kernel crate does not bind. */
 struct file *anon_inode_getfile(const char *name, const struct file_operations *fops,

@@ -4,10 +4,9 @@
 //!
 //! C header: [`include/linux/uidgid.h`](srctree/include/linux/uidgid.h)
 
-use kernel::{
-    bindings,
-    task::Kuid, //
-};
+#[cfg(CONFIG_USER_NS)]
+use kernel::bindings;
+use kernel::task::Kuid;
 
 /// What is in no namespace a user.
 pub(crate) const NOBODY: u32 = u32::MAX;
@@ -18,8 +17,31 @@ pub(crate) fn to_initial(user: Kuid) -> u32 {
     user.into_raw().val
 }
 
+#[cfg(not(CONFIG_USER_NS))]
+mod one_namespace {
+    //! As the inline functions of `include/linux/uidgid.h` have it, which bindgen does not see: there
+    //! is the initial namespace and no other.
+
+    /// See above.
+    pub(crate) fn initial_to_current(uid: u32) -> u32 {
+        uid
+    }
+
+    /// See above.
+    pub(crate) fn current_to_initial(uid: u32) -> u32 {
+        uid
+    }
+}
+#[cfg(not(CONFIG_USER_NS))]
+#[allow(unused_imports, reason = "only the guest driver has users")]
+pub(crate) use one_namespace::{
+    current_to_initial,
+    initial_to_current, //
+};
+
 /// A user of the initial user namespace as the current task's has it: the overflow user if it has
 /// not.
+#[cfg(CONFIG_USER_NS)]
 pub(crate) fn initial_to_current(uid: u32) -> u32 {
     // SAFETY: The initial namespace is never freed; that of the current task is not freed while it
     // runs this.
@@ -31,6 +53,7 @@ pub(crate) fn initial_to_current(uid: u32) -> u32 {
 
 /// A user of the current task's user namespace as the initial one has it; [`NOBODY`] if there is no
 /// such user.
+#[cfg(CONFIG_USER_NS)]
 pub(crate) fn current_to_initial(uid: u32) -> u32 {
     // SAFETY: As above. An invalid user is mapped to `NOBODY`.
     unsafe {

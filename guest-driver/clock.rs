@@ -23,6 +23,7 @@ use kernel::{
 use crate::{
     abstractions::{
         counter,
+        miscdevice::Frame,
         shared_page::SharedPage, //
     },
     engine::{
@@ -171,7 +172,7 @@ impl Clock {
     }
 
     /// The page frame of the clock page, for a mapping that goes before this does.
-    pub(crate) fn pfn(&self) -> usize {
-        self.page.pfn()
+    pub(crate) fn frame(&self) -> Frame {
+        self.page.frame()
     }
 }

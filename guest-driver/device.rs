@@ -61,7 +61,8 @@ use crate::{
     engine::{
         guest::{
             self,
-            Ownership, //
+            Ownership,
+            Page, //
         },
         Creation,
         Laps,
@@ -752,18 +753,12 @@ impl StopwatchDevice {
         if mappings.closed {
             return Err(ENXIO);
         }
-        let offset = match offset.checked_sub(PAGE_SIZE) {
-            None => return fault.map(self.clock.pfn()),
-            Some(_) if offset == POST_RING_OFFSET => ring
-                .and_then(|ring| self.layout.post_ring(ring))
-                .ok_or(ENXIO)?,
-            // CAST: It is below the size.
-            Some(offset) if offset < self.layout.state_size() as usize => {
-                self.layout.state() + offset as u32
-            }
-            Some(_) => return Err(ENXIO),
+        let page = Page::at(&self.layout, ring, offset as u64).ok_or(ENXIO)?;
+        let frame = match page {
+            Page::Clock => self.clock.frame(),
+            Page::Region(offset) => self.transport.frame(offset as usize).ok_or(ENXIO)?,
         };
-        fault.map(self.transport.pfn(offset as usize).ok_or(ENXIO)?)
+        fault.map(frame, page.is_shared_with_host())
     }
 
     /// Ends all use of the device. May sleep.

@@ -58,6 +58,7 @@ use crate::{
             DeadlineHandler,
             DeadlineTimer, //
         },
+        miscdevice::Frame,
         shared_memory::SharedMemory,
         shared_page::SharedPage, //
     },
@@ -486,8 +487,8 @@ impl Transport {
     }
 
     /// The page frame at `offset` of the region, for a mapping that goes before the device does.
-    pub(crate) fn pfn(&self, offset: usize) -> Option<usize> {
-        self.hardware.try_access()?.region.pfn(offset)
+    pub(crate) fn frame(&self, offset: usize) -> Option<Frame> {
+        self.hardware.try_access()?.region.frame(offset)
     }
 
     /// Ends all use of the device, as said at the top of this file. May sleep.

@@ -314,7 +314,7 @@ struct stopwatch_doorbell {
 };
 
 /* What read() gives. */
-#define STOPWATCH_FILE_EVENTS		4096
+#define STOPWATCH_FILE_EVENTS		1024
 
 struct stopwatch_event_record {
 	__u32 type;		/* STOPWATCH_EVENT_* */
