@@ -113,6 +113,11 @@ impl Guest {
         }
     }
 
+    /// The process id of its QEMU.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Waits until the guest is up.
     pub fn ready(&mut self) {
         if self.stream.is_some() {

@@ -83,9 +83,11 @@
  *   EIO        the host answered with what this driver does not know or does not
  *              expect: STOPWATCH_S_STALE, STOPWATCH_S_CANCELLED, and those that
  *              say that the driver broke the rules
- *   ETIMEDOUT  the host did not answer within STOPWATCH_ANSWER_MS; it has
- *              stopped the device. The driver has taken the command back: it is
- *              not carried out any more, unless the host is at it just then
+ *   ETIMEDOUT  the host did not answer within STOPWATCH_ANSWER_MS, as when the
+ *              VM is not started in its module. The driver has taken the command
+ *              back: the host does not carry it out, unless it is at it just then.
+ *              It does not do so later; whether it did, a READ tells. The device
+ *              stays as it is: the next command is answered if the host serves
  */
 #define STOPWATCH_IOC_COMMAND		_IO(STOPWATCH_IOC_TYPE, 0x00)
 #define STOPWATCH_ANSWER_MS		2000
@@ -125,7 +127,7 @@ struct stopwatch_command {
  *   EINVAL     the name is not as struct stopwatch_create wants it, or clock,
  *              mode or flags are unknown
  *   ENOSPC     no number is free
- *   EACCES     the file is open for reading only, and the caller is not root
+ *   EBADF      the file is open for reading only, and the caller is not root
  *   EDQUOT     the caller's user has a quarter of the stopwatches that can be
  *              created, and the caller is not root
  *
@@ -211,7 +213,7 @@ struct stopwatch_laps {
  * thread: who has this one's ring mapped may have had the right to it before only.
  *   EBUSY      the file has got one
  *   ENOENT, EACCES  as for a command that changes the stopwatch
- *   EACCES     also if the file is open for reading only, and the caller is not root
+ *   EBADF      the file is open for reading only, and the caller is not root
  *   ENOSPC     all rings are in use
  *   EDQUOT     the caller's user has a quarter of all rings, and the caller is not
  *              root

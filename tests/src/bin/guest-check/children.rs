@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
+use rustix::mm::{MapFlags, ProtFlags};
 use rustix::pty::{grantpt, openpt, ptsname, unlockpt, OpenptFlags};
 use rustix::termios::{tcsetwinsize, Winsize};
 use stopwatch::guest::{Device, Operation};
@@ -19,7 +20,7 @@ use stopwatch::State;
 use stopwatch_tests::suite::{eventually, figure, print_figures};
 use stopwatch_uapi::*;
 
-use crate::mapping::map;
+use crate::mapping::{map, map_as};
 use crate::*;
 
 /// Runs the child of that name, if there is one.
@@ -29,6 +30,8 @@ pub(crate) fn run(arguments: &[String]) -> Option<ExitCode> {
         ["hold"] => hold(),
         ["touch", what] => touch(what),
         ["map-node", path] => map_node(path),
+        ["bind", watch] => bind_and_lap(number(watch), None),
+        ["bind", watch, other] => bind_and_lap(number(watch), Some(number(other))),
         ["mapped", name] => mapped(name),
         ["create", name] => create_and_start(name),
         ["passed", private, readable] => passed(number(private), number(readable)),
@@ -91,6 +94,38 @@ fn hold() {
     println!("info: {}", in_words(info.0));
     println!("map: {}", in_words(map(&file, 1).map(drop)));
     println!("read again: {}", in_words(read(&file)));
+}
+
+/// Binds a post ring and takes laps by it, and says how many its stopwatch has, and
+/// another one. A ring that it does not get is said, too.
+fn bind_and_lap(watch: u32, other: Option<u32>) {
+    println!("binding");
+    let file = open();
+    let binding = stopwatch_binding {
+        watch,
+        ..Default::default()
+    };
+    let (result, _) = call(&file, STOPWATCH_IOC_BIND, binding);
+    if let Err(errno) = result {
+        println!("bind: {errno:?}");
+        return;
+    }
+    let ring = map_as(
+        &file,
+        1,
+        ProtFlags::READ | ProtFlags::WRITE,
+        MapFlags::SHARED,
+        STOPWATCH_POST_RING_OFFSET.into(),
+    )
+    .unwrap();
+    for lap in 0..3 {
+        // A stamp of long ago counts as the last time at which the host took one.
+        let post = STOPWATCH_POST_PHASE | (LAP << STOPWATCH_POST_OP_SHIFT);
+        ring.set_word(offset_of!(stopwatch_post_ring, posts) + 8 * lap, post);
+    }
+    let laps = |watch| ok(&file, READ, watch, 0).laps;
+    let (own, others) = (laps(watch), other.map(laps));
+    println!("bind: ok, {own} laps, {others:?} of the other");
 }
 
 /// Maps and reads a page of the device by another node of it, and ends with the

@@ -3,12 +3,18 @@
 //! The driver in the guest: what a program finds at `/dev/stopwatch`, and that
 //! it may come and go.
 
+use std::fs;
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::Path;
 use std::process::Command;
 
 use libtest_mimic::Trial;
+use rustix::process::{pidfd_getfd, pidfd_open, Pid, PidfdFlags, PidfdGetfdFlags};
+use stopwatch_tests::guest::Guest;
+use stopwatch_tests::harness::ioctl;
 use stopwatch_tests::suite::{environment, figures_of, watched_with};
 use stopwatch_tests::tests;
+use stopwatch_uapi::{VHOST_STOPWATCH_START, VHOST_STOPWATCH_STOP};
 
 use crate::guests::one;
 
@@ -19,6 +25,7 @@ tests![
     an_unbind_under_a_blocked_reader,
     a_blocked_reader_can_be_killed,
     a_file_that_outlives_a_rebind,
+    a_request_that_was_given_up,
 ];
 
 /// Each check that `guest-check` knows, as a test of its own.
@@ -156,4 +163,50 @@ fn a_file_that_outlives_a_rebind() {
     );
     guest.shell("kill $(cat /tmp/pid); sleep 0.2; rmmod stopwatch");
     guest.shell(INSMOD);
+}
+
+/// The file by which the QEMU of a guest holds its VM in the host module.
+fn control_of(guest: &Guest) -> OwnedFd {
+    let pid = guest.pid();
+    let fds = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let fd = fds.map(Result::unwrap).find(|fd| {
+        fs::read_link(fd.path()).is_ok_and(|link| link == Path::new("/dev/vhost-stopwatch"))
+    });
+    let fd = fd.expect("QEMU has it open").file_name();
+    let fd: RawFd = fd.to_str().unwrap().parse().unwrap();
+    let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    let process = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+    pidfd_getfd(&process, fd, PidfdGetfdFlags::empty()).unwrap()
+}
+
+/// A host that does not serve: what one program has given up does not happen to
+/// another one, when the host serves again. Its request is in the ring of the second
+/// processor, that of the other program in the ring of the first, which the host takes
+/// first.
+fn a_request_that_was_given_up() {
+    let mut guest = one();
+    for watch in [44, 45] {
+        guest.shell(&format!("stopwatch reset {watch}; stopwatch start {watch}"));
+    }
+    let control = control_of(&guest);
+    ioctl(&control, VHOST_STOPWATCH_STOP, 0).unwrap();
+    let said = guest.run(
+        "taskset 2 guest-check bind 44 >/tmp/first 2>&1; \
+         taskset 1 guest-check bind 45 44 >/tmp/second 2>&1 & \
+         until grep -q binding /tmp/second; do sleep 0.05; done; sleep 0.3; cat /tmp/first",
+    );
+    ioctl(&control, VHOST_STOPWATCH_START, 0).unwrap();
+    assert_eq!(said.text, "binding\nbind: TIMEDOUT\n");
+    let second = guest.shell(
+        "n=0; until grep -q : /tmp/second || [ $n -gt 200 ]; do sleep 0.05; n=$((n + 1)); done; \
+         cat /tmp/second",
+    );
+    assert_eq!(second, "binding\nbind: ok, 3 laps, Some(0) of the other\n");
+    // The device is as before.
+    assert_eq!(
+        guest.shell("guest-check bind 44"),
+        "binding\nbind: ok, 3 laps, None of the other\n"
+    );
+    guest.shell("stopwatch timeout 6 5ms --wait");
+    guest.check_log();
 }
