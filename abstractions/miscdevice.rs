@@ -71,7 +71,7 @@ impl FileLink for () {
 #[vtable]
 pub(crate) trait MiscFile: Send + Sync + Sized + 'static {
     /// What the registration holds for its files.
-    type Context: Send + Sync;
+    type Context: Send + Sync + 'static;
 
     /// Where it is noted which file it is: `()`, or a [`WeakFile`](super::weak_file).
     type Link: FileLink;
