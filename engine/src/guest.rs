@@ -538,7 +538,13 @@ mod tests {
     /// guest's own page is not.
     #[test]
     fn only_the_clock_page_is_private() {
-        let layout = Layout::new(Geometry::default()).unwrap();
+        let layout = Layout::new(Geometry {
+            stopwatches: 128,
+            rings: 2,
+            ring_slots: 64,
+            event_slots: 64,
+        })
+        .unwrap();
         let size = u64::from(layout.state_size());
         let ring = u64::from(uapi::STOPWATCH_POST_RING_OFFSET);
         assert_eq!(super::Page::at(&layout, None, 0), Some(super::Page::Clock));
