@@ -87,7 +87,8 @@ fn taken_back(weak: Weak) -> impl Fn() {
     move || {
         let layout = layout(1);
         let slots = layout.ring(0).unwrap();
-        let mut host = Host::new(layout, &[slots.slot(0)..slots.slot(1)], weak);
+        let first = slots.slot(0)..slots.slot(1);
+        let mut host = Host::new(layout, &[first], weak);
         host.mem.is_exchanged();
         let mut ring = RequestRing::new(slots);
         let mem = host.mem.clone();
