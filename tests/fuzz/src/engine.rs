@@ -73,6 +73,13 @@ enum Write {
         op: u8,
         stamp: u16,
     },
+    /// Posts in the next slots that the host will take of a post ring.
+    Refill {
+        ring: u8,
+        posts: u8,
+        op: u8,
+        stamp: u16,
+    },
     /// The head of a post ring.
     Head { ring: u8, value: u64 },
     /// A name, for a request that creates.
@@ -126,7 +133,7 @@ enum Call {
 #[derive(Arbitrary, Clone, Debug)]
 struct Step {
     before: Vec<Write>,
-    /// While the host is at it: after so many accesses.
+    /// While the host is at it, again and again: after so many accesses.
     during: Vec<(u8, Write)>,
     call: Call,
 }
@@ -136,7 +143,7 @@ struct Region<'a> {
     words: RefCell<Vec<u64>>,
     accesses: Cell<u32>,
     /// Writes to come: when, and what.
-    during: RefCell<std::slice::Iter<'a, (u8, Write)>>,
+    during: RefCell<std::iter::Cycle<std::slice::Iter<'a, (u8, Write)>>>,
     next: Cell<Option<(u32, Write)>>,
     now: Cell<u64>,
 }
@@ -147,7 +154,7 @@ impl<'a> Region<'a> {
             layout,
             words: RefCell::new(vec![0; layout.region_size() as usize / 8]),
             accesses: Cell::new(0),
-            during: RefCell::default(),
+            during: RefCell::new([].iter().cycle()),
             next: Cell::new(None),
             now: Cell::new(0),
         }
@@ -156,13 +163,19 @@ impl<'a> Region<'a> {
     /// A section begins, in which this is written.
     fn begin(&self, during: &'a [(u8, Write)]) {
         self.accesses.set(0);
-        *self.during.borrow_mut() = during.iter();
+        *self.during.borrow_mut() = during.iter().cycle();
+        self.prepare();
+    }
+
+    /// Another section of the same call begins.
+    fn go_on(&self) {
+        self.accesses.set(0);
         self.prepare();
     }
 
     fn prepare(&self) {
         let next = self.during.borrow_mut().next();
-        let at = |after: u8| self.accesses.get() + u32::from(after);
+        let at = |after: u8| self.accesses.get() + u32::from(after) + 1;
         self.next
             .set(next.map(|(after, write)| (at(*after), *write)));
     }
@@ -245,6 +258,25 @@ impl<'a> Region<'a> {
                     | u64::from(op & 7) << uapi::STOPWATCH_POST_OP_SHIFT
                     | u64::from(phase);
                 self.set(self.post_ring(ring) + posts + u32::from(slot) * 8, word);
+            }
+            Write::Refill {
+                ring,
+                posts,
+                op,
+                stamp: at,
+            } => {
+                let head = self.post_ring(ring);
+                let taken = self.get(head) as u32;
+                for number in (taken..=taken.saturating_add(posts.into())).take(32) {
+                    let is_first = number & uapi::STOPWATCH_POST_SLOTS == 0;
+                    self.write(Write::Post {
+                        ring,
+                        slot: number as u8,
+                        phase: is_first,
+                        op,
+                        stamp: at,
+                    });
+                }
             }
             Write::Head { ring, value } => self.set(self.post_ring(ring), value),
             Write::Name {
@@ -428,7 +460,7 @@ impl Host {
         while reset_generation(region, &region.layout) == before {
             sections += 1;
             assert!(sections < SECTIONS, "a reset does not end");
-            region.accesses.set(0);
+            region.go_on();
             let _ = self.work(region);
         }
         assert_eq!(self.device.features(), 0, "a reset left features on");
@@ -441,9 +473,9 @@ impl Host {
             panic!("its ring is full, though it waits for every answer");
         };
         for _ in 0..SECTIONS {
-            region.accesses.set(0);
+            region.go_on();
             let _ = self.serve(region, HONEST);
-            region.accesses.set(0);
+            region.go_on();
             let _ = self.work(region);
             if let Some(reply) = self.honest.poll(region, token) {
                 let allowed = [Ok(Status::Ok), Ok(Status::Already), Ok(Status::Stopped)];
@@ -511,7 +543,7 @@ impl Host {
                     }
                     sections += 1;
                     assert!(sections < SECTIONS, "what was posted is not done");
-                    region.accesses.set(0);
+                    region.go_on();
                 }
             }
             Call::Describe { watch: number } => {
@@ -550,7 +582,7 @@ impl Host {
         assert_eq!(stats.events, self.put);
         assert_eq!(stats.events_lost, self.lost);
         assert_eq!(self.device.features() & !FEATURES, 0);
-        region.accesses.set(0);
+        region.go_on();
         let mut next = 0;
         for number in 0..GEOMETRY.stopwatches {
             let offset = region.layout.record(number).unwrap();
