@@ -30,7 +30,7 @@ mod users;
 use std::env;
 use std::process::ExitCode;
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Arguments;
 use stopwatch_tests::debug_kernel;
 use stopwatch_tests::suite::{run, watched};
 
