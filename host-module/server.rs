@@ -53,6 +53,7 @@ use crate::{
     },
     engine::{
         Budget,
+        Chunk,
         Clock,
         ClockId,
         Device,
@@ -62,7 +63,6 @@ use crate::{
         Policy,
         Record,
         Reply,
-        Room,
         Settle,
         Stats,
         Status,
@@ -361,7 +361,7 @@ impl DeadlineTimer<Core> {
     /// It ends early if the task was killed; the rest is done by the next one that kicks.
     fn work_off(&self) {
         for _ in 0..self.sections {
-            let (served, former) = {
+            let served = {
                 let mut state = self.state.lock();
 
                 if !state.started {
@@ -375,11 +375,9 @@ impl DeadlineTimer<Core> {
                 if vmm.deadline_changed || served.deadline_changed {
                     self.program(&state);
                 }
-                (served, state.engine.take_former_storage())
+                served
             };
 
-            // Freeing it is not for under the lock.
-            drop(former);
             if served.wants_storage {
                 self.find_storage();
             } else if !served.more {
@@ -488,7 +486,7 @@ impl DeadlineTimer<Core> {
         let Some(stopwatches) = wanted else {
             return false;
         };
-        let Ok(storage) = Room::new(stopwatches) else {
+        let Ok(storage) = Chunk::new(stopwatches) else {
             self.state.lock().engine.deny_storage();
             return false;
         };
@@ -496,9 +494,6 @@ impl DeadlineTimer<Core> {
 
         // Freeing it is not for under the lock.
         drop(refused);
-        let former = self.state.lock().engine.take_former_storage();
-
-        drop(former);
         true
     }
 

@@ -80,13 +80,13 @@ impl<T> PerClock<T> {
 
 /// How the own time of a stopwatch goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Pace {
+pub(super) struct TimeBase {
     pub(super) clock: ClockId,
     /// It stands still while the VM is paused.
     pub(super) skip_paused: bool,
 }
 
-impl Pace {
+impl TimeBase {
     /// All there are.
     pub(super) const ALL: [Self; 6] = [
         Self::new(ClockId::Monotonic, false),
@@ -99,6 +99,12 @@ impl Pace {
 
     pub(super) const fn new(clock: ClockId, skip_paused: bool) -> Self {
         Self { clock, skip_paused }
+    }
+
+    /// Where it is in [`Self::ALL`].
+    #[inline]
+    pub(super) fn index(self) -> usize {
+        2 * self.clock as usize + usize::from(self.skip_paused)
     }
 }
 
@@ -169,18 +175,18 @@ impl Times {
         clock.now(id).max(*self.latest.of(id))
     }
 
-    /// The own time that goes at `pace`, as of [`Self::vm_time`]. On VM time's
+    /// The own time that goes by `base`, as of [`Self::vm_time`]. On VM time's
     /// clock it costs no look at the clock.
     #[inline(always)]
-    pub(super) fn own(&mut self, clock: &impl Clock, pace: Pace) -> u64 {
-        if pace == Pace::default() {
+    pub(super) fn own(&mut self, clock: &impl Clock, base: TimeBase) -> u64 {
+        if base == TimeBase::default() {
             return self.at;
         }
-        let time = match pace.clock {
+        let time = match base.clock {
             ClockId::Monotonic => self.at,
             id => self.past(clock, id),
         };
-        self.own_at(pace, time)
+        self.own_at(base, time)
     }
 
     /// The time on a clock that is not VM time's, as of [`Self::vm_time`].
@@ -198,16 +204,16 @@ impl Times {
         time
     }
 
-    /// The own time that goes at `pace` when its clock shows `time`.
-    pub(super) fn own_at(&self, pace: Pace, time: u64) -> u64 {
-        if !pace.skip_paused {
+    /// The own time that goes by `base` when its clock shows `time`.
+    pub(super) fn own_at(&self, base: TimeBase, time: u64) -> u64 {
+        if !base.skip_paused {
             return time;
         }
         let standing = match &self.paused_since {
-            Some(since) => time.min(*since.of(pace.clock)),
+            Some(since) => time.min(*since.of(base.clock)),
             None => time,
         };
-        standing.saturating_sub(*self.paused.of(pace.clock))
+        standing.saturating_sub(*self.paused.of(base.clock))
     }
 
     /// VM time, when an own time that goes by it is `own`.
@@ -220,9 +226,9 @@ impl Times {
         own.saturating_add(skipped)
     }
 
-    /// Whether the own time that goes at `pace` stands still now.
-    pub(super) fn stands(&self, pace: Pace) -> bool {
-        pace.skip_paused && self.paused_since.is_some()
+    /// Whether the own time that goes by `base` stands still now.
+    pub(super) fn stands(&self, base: TimeBase) -> bool {
+        base.skip_paused && self.paused_since.is_some()
     }
 
     /// The VM is paused.

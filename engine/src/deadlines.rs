@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
 
-//! The timeouts of all stopwatches. Those whose own times go at the same pace
+//! The timeouts of all stopwatches. Those whose own times have the same time base
 //! are together, by deadlines of that own time. So nothing has to be moved
 //! when the VM is paused, or when the clocks go apart.
 
 use super::clock::Clock;
 use super::clock::ClockId;
-use super::clock::Pace;
-use super::clock::PerClock;
+use super::clock::TimeBase;
 use super::clock::Times;
 use super::device::Storage;
+use super::storage::Chunked;
+use super::timers::Entry;
 use super::timers::Timer;
 use super::timers::Timers;
+use super::timers::HEAPS;
 
 /// The deadline of a timeout that waits for its stopwatch to run.
 pub(super) const NEVER: u64 = u64::MAX;
@@ -32,75 +34,74 @@ pub(super) struct Due {
     pub(super) now: u64,
 }
 
+// A heap for each.
+const _: () = assert!(TimeBase::ALL.len() == HEAPS);
+
 /// The timeouts of all stopwatches.
+///
+/// # Invariants
+///
+/// A stopwatch is armed in the heap of its own time base only, which it has as long
+/// as it exists.
 pub(super) struct Deadlines<S: Storage> {
-    all: PerClock<Timers<S>>,
-    skip_paused: PerClock<Timers<S>>,
-    /// The earliest of some pace is another one.
+    /// By [`TimeBase::index`].
+    timers: [Timers; HEAPS],
+    entries: Chunked<Entry, S>,
+    /// The earliest of some time base is another one.
     changed: bool,
 }
 
 impl<S: Storage> Deadlines<S> {
-    /// Room for one timeout of each of `stopwatches`; none is armed.
-    pub(super) fn new(stopwatches: usize) -> Result<Self, S::Error> {
-        Ok(Self {
-            all: PerClock::try_new(|| Timers::new(stopwatches))?,
-            skip_paused: PerClock::try_new(|| Timers::new(stopwatches))?,
+    /// That of the stopwatches for which `entries` are, all [`Entry::NONE`].
+    pub(super) fn new(entries: S::Slice<Entry>) -> Self {
+        Self {
+            timers: core::array::from_fn(Timers::new),
+            entries: Chunked::new(entries),
             changed: false,
-        })
-    }
-
-    fn timers(&self, pace: Pace) -> &Timers<S> {
-        if pace.skip_paused {
-            self.skip_paused.of(pace.clock)
-        } else {
-            self.all.of(pace.clock)
         }
     }
 
-    /// Does something to the timers of a pace.
-    fn change<T>(&mut self, pace: Pace, change: impl FnOnce(&mut Timers<S>) -> T) -> T {
-        let timers = if pace.skip_paused {
-            self.skip_paused.of_mut(pace.clock)
-        } else {
-            self.all.of_mut(pace.clock)
-        };
-        let first = timers.first();
-        let result = change(timers);
-        self.changed |= timers.first() != first;
-        result
+    /// More stopwatches are kept, for which `entries` are, all [`Entry::NONE`].
+    pub(super) fn append(&mut self, entries: S::Slice<Entry>) {
+        self.entries.append(entries);
+    }
+
+    /// Does something to the timers of a time base.
+    fn change<T>(
+        &mut self,
+        base: TimeBase,
+        change: impl FnOnce(&mut Timers, &mut Chunked<Entry, S>) -> T,
+    ) -> Option<T> {
+        let timers = self.timers.get_mut(base.index())?;
+        let first = timers.first(&self.entries);
+        let result = change(timers, &mut self.entries);
+        self.changed |= timers.first(&self.entries) != first;
+        Some(result)
     }
 
     /// Arms the timeout of a stopwatch, in place of the one that was armed.
-    pub(super) fn arm(&mut self, pace: Pace, watch: u32, deadline: u64) {
-        self.change(pace, |timers| timers.arm(watch, deadline));
+    pub(super) fn arm(&mut self, base: TimeBase, watch: u32, deadline: u64) {
+        self.change(base, |timers, entries| timers.arm(entries, watch, deadline));
     }
 
     /// Disarms the timeout of a stopwatch.
-    pub(super) fn disarm(&mut self, pace: Pace, watch: u32) {
-        self.change(pace, |timers| timers.disarm(watch));
+    pub(super) fn disarm(&mut self, base: TimeBase, watch: u32) {
+        self.change(base, |timers, entries| timers.disarm(entries, watch));
     }
 
     /// A stopwatch that has a timeout armed, of those the one of which it is
     /// disarmed with the least work.
     pub(super) fn armed(&self) -> Option<u32> {
-        Pace::ALL
-            .into_iter()
-            .find_map(|pace| Some(self.timers(pace).last()?.watch))
-    }
-
-    /// Takes over what is in `other`, which is smaller.
-    pub(super) fn take_over(&mut self, other: &Self) {
-        for pace in Pace::ALL {
-            self.change(pace, |timers| timers.take_over(other.timers(pace)));
-        }
-        self.changed |= other.changed;
+        let last = |timers: &Timers| Some(timers.last(&self.entries)?.watch);
+        self.timers.iter().find_map(last)
     }
 
     /// The deadline of a stopwatch's timeout, if one is armed; [`NEVER`] if it
     /// waits for the stopwatch to run.
-    pub(super) fn deadline(&self, pace: Pace, watch: u32) -> Option<u64> {
-        self.timers(pace).deadline(watch)
+    pub(super) fn deadline(&self, base: TimeBase, watch: u32) -> Option<u64> {
+        self.timers
+            .get(base.index())?
+            .deadline(&self.entries, watch)
     }
 
     /// Whether [`Self::next`] may be another one than at the last call of this.
@@ -108,10 +109,11 @@ impl<S: Storage> Deadlines<S> {
         core::mem::take(&mut self.changed)
     }
 
-    /// The earliest of a pace that has a deadline.
-    fn first(&self, pace: Pace) -> Option<Timer> {
-        self.timers(pace)
-            .first()
+    /// The earliest of a time base that has a deadline.
+    fn first(&self, base: TimeBase) -> Option<Timer> {
+        self.timers
+            .get(base.index())?
+            .first(&self.entries)
             .filter(|timer| timer.deadline != NEVER)
     }
 
@@ -119,11 +121,11 @@ impl<S: Storage> Deadlines<S> {
     /// [`Times::advance`].
     pub(super) fn due(&self, times: &mut Times, clock: &impl Clock) -> Option<Due> {
         let mut worst: Option<Due> = None;
-        for pace in Pace::ALL {
-            let Some(timer) = self.first(pace) else {
+        for base in TimeBase::ALL {
+            let Some(timer) = self.first(base) else {
                 continue;
             };
-            let now = times.own(clock, pace);
+            let now = times.own(clock, base);
             let late = |due: &Due| due.now - due.deadline;
             if timer.deadline <= now
                 && worst
@@ -142,20 +144,20 @@ impl<S: Storage> Deadlines<S> {
 
     /// The VM time at which to look at [`Self::due`].
     pub(super) fn next(&self, times: &Times, clock: &impl Clock) -> Option<u64> {
-        let next = |pace: Pace| {
-            let timer = self.first(pace)?;
-            let now = times.own_at(pace, times.look(clock, pace.clock));
+        let next = |base: TimeBase| {
+            let timer = self.first(base)?;
+            let now = times.own_at(base, times.look(clock, base.clock));
             let left = timer.deadline.saturating_sub(now);
-            if left != 0 && times.stands(pace) {
+            if left != 0 && times.stands(base) {
                 return None;
             }
-            if pace.clock == ClockId::Monotonic {
-                return Some(times.vm_time_of(pace.skip_paused, timer.deadline));
+            if base.clock == ClockId::Monotonic {
+                return Some(times.vm_time_of(base.skip_paused, timer.deadline));
             }
             let sleep = (left - (left >> DRIFT_SHIFT)).min(LONGEST_SLEEP);
             Some(times.look(clock, ClockId::Monotonic).saturating_add(sleep))
         };
-        Pace::ALL.into_iter().filter_map(next).min()
+        TimeBase::ALL.into_iter().filter_map(next).min()
     }
 }
 
@@ -164,6 +166,7 @@ mod tests {
     use super::*;
     use crate::engine::device::tests::Heap;
     use proptest::prelude::*;
+    use std::vec;
 
     /// Clocks that go apart: RAW by `ppm`, BOOTTIME by `suspended` at `suspend`.
     struct Apart {
@@ -192,17 +195,17 @@ mod tests {
         /// than is said here, and does not look more often.
         #[test]
         fn a_timer_finds_each_deadline(
-            pace in 0..Pace::ALL.len(),
+            base in 0..TimeBase::ALL.len(),
             deadline in 1..100 * SECOND,
             ppm in -1000..1000i128,
             suspend in 0..100 * SECOND,
             suspended in 0..100 * SECOND,
         ) {
-            let pace = Pace::ALL[pace];
-            let Ok(mut deadlines) = Deadlines::<Heap>::new(4);
+            let base = TimeBase::ALL[base];
+            let mut deadlines = Deadlines::<Heap>::new(vec![Entry::NONE; 4]);
             let mut times = Times::default();
             let mut clock = Apart { vm_time: 0, ppm, suspend, suspended };
-            deadlines.arm(pace, 1, deadline);
+            deadlines.arm(base, 1, deadline);
             prop_assert!(deadlines.take_changed());
             let mut looks = 0;
             let late = loop {
@@ -217,7 +220,7 @@ mod tests {
                 looks += 1;
             };
             prop_assert!(looks <= 130, "{} looks", looks);
-            match pace.clock {
+            match base.clock {
                 ClockId::Monotonic => prop_assert_eq!((late, looks), (0, 1)),
                 // At the last look less than 512 ns were left.
                 ClockId::MonotonicRaw => prop_assert!(late <= 1, "late by {} ns", late),
@@ -239,11 +242,11 @@ mod tests {
             suspended: 0,
         };
         for clock_id in [ClockId::Monotonic, ClockId::MonotonicRaw, ClockId::Boottime] {
-            let Ok(mut deadlines) = Deadlines::<Heap>::new(4);
+            let mut deadlines = Deadlines::<Heap>::new(vec![Entry::NONE; 4]);
             let mut times = Times::default();
-            let pace = Pace::new(clock_id, true);
+            let base = TimeBase::new(clock_id, true);
             clock.vm_time = 100;
-            deadlines.arm(pace, 0, 150);
+            deadlines.arm(base, 0, 150);
             times.pause(&clock);
             assert_eq!(deadlines.next(&times, &clock), None);
             clock.vm_time = 1100;
@@ -270,28 +273,29 @@ mod tests {
             suspend: 0,
             suspended: 900,
         };
-        let Ok(mut deadlines) = Deadlines::<Heap>::new(8);
+        let mut deadlines = Deadlines::<Heap>::new(vec![Entry::NONE; 8]);
         let mut times = Times::default();
-        deadlines.arm(Pace::new(ClockId::Monotonic, false), 0, 60);
-        deadlines.arm(Pace::new(ClockId::Monotonic, true), 1, 50);
-        deadlines.arm(Pace::new(ClockId::Boottime, false), 2, 940);
-        deadlines.arm(Pace::new(ClockId::MonotonicRaw, false), 3, 101);
-        deadlines.arm(Pace::new(ClockId::MonotonicRaw, true), 4, NEVER);
+        let armed = [
+            (TimeBase::new(ClockId::Monotonic, false), 60),
+            (TimeBase::new(ClockId::Monotonic, true), 50),
+            (TimeBase::new(ClockId::Boottime, false), 940),
+            (TimeBase::new(ClockId::MonotonicRaw, false), 101),
+            (TimeBase::new(ClockId::MonotonicRaw, true), NEVER),
+        ];
+        for (watch, (base, deadline)) in (0..).zip(armed) {
+            deadlines.arm(base, watch, deadline);
+        }
         times.advance(&clock);
         for watch in [2, 1, 0] {
             let due = deadlines.due(&mut times, &clock).unwrap();
             assert_eq!(due.watch, watch);
-            for pace in Pace::ALL {
-                deadlines.disarm(pace, watch);
-            }
+            deadlines.disarm(armed[watch as usize].0, watch);
         }
         assert!(deadlines.due(&mut times, &clock).is_none());
         let mut left = std::vec::Vec::new();
         while let Some(watch) = deadlines.armed() {
             left.push(watch);
-            for pace in Pace::ALL {
-                deadlines.disarm(pace, watch);
-            }
+            deadlines.disarm(armed[watch as usize].0, watch);
         }
         left.sort_unstable();
         assert_eq!(left, [3, 4]);

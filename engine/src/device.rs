@@ -20,7 +20,6 @@ use super::ring::Posted;
 use super::ring::Poster;
 use super::rings::Next;
 use super::rings::Rings;
-use super::room::Room;
 use super::slot;
 use super::slot::Asker;
 use super::slot::Message;
@@ -28,6 +27,7 @@ use super::slot::Reply;
 use super::slot::Status;
 use super::stopwatches::Responded;
 use super::stopwatches::Stopwatches;
+use super::storage::Chunk;
 use super::words::field;
 use super::words::store_from;
 use super::words::words_of;
@@ -39,8 +39,8 @@ pub const FEATURES: u64 = uapi::STOPWATCH_F_TIMEOUT as u64
     | uapi::STOPWATCH_F_POSTED as u64
     | uapi::STOPWATCH_F_PORT_DOORBELLS as u64;
 
-/// Where a device keeps its state: arrays that are allocated when it is made
-/// and never grow.
+/// Where a device keeps its state: arrays that are allocated by who makes it, or gives
+/// it more ([`Device::set_storage`]), and never grow.
 pub trait Storage {
     /// An array.
     type Slice<T: Copy>: DerefMut<Target = [T]>;
@@ -313,29 +313,22 @@ impl<S: Storage> Device<S> {
         })
     }
 
-    /// For how many stopwatches there should be storage, if that is more than there
-    /// is.
+    /// How many more stopwatches there should be storage for.
     pub fn wants_storage(&self) -> Option<u32> {
-        self.stopwatches.wants_room()
+        self.stopwatches.wants_storage()
     }
 
-    /// Gives it storage, which [`Self::work`] takes into use. What is not needed,
-    /// as it is no larger or as another one is being taken into use, is given back
-    /// and to be dropped.
-    pub fn set_storage(&mut self, storage: Room<S>) -> Option<Room<S>> {
-        let former = self.stopwatches.set_room(storage);
-        Some(former)
-    }
-
-    /// Storage that is not used any more, to be dropped where that may be done.
-    pub fn take_former_storage(&mut self) -> Option<Room<S>> {
-        None
+    /// Gives it storage, for as many as [`Self::wants_storage`] says. It is given back if
+    /// it is not wanted any more, as there was some meanwhile; to be dropped where
+    /// that may be done.
+    pub fn set_storage(&mut self, storage: Chunk<S>) -> Option<Chunk<S>> {
+        self.stopwatches.set_storage(storage)
     }
 
     /// There is no more storage to be had now. A stopwatch that waits for it is
     /// refused.
     pub fn deny_storage(&mut self) {
-        self.stopwatches.deny_room();
+        self.stopwatches.deny_storage();
     }
 
     /// Writes what the guest and the VMM read into a region that is all zero:
@@ -344,7 +337,7 @@ impl<S: Storage> Device<S> {
         let stopwatches = &mut self.stopwatches;
         let info = stopwatches.layout.info(stopwatches.policy.features);
         store_from(mem, 0, &info, 0);
-        for watch in 0..stopwatches.room.count() {
+        for watch in 0..stopwatches.kept.count() {
             stopwatches.publish(mem, watch);
         }
         self.publish_state(mem);
@@ -402,7 +395,7 @@ impl<S: Storage> Device<S> {
             if !found {
                 break;
             }
-            if stopwatches.lacks_room(&posted.words) {
+            if stopwatches.lacks_storage(&posted.words) {
                 served.more = true;
                 break;
             }
@@ -510,7 +503,7 @@ impl<S: Storage> Device<S> {
                 let Some(watch) = self.stopwatches.existing.next(from) else {
                     return Some(Reset::Ring(0, 0));
                 };
-                if self.stopwatches.room.name_of(watch).is_none() {
+                if self.stopwatches.kept.name_of(watch).is_none() {
                     budget.charge(Budget::TIMEOUT);
                     self.stopwatches.delete(mem, watch);
                 }
@@ -674,7 +667,7 @@ impl<S: Storage> Device<S> {
                 served.bad += run.bad;
             } else if let Some(Next { ring, at, .. }) = request {
                 let mut posted = self.rings.head(ring);
-                if stopwatches.lacks_room(&posted.words) {
+                if stopwatches.lacks_storage(&posted.words) {
                     self.rings.hold(ring);
                     self.cut.hold(ring);
                     continue;
@@ -714,8 +707,8 @@ impl<S: Storage> Device<S> {
         if !served.more {
             self.stopwatches.times.settle();
         }
-        served.wants_storage = self.stopwatches.room_wanted;
-        served.deadline_changed = self.stopwatches.room.deadlines.take_changed();
+        served.wants_storage = self.stopwatches.storage_wanted;
+        served.deadline_changed = self.stopwatches.kept.deadlines.take_changed();
         self.stats.requests = self.stats.requests.wrapping_add(served.answered.into());
         self.stats.bad_requests = self.stats.bad_requests.wrapping_add(served.bad.into());
         served
@@ -745,7 +738,7 @@ impl<S: Storage> Device<S> {
             reply: self
                 .stopwatches
                 .answer(mem, clock, &words, Asker::Host, &mut Budget::new(0)),
-            deadline_changed: self.stopwatches.room.deadlines.take_changed(),
+            deadline_changed: self.stopwatches.kept.deadlines.take_changed(),
         }
     }
 
@@ -769,7 +762,7 @@ impl<S: Storage> Device<S> {
                     expired.wants_storage |= settled.wants_storage;
                     if !settled.done {
                         self.expiry = Expiry::Settling(state, began);
-                        self.stopwatches.room.deadlines.take_changed();
+                        self.stopwatches.kept.deadlines.take_changed();
                         let now = self.times_now(clock);
                         self.rate.not_before = now.saturating_add(RUN_GAP_NS);
                         expired.next = Some(self.rate.not_before);
@@ -823,7 +816,7 @@ impl<S: Storage> Device<S> {
             self.publish_state(mem);
         }
         // The caller is told the next deadline here.
-        self.stopwatches.room.deadlines.take_changed();
+        self.stopwatches.kept.deadlines.take_changed();
         if self.next_deadline(clock).is_some_and(|next| next <= now) {
             // It became due meanwhile, or is left over.
             self.rate.not_before = now.saturating_add(RUN_GAP_NS);
@@ -915,7 +908,7 @@ impl<S: Storage> Device<S> {
     pub fn next_deadline(&self, clock: &impl Clock) -> Option<u64> {
         let next = self
             .stopwatches
-            .room
+            .kept
             .deadlines
             .next(&self.stopwatches.times, clock)?;
         Some(next.max(self.rate.not_before))

@@ -6,6 +6,8 @@
 
 use super::device::Storage;
 use super::name::Name;
+use super::storage::Chunked;
+use core::cmp::Ordering;
 
 /// The named stopwatches. The names themselves are with the stopwatches: the
 /// methods ask for that of a number.
@@ -15,35 +17,37 @@ use super::name::Name;
 /// `sorted[..count]` are numbers of stopwatches, by their names, which are
 /// all different.
 pub(super) struct Names<S: Storage> {
-    sorted: S::Slice<u16>,
+    sorted: Chunked<u16, S>,
     count: usize,
 }
 
 impl<S: Storage> Names<S> {
-    /// Room for one name of each of `stopwatches`; there is none.
-    pub(super) fn new(stopwatches: usize) -> Result<Self, S::Error> {
-        Ok(Self {
-            sorted: S::filled(0, stopwatches)?,
+    /// There is none. `sorted` is for one name of each stopwatch.
+    pub(super) fn new(sorted: S::Slice<u16>) -> Self {
+        Self {
+            sorted: Chunked::new(sorted),
             count: 0,
-        })
+        }
     }
 
-    /// Takes over what is in `other`, which is smaller.
-    pub(super) fn take_over(&mut self, other: &Self) {
-        for (to, from) in self.sorted.iter_mut().zip(other.sorted.iter()) {
-            *to = *from;
-        }
-        self.count = other.count;
+    /// More stopwatches are kept, for the names of which `sorted` is.
+    pub(super) fn append(&mut self, sorted: S::Slice<u16>) {
+        self.sorted.append(sorted);
     }
 
     /// The place of a name, else the one where it would have to be.
     fn search(&self, name: &Name, name_of: impl Fn(u32) -> Name) -> Result<(usize, u32), usize> {
-        let numbers = self.sorted.get(..self.count).unwrap_or_default();
-        let place = numbers.binary_search_by(|&number| name_of(number.into()).cmp(name))?;
-        match numbers.get(place) {
-            Some(&number) => Ok((place, number.into())),
-            None => Err(place),
+        let (mut from, mut to) = (0, self.count);
+        while from < to {
+            let place = from.midpoint(to);
+            let number = self.sorted.get(place).copied().unwrap_or(0).into();
+            match name_of(number).cmp(name) {
+                Ordering::Less => from = place + 1,
+                Ordering::Equal => return Ok((place, number)),
+                Ordering::Greater => to = place,
+            }
         }
+        Err(from)
     }
 
     /// The number of the stopwatch that has a name.
@@ -56,13 +60,8 @@ impl<S: Storage> Names<S> {
         let Err(place) = self.search(name, name_of) else {
             return;
         };
-        if let Some(moved) = self.sorted.get_mut(place..=self.count) {
-            moved.rotate_right(1);
-            if let Some(free) = moved.first_mut() {
-                *free = number as u16;
-                self.count += 1;
-            }
-        }
+        self.sorted.insert(place, self.count, number as u16);
+        self.count += 1;
     }
 
     /// Takes a name away from who has it.
@@ -70,10 +69,8 @@ impl<S: Storage> Names<S> {
         let Ok((place, _)) = self.search(name, name_of) else {
             return;
         };
-        if let Some(moved) = self.sorted.get_mut(place..self.count) {
-            moved.rotate_left(1);
-            self.count -= 1;
-        }
+        self.sorted.remove(place, self.count);
+        self.count -= 1;
     }
 }
 
@@ -90,7 +87,7 @@ mod tests {
     proptest! {
         #[test]
         fn is_a_map(steps in prop::collection::vec(("[ab]{1,3}", 0..STOPWATCHES), 0..300)) {
-            let Ok(mut names) = Names::<Heap>::new(STOPWATCHES);
+            let mut names = Names::<Heap>::new(vec![0; STOPWATCHES]);
             let mut model = BTreeMap::new();
             let mut given = vec![Name::NONE; STOPWATCHES];
             for (text, number) in steps {
@@ -112,7 +109,7 @@ mod tests {
                 }
                 prop_assert_eq!(names.count, model.len());
                 for (place, number) in model.values().enumerate() {
-                    prop_assert_eq!(u32::from(names.sorted[place]), *number);
+                    prop_assert_eq!(names.sorted.get(place).copied().map(u32::from), Some(*number));
                 }
             }
         }

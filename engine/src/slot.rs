@@ -3,7 +3,7 @@
 //! What slots say: requests and the judgement of them, replies, events.
 
 use super::clock::ClockId;
-use super::clock::Pace;
+use super::clock::TimeBase;
 use super::device::Storage;
 use super::name::Name;
 use super::numbers::Numbers;
@@ -548,7 +548,7 @@ impl Creation {
             name,
             uid: field!(stopwatch_create.uid).get32(words),
             mode,
-            pace: Pace::new(clock, skip_paused),
+            time_base: TimeBase::new(clock, skip_paused),
         })
     }
 }
@@ -822,7 +822,7 @@ mod tests {
             name: creation.name,
             uid: 1000,
             mode: 2,
-            pace: Pace::new(ClockId::Boottime, true),
+            time_base: TimeBase::new(ClockId::Boottime, true),
         };
         assert_eq!(judge(creation), Ok((0, Operation::Create)));
         assert_eq!(create(creation), Ok(identity));

@@ -5,7 +5,7 @@
 //!
 //! All times here are of the stopwatch's own time, save `time_ns`.
 
-use super::clock::Pace;
+use super::clock::TimeBase;
 use super::deadlines::NEVER;
 use super::name::Name;
 use super::record::Record;
@@ -66,7 +66,7 @@ pub(super) struct Identity {
     pub(super) name: Name,
     pub(super) uid: u32,
     pub(super) mode: u32,
-    pub(super) pace: Pace,
+    pub(super) time_base: TimeBase,
 }
 
 /// What a stopwatch counts. A reset sets it to its default.
@@ -123,7 +123,7 @@ pub(super) struct Stopwatch {
     pub(super) armed_by: u32,
 }
 
-// Room is made for powers of two of them. A byte more, and an allocator that goes by
+// Storage is made for powers of two of them. A byte more, and an allocator that goes by
 // powers of two takes twice the memory.
 const _: () = assert!(size_of::<Stopwatch>() <= 128);
 
@@ -294,8 +294,8 @@ impl Stopwatch {
             name: self.identity.name,
             uid: self.identity.uid,
             mode: self.identity.mode,
-            clock: self.identity.pace.clock.to_wire(),
-            skip_paused: self.identity.pace.skip_paused,
+            clock: self.identity.time_base.clock.to_wire(),
+            skip_paused: self.identity.time_base.skip_paused,
             target_ns: self.timeout.target.unwrap_or(0),
             interval_ns: self.timeout.interval,
             generation: self.generation,

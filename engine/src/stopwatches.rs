@@ -5,7 +5,7 @@
 
 use super::budget::Budget;
 use super::clock::Clock;
-use super::clock::Pace;
+use super::clock::TimeBase;
 use super::clock::Times;
 use super::device::Functions;
 use super::device::Policy;
@@ -20,7 +20,6 @@ use super::record::Laps;
 use super::record::Record;
 use super::ring::Posted;
 use super::ring::SlotWords;
-use super::room::Room;
 use super::slot;
 use super::slot::Act;
 use super::slot::Asker;
@@ -34,6 +33,8 @@ use super::stopwatch::Identity;
 use super::stopwatch::Reading;
 use super::stopwatch::Stopwatch;
 use super::stopwatch::Timeout;
+use super::storage::Chunk;
+use super::storage::Kept;
 use crate::uapi;
 
 /// Units of a budget for a post that is taken.
@@ -47,12 +48,12 @@ pub(super) struct Stopwatches<S: Storage> {
     pub(super) features: u64,
     pub(super) times: Times,
     pub(super) existing: Numbers<S>,
-    pub(super) room: Room<S>,
+    pub(super) kept: Kept<S>,
     pub(super) posts: PostRings<S>,
-    /// More room is wanted.
-    pub(super) room_wanted: bool,
+    /// More storage is wanted.
+    pub(super) storage_wanted: bool,
     /// There is none to be had for the next one that is created.
-    room_denied: bool,
+    storage_denied: bool,
     /// Features were turned off of which something is left: see [`Self::clean`].
     pub(super) unclean: bool,
 }
@@ -97,51 +98,48 @@ impl<S: Storage> Stopwatches<S> {
             features: 0,
             times: Times::default(),
             existing: Numbers::new(stopwatches, numbered)?,
-            room: Room::first(stopwatches)?,
+            kept: Kept::first(stopwatches)?,
             posts: PostRings::new(&layout)?,
-            room_wanted: false,
-            room_denied: false,
+            storage_wanted: false,
+            storage_denied: false,
             unclean: false,
         })
     }
 
-    /// For how many stopwatches there should be room, if that is more than there
-    /// is.
-    pub(super) fn wants_room(&self) -> Option<u32> {
-        self.more_room().filter(|_| self.room_wanted)
+    /// How many more stopwatches there should be storage for.
+    pub(super) fn wants_storage(&self) -> Option<u32> {
+        self.missing().filter(|_| self.storage_wanted)
     }
 
-    fn more_room(&self) -> Option<u32> {
+    fn missing(&self) -> Option<u32> {
         let limit = self.layout.geometry().stopwatches;
-        self.room.wanted(self.existing.count(), limit)
+        self.kept.wanted(self.existing.count(), limit)
     }
 
-    /// Gives it room, and takes the room that it had, which is to be dropped.
-    /// Nothing happens to a device if the new one is not larger.
-    pub(super) fn set_room(&mut self, mut room: Room<S>) -> Room<S> {
-        if room.count() <= self.room.count() {
-            return room;
+    /// Gives it storage. What it does not want any more is given back.
+    pub(super) fn set_storage(&mut self, chunk: Chunk<S>) -> Option<Chunk<S>> {
+        if self.missing() != Some(chunk.count()) {
+            return Some(chunk);
         }
-        room.take_over(&self.room);
-        core::mem::swap(&mut room, &mut self.room);
-        self.room_wanted = self.more_room().is_some();
-        room
+        self.kept.append(chunk);
+        self.storage_wanted = self.missing().is_some();
+        None
     }
 
-    /// There is no more room to be had now. A stopwatch that waits for it is
+    /// There is no more storage to be had now. A stopwatch that waits for it is
     /// refused.
-    pub(super) fn deny_room(&mut self) {
-        self.room_wanted = false;
-        self.room_denied = true;
+    pub(super) fn deny_storage(&mut self) {
+        self.storage_wanted = false;
+        self.storage_denied = true;
     }
 
-    /// Whether a request has to wait for [`Self::set_room`].
-    pub(super) fn lacks_room(&mut self, words: &SlotWords) -> bool {
-        if !slot::creates(words) || self.existing.count() < self.room.count() {
+    /// Whether a request has to wait for [`Self::set_storage`].
+    pub(super) fn lacks_storage(&mut self, words: &SlotWords) -> bool {
+        if !slot::creates(words) || self.existing.count() < self.kept.count() {
             return false;
         }
-        self.room_wanted = self.more_room().is_some();
-        self.room_wanted && !self.room_denied
+        self.storage_wanted = self.missing().is_some();
+        self.storage_wanted && !self.storage_denied
     }
 
     pub(super) fn has(&self, feature: u32) -> bool {
@@ -150,7 +148,7 @@ impl<S: Storage> Stopwatches<S> {
 
     /// The number of the stopwatch that has a name.
     pub(super) fn find(&self, name: &Name) -> Option<u32> {
-        self.room.find(name)
+        self.kept.find(name)
     }
 
     /// The smallest number not below `from` that a stopwatch exists under.
@@ -160,7 +158,7 @@ impl<S: Storage> Stopwatches<S> {
 
     /// What a stopwatch is, if it exists.
     pub(super) fn describe(&self, watch: u32) -> Option<Record> {
-        let stopwatch = self.room.get(watch)?;
+        let stopwatch = self.kept.get(watch)?;
         self.existing
             .contains(watch)
             .then(|| stopwatch.record(true))
@@ -179,7 +177,7 @@ impl<S: Storage> Stopwatches<S> {
         first: u32,
         into: &mut [u64],
     ) -> Option<Laps> {
-        let stopwatch = self.room.get(watch)?;
+        let stopwatch = self.kept.get(watch)?;
         let laps = || Laps::copy(mem, &self.layout, watch, stopwatch.laps(), first, into);
         self.existing.contains(watch).then(laps)
     }
@@ -195,11 +193,11 @@ impl<S: Storage> Stopwatches<S> {
         clock: &impl Clock,
         since: u64,
     ) -> Option<(Event, u32)> {
-        let due = self.room.deadlines.due(&mut self.times, clock)?;
+        let due = self.kept.deadlines.due(&mut self.times, clock)?;
         if due.now - due.deadline < since {
             return None;
         }
-        let stopwatch = self.room.get_mut(due.watch)?;
+        let stopwatch = self.kept.get_mut(due.watch)?;
         let expiry = stopwatch.expire(due.now, due.deadline);
         let call = stopwatch.armed_by;
         let event = Event {
@@ -212,8 +210,8 @@ impl<S: Storage> Stopwatches<S> {
             count: expiry.count,
         };
         match expiry.next {
-            Some(deadline) => self.room.arm(due.watch, deadline),
-            None => self.room.disarm(due.watch),
+            Some(deadline) => self.kept.arm(due.watch, deadline),
+            None => self.kept.disarm(due.watch),
         }
         self.publish(mem, due.watch);
         Some((event, call))
@@ -236,9 +234,9 @@ impl<S: Storage> Stopwatches<S> {
             return run;
         };
         let watch = end.watch;
-        let (Some(stopwatch), Some(offset)) = (self.room.get_mut(watch), layout.record(watch))
+        let (Some(stopwatch), Some(offset)) = (self.kept.get_mut(watch), layout.record(watch))
         else {
-            // Nothing is bound to what there is no room for, and nobody waits for it.
+            // Nothing is bound to what there is no storage for, and nobody waits for it.
             self.posts.unbind(mem, next.ring);
             return run;
         };
@@ -265,7 +263,7 @@ impl<S: Storage> Stopwatches<S> {
                 break;
             }
             self.times.act_at(at);
-            let now = self.times.own(clock, stopwatch.identity.pace);
+            let now = self.times.own(clock, stopwatch.identity.time_base);
             match act.map(|act| (act, stopwatch.act(act, now))) {
                 Some((Act::Lap, Status::Ok)) => {
                     if let Some(lap) = layout.lap(watch, stopwatch.laps().wrapping_sub(1)) {
@@ -412,8 +410,8 @@ impl<S: Storage> Stopwatches<S> {
                 before: Some(reading),
             });
         }
-        let stopwatch = self.room.get_mut(watch).ok_or(Status::BadWatch)?;
-        let now = self.times.own(clock, stopwatch.identity.pace);
+        let stopwatch = self.kept.get_mut(watch).ok_or(Status::BadWatch)?;
+        let now = self.times.own(clock, stopwatch.identity.time_base);
 
         // Only the guest arms timeouts.
         let ring = match asker {
@@ -447,7 +445,7 @@ impl<S: Storage> Stopwatches<S> {
                     interval,
                 });
                 stopwatch.armed_by = ring;
-                self.room.arm(watch, now.saturating_add(ns));
+                self.kept.arm(watch, now.saturating_add(ns));
                 self.publish(mem, watch);
             }
             Operation::TimeoutElapsed(target, interval) => {
@@ -457,7 +455,7 @@ impl<S: Storage> Stopwatches<S> {
                 });
                 stopwatch.armed_by = ring;
                 if let Some(deadline) = stopwatch.elapsed_deadline(now, None) {
-                    self.room.arm(watch, deadline);
+                    self.kept.arm(watch, deadline);
                 }
                 self.publish(mem, watch);
             }
@@ -484,7 +482,7 @@ impl<S: Storage> Stopwatches<S> {
     /// The reply to a request that is not refused.
     fn reply(&self, done: &Done) -> Reply {
         let read = |stopwatch: &Stopwatch| stopwatch.read(done.now, self.times.vm_time());
-        let now = || self.room.get(done.watch).map(read);
+        let now = || self.kept.get(done.watch).map(read);
         Reply {
             status: Ok(done.status),
             watch: done.watch,
@@ -493,7 +491,7 @@ impl<S: Storage> Stopwatches<S> {
     }
 
     /// Does something with a stopwatch, publishes it, and reads it. `None` if there
-    /// is no room for one of that number.
+    /// is no storage for one of that number.
     #[inline(always)]
     fn act(
         &mut self,
@@ -503,8 +501,8 @@ impl<S: Storage> Stopwatches<S> {
         act: Act,
         budget: &mut Budget,
     ) -> Option<(Status, Reading)> {
-        let stopwatch = self.room.get_mut(watch)?;
-        let now = self.times.own(clock, stopwatch.identity.pace);
+        let stopwatch = self.kept.get_mut(watch)?;
+        let now = self.times.own(clock, stopwatch.identity.time_base);
         let status = stopwatch.act(act, now);
         if status == Status::Ok && act != Act::Read {
             let mut lap = None;
@@ -515,7 +513,7 @@ impl<S: Storage> Stopwatches<S> {
             }
             self.publish_counts(mem, watch, lap);
         }
-        let stopwatch = self.room.get(watch)?;
+        let stopwatch = self.kept.get(watch)?;
         Some((status, stopwatch.read(now, self.times.vm_time())))
     }
 
@@ -524,15 +522,15 @@ impl<S: Storage> Stopwatches<S> {
     #[inline(never)]
     fn follow(&mut self, mem: &impl Memory, watch: u32, act: Act, now: u64, budget: &mut Budget) {
         budget.charge(Budget::TIMEOUT);
-        let Some(stopwatch) = self.room.get(watch) else {
+        let Some(stopwatch) = self.kept.get(watch) else {
             return;
         };
         if act == Act::Reset {
             self.disarm(mem, watch);
         } else if stopwatch.waits_for_elapsed() {
-            let armed = self.room.deadline(watch);
+            let armed = self.kept.deadline(watch);
             if let Some(deadline) = stopwatch.elapsed_deadline(now, armed) {
-                self.room.arm(watch, deadline);
+                self.kept.arm(watch, deadline);
             }
         }
     }
@@ -549,40 +547,40 @@ impl<S: Storage> Stopwatches<S> {
             return Ok(Done {
                 watch: other,
                 status: Status::Exists,
-                now: self.times.own(clock, self.pace_of(other)),
+                now: self.times.own(clock, self.time_base_of(other)),
                 before: None,
             });
         }
-        self.room_denied = false;
+        self.storage_denied = false;
         let watch = self.existing.free().ok_or(Status::Full)?;
-        let Some(stopwatch) = self.room.get_mut(watch) else {
-            self.room_wanted = true;
+        let Some(stopwatch) = self.kept.get_mut(watch) else {
+            self.storage_wanted = true;
             return Err(Status::Full);
         };
         stopwatch.create(identity);
         self.existing.insert(watch);
-        self.room_wanted = self.more_room().is_some();
+        self.storage_wanted = self.missing().is_some();
         if named {
-            self.room.insert_name(watch);
+            self.kept.insert_name(watch);
         }
         self.publish(mem, watch);
         Ok(Done {
             watch,
             status: Status::Ok,
-            now: self.times.own(clock, identity.pace),
+            now: self.times.own(clock, identity.time_base),
             before: None,
         })
     }
 
     /// Deletes a stopwatch.
     pub(super) fn delete(&mut self, mem: &impl Memory, watch: u32) {
-        self.room.disarm(watch);
-        if !self.room.name_of(watch).is_none() {
-            self.room.remove_name(watch);
+        self.kept.disarm(watch);
+        if !self.kept.name_of(watch).is_none() {
+            self.kept.remove_name(watch);
         }
         self.existing.remove(watch);
         self.posts.unbind_watch(mem, watch);
-        if let Some(stopwatch) = self.room.get_mut(watch) {
+        if let Some(stopwatch) = self.kept.get_mut(watch) {
             stopwatch.delete();
         }
         self.publish(mem, watch);
@@ -591,10 +589,10 @@ impl<S: Storage> Stopwatches<S> {
     /// Disarms the timeout of a stopwatch, if one is armed, and publishes all of
     /// the stopwatch.
     fn disarm(&mut self, mem: &impl Memory, watch: u32) {
-        if let Some(stopwatch) = self.room.get_mut(watch) {
+        if let Some(stopwatch) = self.kept.get_mut(watch) {
             stopwatch.set_timeout(Timeout::default());
         }
-        self.room.disarm(watch);
+        self.kept.disarm(watch);
         self.publish(mem, watch);
     }
 
@@ -614,11 +612,11 @@ impl<S: Storage> Stopwatches<S> {
             self.posts.unbind_all(mem);
         }
         if !self.has(uapi::STOPWATCH_F_TIMEOUT) {
-            while let Some(watch) = self.room.deadlines.armed() {
+            while let Some(watch) = self.kept.deadlines.armed() {
                 self.disarm(mem, watch);
                 budget.charge(Budget::TIMEOUT);
                 if budget.is_spent() {
-                    self.unclean = self.room.deadlines.armed().is_some();
+                    self.unclean = self.kept.deadlines.armed().is_some();
                     return;
                 }
             }
@@ -626,15 +624,17 @@ impl<S: Storage> Stopwatches<S> {
         self.unclean = false;
     }
 
-    fn pace_of(&self, watch: u32) -> Pace {
-        let stopwatch = self.room.get(watch);
-        stopwatch.map_or(Pace::default(), |stopwatch| stopwatch.identity.pace)
+    fn time_base_of(&self, watch: u32) -> TimeBase {
+        let stopwatch = self.kept.get(watch);
+        stopwatch.map_or(TimeBase::default(), |stopwatch| {
+            stopwatch.identity.time_base
+        })
     }
 
     /// Publishes a stopwatch.
     pub(super) fn publish(&mut self, mem: &impl Memory, watch: u32) {
         if let (Some(stopwatch), Some(offset)) =
-            (self.room.get_mut(watch), self.layout.record(watch))
+            (self.kept.get_mut(watch), self.layout.record(watch))
         {
             let exists = self.existing.contains(watch);
             let record = stopwatch.record(exists);
@@ -647,7 +647,7 @@ impl<S: Storage> Stopwatches<S> {
     #[inline]
     fn publish_counts(&mut self, mem: &impl Memory, watch: u32, lap: Option<u32>) {
         if let (Some(stopwatch), Some(offset)) =
-            (self.room.get_mut(watch), self.layout.record(watch))
+            (self.kept.get_mut(watch), self.layout.record(watch))
         {
             let record = stopwatch.record(true);
             record.publish_counts(mem, offset, &mut stopwatch.seq, lap);

@@ -19,7 +19,7 @@ use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use stopwatch_engine::guest::{read_record, reset_generation, RequestRing};
 use stopwatch_engine::{
-    uapi, Budget, Clock, ClockId, Device, Geometry, Layout, Memory, Policy, Record, Request, Room,
+    uapi, Budget, Chunk, Clock, ClockId, Device, Geometry, Layout, Memory, Policy, Record, Request,
     Served, Settle, Status, Storage, Target, FEATURES,
 };
 
@@ -522,9 +522,8 @@ impl Host {
             }
             Call::Storage => {
                 if let Some(stopwatches) = self.device.wants_storage() {
-                    let Ok(storage) = Room::new(stopwatches);
+                    let Ok(storage) = Chunk::new(stopwatches);
                     drop(self.device.set_storage(storage));
-                    drop(self.device.take_former_storage());
                 }
             }
             Call::DenyStorage => self.device.deny_storage(),

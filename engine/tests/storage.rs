@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
 
-//! A device begins with room for a few stopwatches and gets more as they are
+//! A device begins with storage for a few stopwatches and gets more as they are
 //! created.
 
 mod common;
 
-use common::{at, budget_for, device, read, request, Guest, Heap};
+use common::{at, budget_for, device, read, request, Guest, Heap, Region, POLICY};
 use proptest::prelude::*;
 use stopwatch_engine::{
-    uapi, Creation, Device, Geometry, Memory, Name, Reply, Room, Status, Target, FEATURES,
+    uapi, Budget, Chunk, Creation, Device, Geometry, Layout, Memory, Name, Reply, Status, Storage,
+    Target, FEATURES,
 };
+
+const SET_FEATURES: u32 = uapi::STOPWATCH_OP_SET_FEATURES;
+const TIMEOUT: u32 = uapi::STOPWATCH_OP_TIMEOUT;
 
 const GEOMETRY: Geometry = Geometry {
     stopwatches: 1024,
@@ -33,23 +37,22 @@ fn creation(number: u32) -> Creation {
 }
 
 /// Gives the device what it wants. Whether it wanted any.
-fn make_room(device: &mut Device<Heap>) -> bool {
+fn give_storage(device: &mut Device<Heap>) -> bool {
     let Some(count) = device.wants_storage() else {
         return false;
     };
-    let Ok(room) = Room::new(count);
-    drop(device.set_storage(room));
-    drop(device.take_former_storage());
+    let Ok(chunk) = Chunk::new(count);
+    drop(device.set_storage(chunk));
     true
 }
 
-/// Creates one, as a host does whose worker comes at once.
+/// Creates one, as a host does that gives storage at once.
 fn create(guest: &mut Guest, device: &mut Device<Heap>, mem: &impl Memory, number: u32) -> Reply {
     let token = guest.rings[0].post(mem, creation(number)).unwrap();
     let served = device.serve(mem, &at(0), &(), 0, &mut budget_for(u32::MAX));
     assert_eq!((served.answered, served.more), (1, false));
     assert_eq!(served.wants_storage, device.wants_storage().is_some());
-    make_room(device);
+    give_storage(device);
     guest.rings[0].poll(mem, token).unwrap()
 }
 
@@ -71,7 +74,7 @@ fn all_of_a_device_can_be_created() {
 }
 
 #[test]
-fn who_is_faster_than_the_worker_waits_for_room() {
+fn who_is_faster_than_the_storage_waits() {
     let (mut device, mem) = device(GEOMETRY);
     let mut guest = Guest::new(device.layout());
     guest.negotiate(&mut device, &mem);
@@ -87,7 +90,7 @@ fn who_is_faster_than_the_worker_waits_for_room() {
         }
         guest.rings[0].poll(&mem, token).unwrap();
     }
-    let (number, token) = waiting.expect("room ends before the numbers do");
+    let (number, token) = waiting.expect("storage ends before the numbers do");
     assert_eq!(number, 2 * uapi::STOPWATCH_NUMBERED);
 
     // Other rings go on, and so does who only looks.
@@ -100,7 +103,7 @@ fn who_is_faster_than_the_worker_waits_for_room() {
     assert!(device.work(&mem, &at(6), &(), &mut budget_for(100)).more);
     assert!(read(&mut device, &mem, 3, 7).is_some());
 
-    assert!(make_room(&mut device));
+    assert!(give_storage(&mut device));
     let served = device.serve(&mem, &at(8), &(), 0, &mut budget_for(u32::MAX));
     assert_eq!((served.answered, served.more), (1, false));
     let reply = guest.rings[0].poll(&mem, token).unwrap();
@@ -129,24 +132,24 @@ fn without_memory_it_is_full_until_there_is_some() {
     }
     assert_eq!(call(&mut device), Ok(Status::Full));
     assert_eq!(call(&mut device), Ok(Status::Full));
-    assert!(make_room(&mut device));
+    assert!(give_storage(&mut device));
     assert_eq!(call(&mut device), Ok(Status::Ok));
 
     // A program of the host is told the same way.
     for number in 2000..3000 {
         let created = device.command(&mem, &at(0), Target::Number, creation(number));
         if created.reply.status == Ok(Status::Full) {
-            assert!(make_room(&mut device));
+            assert!(give_storage(&mut device));
             return;
         }
     }
-    panic!("it has room without end");
+    panic!("it has storage without end");
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever is there when room is made is there afterwards.
+    /// Whatever is there when storage comes is there afterwards.
     #[test]
     fn nothing_is_lost(
         timeouts in prop::collection::vec((0..128u32, 1..1000u64), 0..40),
@@ -172,7 +175,7 @@ proptest! {
         };
         let readings = all(&mut device);
 
-        prop_assert!(make_room(&mut device));
+        prop_assert!(give_storage(&mut device));
 
         let after: Vec<_> = (0..200).map(|watch| device.describe(watch)).collect();
         prop_assert_eq!(before, after);
@@ -186,9 +189,166 @@ proptest! {
         armed.dedup();
         let expired = device.expire(&mem, &at(10_000), &(), &mut budget_for(u32::MAX));
         prop_assert_eq!((expired.put as usize, expired.next), (armed.len(), None));
-        // And the new room is as good.
+        // And the new storage is as good.
         let created = device.command(&mem, &at(0), Target::Number, creation(777)).reply;
         prop_assert_eq!((created.status, created.watch), (Ok(Status::Ok), 2 * numbered));
         prop_assert_eq!(device.find(&name(777)), Some(2 * numbered));
     }
+}
+
+/// What a counted array was asked for, in all.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Asked {
+    times: u64,
+    /// Bytes of the arrays that were made.
+    made: u64,
+}
+
+std::thread_local! {
+    static ASKED: std::cell::Cell<Asked> = const { std::cell::Cell::new(Asked { times: 0, made: 0 }) };
+}
+
+/// What was asked for since the last call of this.
+fn asked() -> Asked {
+    ASKED.take()
+}
+
+/// An array that counts how often it is reached.
+struct CountedArray<T>(Vec<T>);
+
+impl<T> std::ops::Deref for CountedArray<T> {
+    type Target = [T];
+    fn deref(&self) -> &[T] {
+        let Asked { times, made } = ASKED.get();
+        ASKED.set(Asked {
+            times: times + 1,
+            made,
+        });
+        &self.0
+    }
+}
+
+impl<T> std::ops::DerefMut for CountedArray<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        let _: &[T] = self;
+        &mut self.0
+    }
+}
+
+struct Counted;
+
+impl Storage for Counted {
+    type Slice<T: Copy> = CountedArray<T>;
+    type Error = std::convert::Infallible;
+
+    fn filled<T: Copy>(value: T, len: usize) -> Result<CountedArray<T>, Self::Error> {
+        let Asked { times, made } = ASKED.get();
+        let made = made + (len * size_of::<T>()) as u64;
+        ASKED.set(Asked { times, made });
+        Ok(CountedArray(vec![value; len]))
+    }
+}
+
+/// A device grows to the most that there can be, with a name and a timeout for each,
+/// by all clocks. No section reaches for more than its budget allows, however many
+/// there are; what comes as storage is only put behind the rest.
+#[test]
+fn growth_is_in_no_section() {
+    let geometry = Geometry {
+        stopwatches: 4096,
+        ring_slots: 64,
+        event_slots: 4096,
+        ..GEOMETRY
+    };
+    let layout = Layout::new(geometry).unwrap();
+    let mem = Region::new(&layout);
+    let Ok(mut device) = Device::<Counted>::new(layout, POLICY);
+    device.publish_all(&mem);
+    let mut guest = Guest::new(&layout);
+    let mut section = |device: &mut Device<Counted>, now| {
+        asked();
+        let served = device.serve(&mem, &at(now), &(), 0, &mut Budget::section());
+        let asked = asked();
+        assert_eq!(asked.made, 0);
+        // An access takes some instructions.
+        assert!(asked.times < u64::from(Budget::SECTION) / 4, "{asked:?}");
+        served
+    };
+    let token = guest.rings[0].post(&mem, request(SET_FEATURES, 0, FEATURES));
+    while section(&mut device, 0).more {
+        let _ = device.work(&mem, &at(0), &(), &mut Budget::section());
+    }
+    assert!(guest.rings[0].poll(&mem, token.unwrap()).is_some());
+
+    let mut now = 0;
+    let mut largest = 0;
+    let clock = |number: u32| number % uapi::STOPWATCH_CLOCKS;
+    for number in uapi::STOPWATCH_NUMBERED..geometry.stopwatches {
+        now += 1;
+        let creation = Creation {
+            clock: clock(number),
+            flags: number % 2 * uapi::STOPWATCH_CREATE_SKIP_PAUSED,
+            ..creation(number * 7919 % 10_007)
+        };
+        // The timeout comes behind the creation, and both before storage, now and then.
+        let created = guest.rings[0].post(&mem, creation).unwrap();
+        let timeout = request(TIMEOUT, number, 1_000_000 + u64::from(number * 31 % 977));
+        let timeout = guest.rings[0].post(&mem, timeout).unwrap();
+        loop {
+            let served = section(&mut device, now);
+            assert_eq!(served.wants_storage, device.wants_storage().is_some());
+            if served.wants_storage && (served.more || number % 50 == 0) {
+                let Ok(chunk) = Chunk::<Counted>::new(device.wants_storage().unwrap());
+                largest = largest.max(asked().made);
+                assert!(device.set_storage(chunk).is_none());
+                assert!(asked().times <= 4, "it is put behind the rest");
+            }
+            if !served.more {
+                break;
+            }
+        }
+        for (token, what) in [(created, "created"), (timeout, "armed")] {
+            let reply = guest.rings[0].poll(&mem, token).unwrap();
+            assert_eq!(
+                (reply.status, reply.watch),
+                (Ok(Status::Ok), number),
+                "{what}"
+            );
+        }
+    }
+    assert!(largest > 256 * 1024, "{largest} bytes at once");
+    assert_eq!(device.wants_storage(), None);
+    let Ok(chunk) = Chunk::<Counted>::new(128);
+    assert!(device.set_storage(chunk).is_some(), "it wants none");
+
+    for number in uapi::STOPWATCH_NUMBERED..geometry.stopwatches {
+        let found = device.find(&name(number * 7919 % 10_007));
+        assert_eq!(found, Some(number));
+        let record = device.describe(number).unwrap();
+        assert_eq!(
+            (record.clock, record.skip_paused),
+            (clock(number), number % 2 != 0)
+        );
+    }
+    // All timeouts are told, in the order of their deadlines.
+    let (mut told, mut last) = (std::collections::BTreeSet::new(), 0);
+    for _ in 0..100_000 {
+        let Some(next) = device.next_deadline(&at(now)) else {
+            break;
+        };
+        now = next.max(now + 1);
+        asked();
+        let _ = device.expire(&mem, &at(now), &(), &mut Budget::section());
+        let asked = asked();
+        assert!(asked.times < u64::from(Budget::SECTION) / 4, "{asked:?}");
+        while let Some(event) = guest.events.next(&mem) {
+            assert!(event.deadline_ns >= last);
+            last = event.deadline_ns;
+            told.insert(event.watch);
+        }
+    }
+    assert_eq!(
+        told.len() as u32,
+        geometry.stopwatches - uapi::STOPWATCH_NUMBERED
+    );
 }
