@@ -14,8 +14,9 @@ suite() {
 	local name=$1 log=$logs/$1.log rc=0 counts
 	shift
 	"$@" 2>"$logs/$name.errors" </dev/null | tee "$log" |
-		# A panic may come between a test and its result.
-		grep --line-buffered -E '^test .*\.\.\. (ok|FAILED|ignored|$)|^FAILED$|^figure: ' || true
+		# A panic may come between a test and its result. Nothing may stand between
+		# the pipe and its status.
+		{ grep --line-buffered -E '^test .*\.\.\. (ok|FAILED|ignored|$)|^FAILED$|^figure: ' || true; }
 	rc=${PIPESTATUS[0]}
 	counts=$(awk '/^test result: / { ok += $4; bad += $6; out += $8 }
 		END { print ok + 0, bad + 0, out + 0 }' "$log")
