@@ -68,6 +68,7 @@ fn in_words(result: Result<(), Errno>) -> String {
         Err(Errno::NODEV) => "ENODEV".into(),
         Err(Errno::NOENT) => "ENOENT".into(),
         Err(Errno::ACCESS) => "EACCES".into(),
+        Err(Errno::TIMEDOUT) => "ETIMEDOUT".into(),
         Err(errno) => format!("{errno:?}"),
     }
 }
@@ -107,7 +108,7 @@ fn bind_and_lap(watch: u32, other: Option<u32>) {
     };
     let (result, _) = call(&file, STOPWATCH_IOC_BIND, binding);
     if let Err(errno) = result {
-        println!("bind: {errno:?}");
+        println!("bind: {}", in_words(Err(errno)));
         return;
     }
     let ring = map_as(

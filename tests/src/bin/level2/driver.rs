@@ -196,7 +196,7 @@ fn a_request_that_was_given_up() {
          until grep -q binding /tmp/second; do sleep 0.05; done; sleep 0.3; cat /tmp/first",
     );
     ioctl(&control, VHOST_STOPWATCH_START, 0).unwrap();
-    assert_eq!(said.text, "binding\nbind: TIMEDOUT\n");
+    assert_eq!(said.text, "binding\nbind: ETIMEDOUT\n");
     let second = guest.shell(
         "n=0; until grep -q : /tmp/second || [ $n -gt 200 ]; do sleep 0.05; n=$((n + 1)); done; \
          cat /tmp/second",

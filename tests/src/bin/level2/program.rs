@@ -5,6 +5,7 @@
 use serde_json::Value;
 use stopwatch_tests::program::{host_json, host_refused, host_text};
 use stopwatch_tests::tests;
+use stopwatch_uapi::STOPWATCH_VERSION;
 
 use crate::guests::{one, two};
 
@@ -120,7 +121,7 @@ fn the_list() {
 
 fn information() {
     let info = one().json("stopwatch info --json");
-    assert_eq!(info["version"], 1);
+    assert_eq!(info["version"], STOPWATCH_VERSION);
     assert_eq!(info["stopwatches"], 1024);
     let features = info["features"].as_array().unwrap();
     assert!(features.contains(&"timeout".into()), "{info}");
