@@ -29,11 +29,18 @@ use kernel::{
     page::PAGE_SIZE,
     pci,
     prelude::*,
-    sync::aref::ARef, //
+    sync::{
+        aref::ARef,
+        Arc, //
+    }, //
 };
 
 use super::{
-    miscdevice::Frame,
+    miscdevice::{
+        AddressSpace,
+        Frame,
+        Showing, //
+    },
     shared_memory::SharedMemory,
     shim, //
 };
@@ -252,6 +259,8 @@ pub(crate) struct MemoryBar {
     mapping: NonNull<u8>,
     size: usize,
     first_pfn: usize,
+    /// By what the mappings of programs are found; closed when this is dropped.
+    pages: Arc<AddressSpace>,
     _request: Request,
 }
 
@@ -261,7 +270,8 @@ unsafe impl Send for MemoryBar {}
 unsafe impl Sync for MemoryBar {}
 
 impl MemoryBar {
-    /// Requests BAR number `bar` under a name and maps `size` bytes from its start. May sleep.
+    /// Requests BAR number `bar` under a name and maps `size` bytes from its start; programs map them by
+    /// `pages` only. May sleep.
     ///
     /// # Errors
     ///
@@ -272,6 +282,7 @@ impl MemoryBar {
         bar: u32,
         size: usize,
         name: &'static CStr,
+        pages: Arc<AddressSpace>,
     ) -> Result<Self> {
         let start = usize::try_from(pdev.resource_start(bar)?)?;
         let len = pdev.resource_len(bar)?;
@@ -293,6 +304,7 @@ impl MemoryBar {
             mapping: NonNull::new(mapping.cast()).ok_or(ENOMEM)?,
             size,
             first_pfn: start / PAGE_SIZE,
+            pages,
             _request: request,
         })
     }
@@ -304,17 +316,20 @@ impl MemoryBar {
         unsafe { SharedMemory::new(self.mapping, self.size) }
     }
 
-    /// The page frame at `offset`, for a mapping that goes before this does; `None` if it is not in
-    /// what was mapped here.
-    pub(crate) fn frame(&self, offset: usize) -> Option<Frame> {
-        (offset < self.size).then_some(Frame {
-            pfn: self.first_pfn + offset / PAGE_SIZE,
-        })
+    /// The page frame at `offset`; `None` if it is not in what was mapped here, or something else is
+    /// shown.
+    pub(crate) fn frame<'a>(&self, offset: usize, showing: &'a Showing<'a>) -> Option<Frame<'a>> {
+        if offset >= self.size {
+            return None;
+        }
+        // SAFETY: `drop` closes `pages` before the BAR is released.
+        unsafe { Frame::new(showing, &self.pages, self.first_pfn + offset / PAGE_SIZE) }
     }
 }
 
 impl Drop for MemoryBar {
     fn drop(&mut self) {
+        self.pages.close();
         // SAFETY: By the type invariant it is a vmap. May sleep, as may whoever drops us.
         unsafe { shim::vunmap(self.mapping.as_ptr().cast()) };
     }

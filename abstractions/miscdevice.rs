@@ -25,11 +25,14 @@ use kernel::{
     },
     fs::File,
     mm::virt::VmaNew,
+    new_mutex,
     page::PAGE_SIZE,
     prelude::*,
     sync::{
+        lock::mutex::MutexGuard,
         poll::PollTable,
-        Arc, //
+        Arc,
+        Mutex, //
     },
     types::{
         ForeignOwnable,
@@ -102,7 +105,7 @@ pub(crate) trait MiscFile: Send + Sync + Sized + 'static {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
-    /// By what the mappings of the file are found; the same one each time.
+    /// By what the mappings of the file are found, as the file is opened.
     fn pages(&self) -> &AddressSpace {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
@@ -123,9 +126,34 @@ pub(crate) trait MiscFile: Send + Sync + Sized + 'static {
 }
 
 /// A page frame that programs may have mapped.
+///
+/// # Invariants
+///
+/// What `pfn` is of is there for as long as the lock of `showing` is held, and after that until
+/// its address space was closed: whoever owns it does that before it goes.
 #[derive(Clone, Copy)]
-pub(crate) struct Frame {
-    pub(super) pfn: usize,
+#[allow(dead_code, reason = "the guest driver's")]
+pub(crate) struct Frame<'a> {
+    pfn: usize,
+    showing: &'a Showing<'a>,
+}
+
+#[allow(dead_code, reason = "the guest driver's")]
+impl<'a> Frame<'a> {
+    /// Frame number `pfn`, of an owner that is there now. `None` if `showing` is not of `pages`.
+    ///
+    /// # Safety
+    ///
+    /// The owner calls [`AddressSpace::close`] of `pages` before what `pfn` is of is freed.
+    pub(super) unsafe fn new(
+        showing: &'a Showing<'a>,
+        pages: &AddressSpace,
+        pfn: usize,
+    ) -> Option<Self> {
+        // INVARIANT: The owner's `close()` takes the lock of `showing`, so it is not over before that
+        // is released.
+        core::ptr::eq(showing.pages, pages).then_some(Self { pfn, showing })
+    }
 }
 
 /// A page that a program waits for.
@@ -141,11 +169,25 @@ pub(crate) struct PageFault<'a> {
 
 #[allow(dead_code, reason = "the guest driver's")]
 impl PageFault<'_> {
-    /// Maps a page frame there, cacheable. It stays until [`AddressSpace::revoke`], at most; what the
-    /// frame is of has to stay so long. A device's memory is to be `decrypted`: that only matters where
-    /// this kernel's own is encrypted.
-    pub(crate) fn map(self, frame: Frame, decrypted: bool) -> Result {
-        // SAFETY: By the type invariant; the mapping has `VM_PFNMAP`.
+    /// Maps a page frame there, cacheable, until [`AddressSpace::close`] at most. A device's memory
+    /// is to be `decrypted`: that only matters where this kernel's own is encrypted. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if the mapping is not found by the address space of the frame; `ENOMEM`.
+    pub(crate) fn map(self, frame: Frame<'_>, decrypted: bool) -> Result {
+        // SAFETY: By the type invariants all of them are valid.
+        let is_found = unsafe {
+            let vma = (*self.vmf).__bindgen_anon_1.vma;
+            (*(*vma).vm_file).f_mapping == (*frame.showing.pages.inode).i_mapping
+        };
+
+        if !is_found {
+            return Err(EINVAL);
+        }
+        // SAFETY: By the type invariant; the mapping has `VM_PFNMAP`. The frame is there now, as
+        // the lock of `frame.showing` is held, and what it is of closes the address space before
+        // it goes, which takes it out of this mapping.
         to_result(unsafe {
             let vmf = &(*self.vmf).__bindgen_anon_1;
             shim::shim_map_pfn(vmf.vma, vmf.address, frame.pfn, decrypted)
@@ -157,18 +199,31 @@ impl PageFault<'_> {
 /// has one for each device. A file does not keep the inode of its node for that: its file system may
 /// be unmounted while the device lives on.
 ///
+/// What is shown owns a reference to it, and closes it before it goes; see [`Frame`].
+///
 /// # Invariants
 ///
 /// We have a reference to `inode`, which is of the file system of anonymous inodes: that one is never
-/// unmounted.
+/// unmounted. A page is put into a mapping only under the lock of `is_closed`, while that is false.
 #[allow(dead_code, reason = "the guest driver's")]
+#[pin_data(PinnedDrop)]
 pub(crate) struct AddressSpace {
     inode: *mut bindings::inode,
+    #[pin]
+    is_closed: Mutex<bool>,
+}
+
+/// An address space that is not closed, and is not while this is held.
+#[allow(dead_code, reason = "the guest driver's")]
+pub(crate) struct Showing<'a> {
+    pages: &'a AddressSpace,
+    _is_closed: MutexGuard<'a, bool>,
 }
 
 // SAFETY: An inode may be used and released by any task.
 unsafe impl Send for AddressSpace {}
-// SAFETY: `revoke` may be called at any time by anybody.
+// SAFETY: The pointer does not change, and what it points to is used by what may be called by
+// anybody at any time.
 unsafe impl Sync for AddressSpace {}
 
 #[allow(dead_code, reason = "the guest driver's")]
@@ -178,7 +233,7 @@ impl AddressSpace {
     /// # Errors
     ///
     /// `ENOMEM`, `ENFILE`.
-    pub(crate) fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Arc<Self>> {
         // The file is needed for its file system only. Nobody gets a descriptor of it, so none of
         // its operations is called; they are the kernel's own, for it may be freed after us.
         // SAFETY: Any name and operations will do; these live forever.
@@ -194,10 +249,18 @@ impl AddressSpace {
         let inode = unsafe { bindings::alloc_anon_inode((*(*file).f_inode).i_sb) };
         // SAFETY: The reference is ours, and not used any more.
         unsafe { bindings::fput(file) };
-        // INVARIANT: It comes with a reference.
-        Ok(Self {
-            inode: from_err_ptr(inode)?,
-        })
+        let inode = from_err_ptr(inode)?;
+
+        Arc::pin_init(
+            pin_init!(Self {
+                // INVARIANT: It comes with a reference.
+                inode,
+                is_closed <- new_mutex!(false, "AddressSpace::is_closed"),
+            }),
+            GFP_KERNEL,
+        )
+        // SAFETY: The reference is ours, and nobody has got it.
+        .inspect_err(|_| unsafe { bindings::iput(inode) })
     }
 
     /// Has all mappings of a file found here, from now on until [`Self::detach`].
@@ -227,15 +290,35 @@ impl AddressSpace {
         }
     }
 
-    /// Takes all pages out of all mappings; they will fault again. May sleep.
-    pub(crate) fn revoke(&self) {
+    /// Keeps it from being closed. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` if it is closed.
+    pub(crate) fn show(&self) -> Result<Showing<'_>> {
+        let is_closed = self.is_closed.lock();
+
+        if *is_closed {
+            return Err(ENODEV);
+        }
+        Ok(Showing {
+            pages: self,
+            _is_closed: is_closed,
+        })
+    }
+
+    /// Takes all pages out of all mappings, and lets none be put there any more. May sleep, and may be
+    /// called again.
+    pub(crate) fn close(&self) {
+        *self.is_closed.lock() = true;
         // SAFETY: By the type invariant the inode is alive.
         unsafe { bindings::unmap_mapping_range((*self.inode).i_mapping, 0, 0, 1) };
     }
 }
 
-impl Drop for AddressSpace {
-    fn drop(&mut self) {
+#[pinned_drop]
+impl PinnedDrop for AddressSpace {
+    fn drop(self: Pin<&mut Self>) {
         // SAFETY: By the type invariant the reference is ours. May sleep, as may our owner.
         unsafe { bindings::iput(self.inode) };
     }

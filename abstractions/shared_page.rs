@@ -6,11 +6,16 @@ use core::ptr::NonNull;
 use kernel::{
     bindings,
     page::PAGE_SIZE,
-    prelude::*, //
+    prelude::*,
+    sync::Arc, //
 };
 
 use super::{
-    miscdevice::Frame,
+    miscdevice::{
+        AddressSpace,
+        Frame,
+        Showing, //
+    },
     shared_memory::SharedMemory, //
 };
 
@@ -21,6 +26,8 @@ use super::{
 /// `start` is the address of a page in the vmalloc area that is ours.
 pub(crate) struct SharedPage {
     start: NonNull<u8>,
+    /// By what its mappings are found; closed when this is dropped.
+    pages: Arc<AddressSpace>,
 }
 
 // SAFETY: It is only accessed through `SharedMemory`, and may be freed by any task.
@@ -29,13 +36,14 @@ unsafe impl Send for SharedPage {}
 unsafe impl Sync for SharedPage {}
 
 impl SharedPage {
-    /// Allocates it. May sleep.
-    pub(crate) fn new() -> Result<Self> {
+    /// Allocates it, to be mapped by `pages` only. May sleep.
+    pub(crate) fn new(pages: Arc<AddressSpace>) -> Result<Self> {
         let page = VBox::init(pin_init::init_zeroed::<[u8; PAGE_SIZE]>(), GFP_KERNEL)?;
 
         // INVARIANT: It has the size of a page, and what is in that area starts with one.
         Ok(Self {
             start: NonNull::from(VBox::leak(page)).cast(),
+            pages,
         })
     }
 
@@ -46,17 +54,19 @@ impl SharedPage {
         unsafe { SharedMemory::new(self.start, PAGE_SIZE) }
     }
 
-    /// Its page frame, for a mapping that goes before this does.
-    pub(crate) fn frame(&self) -> Frame {
-        Frame {
-            // SAFETY: By the type invariant it is an address of the vmalloc area.
-            pfn: unsafe { bindings::vmalloc_to_pfn(self.start.as_ptr().cast()) },
-        }
+    /// Its page frame; `None` if something else is shown.
+    pub(crate) fn frame<'a>(&self, showing: &'a Showing<'a>) -> Option<Frame<'a>> {
+        // SAFETY: By the type invariant it is an address of the vmalloc area.
+        let pfn = unsafe { bindings::vmalloc_to_pfn(self.start.as_ptr().cast()) };
+
+        // SAFETY: `drop` closes `pages` before the page is freed.
+        unsafe { Frame::new(showing, &self.pages, pfn) }
     }
 }
 
 impl Drop for SharedPage {
     fn drop(&mut self) {
+        self.pages.close();
         // SAFETY: `new` has leaked it, and nobody has a reference into it.
         drop(unsafe { VBox::<[u8; PAGE_SIZE]>::from_raw(self.start.as_ptr().cast()) });
     }

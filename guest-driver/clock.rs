@@ -23,7 +23,10 @@ use kernel::{
 use crate::{
     abstractions::{
         counter,
-        miscdevice::Frame,
+        miscdevice::{
+            Frame,
+            Showing, //
+        },
         shared_page::SharedPage, //
     },
     engine::{
@@ -95,7 +98,7 @@ impl Clock {
 
     #[cold]
     fn learn_now(&self, before: u64, after: u64, time_ns: u64, pauses: Option<Pauses>) {
-        // Who comes second has nothing to say that is worth waiting for.
+        // What a second one would teach is not worth waiting for.
         let (Some(pauses), Some(mut learner)) = (pauses, self.learner.try_lock()) else {
             return;
         };
@@ -171,8 +174,8 @@ impl Clock {
         self.khz != 0
     }
 
-    /// The page frame of the clock page, for a mapping that goes before this does.
-    pub(crate) fn frame(&self) -> Frame {
-        self.page.frame()
+    /// The page frame of the clock page, as [`SharedPage::frame`].
+    pub(crate) fn frame<'a>(&self, showing: &'a Showing<'a>) -> Option<Frame<'a>> {
+        self.page.frame(showing)
     }
 }

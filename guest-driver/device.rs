@@ -8,7 +8,7 @@
 //! sections are over that may have seen a deleted one under it. So what was allowed for one
 //! stopwatch does not happen to another.
 //!
-//! Lock order: `changes`, then what `transport` has. `mappings` is taken with a program's memory
+//! Lock order: `changes`, then what `transport` has. That of `pages` is taken with a program's memory
 //! locked, and nothing is taken inside it.
 
 use core::hint::spin_loop;
@@ -147,11 +147,6 @@ struct Changes {
     deleted: bool,
 }
 
-/// What programs have mapped.
-struct Mappings {
-    closed: bool,
-}
-
 /// A device, bound or not any more.
 #[pin_data]
 pub(crate) struct StopwatchDevice {
@@ -163,9 +158,8 @@ pub(crate) struct StopwatchDevice {
     events: Events,
     #[pin]
     changes: Mutex<Changes>,
-    #[pin]
-    mappings: Mutex<Mappings>,
-    pages: AddressSpace,
+    /// What programs have mapped.
+    pages: Arc<AddressSpace>,
     layout: Layout,
     features: u64,
 }
@@ -182,20 +176,18 @@ impl StopwatchDevice {
         has_ports: bool,
         vectors: u32,
     ) -> Result<impl PinInit<Self, Error>> {
-        let page = Arc::new(SharedPage::new()?, GFP_KERNEL)?;
+        let pages = AddressSpace::new()?;
+        let page = Arc::new(SharedPage::new(pages.clone())?, GFP_KERNEL)?;
         let clock = Clock::new(page.clone())?;
-        let (transport, layout, offered) = Transport::new(pdev, has_ports, vectors, page)?;
+        let (transport, layout, offered) =
+            Transport::new(pdev, has_ports, vectors, page, pages.clone())?;
 
         Ok(try_pin_init!(Self {
             transport <- transport,
             clock <- clock,
             events <- Events::new(layout.events())?,
             changes <- new_mutex!(Changes::default(), "stopwatch::changes"),
-            mappings <- new_mutex!(
-                Mappings { closed: false },
-                "stopwatch::mappings"
-            ),
-            pages: AddressSpace::new()?,
+            pages,
             layout,
             features: offered & FEATURES,
         }))
@@ -729,10 +721,7 @@ impl StopwatchDevice {
         }
         area.try_clear_mayexec()?;
 
-        if self.mappings.lock().closed {
-            return Err(ENODEV);
-        }
-        Ok(())
+        self.pages.show().map(drop)
     }
 
     /// By what all mappings of the device are found.
@@ -745,26 +734,21 @@ impl StopwatchDevice {
     ///
     /// # Errors
     ///
-    /// `ENXIO` if there is none, as the device is gone.
+    /// `ENXIO` if there is none, `ENODEV` as the device is gone; as [`PageFault::map`].
     pub(crate) fn fault(&self, offset: usize, ring: Option<u32>, fault: PageFault<'_>) -> Result {
-        // Until the page is there: what is mapped before `closed` is set is taken out after.
-        let mappings = self.mappings.lock();
-
-        if mappings.closed {
-            return Err(ENXIO);
-        }
         let page = Page::at(&self.layout, ring, offset as u64).ok_or(ENXIO)?;
+        let showing = self.pages.show()?;
         let frame = match page {
-            Page::Clock => self.clock.frame(),
-            Page::Region(offset) => self.transport.frame(offset as usize).ok_or(ENXIO)?,
+            Page::Clock => self.clock.frame(&showing),
+            Page::Region(offset) => self.transport.frame(offset as usize, &showing),
         };
-        fault.map(frame, page.is_shared_with_host())
+
+        fault.map(frame.ok_or(ENXIO)?, page.is_shared_with_host())
     }
 
     /// Ends all use of the device. May sleep.
     pub(crate) fn disconnect(&self) {
-        self.mappings.lock().closed = true;
-        self.pages.revoke();
+        self.pages.close();
         self.transport.disconnect();
         self.events.close();
     }

@@ -58,7 +58,11 @@ use crate::{
             DeadlineHandler,
             DeadlineTimer, //
         },
-        miscdevice::Frame,
+        miscdevice::{
+            AddressSpace,
+            Frame,
+            Showing, //
+        },
         shared_memory::SharedMemory,
         shared_page::SharedPage, //
     },
@@ -169,8 +173,8 @@ impl Transport {
     const POSTED_NS: u64 = uapi::STOPWATCH_POSTED_MS as u64 * 1_000_000 / 2;
 
     /// Enables a device, finds out what it is, and resets it. Its memory is that of the layout.
-    /// No ring is used beyond the first `vectors`. Programs have `page` mapped. May sleep. The third
-    /// value is the features that it offers.
+    /// No ring is used beyond the first `vectors`. Programs have `page` mapped, by `pages`, as the
+    /// region. May sleep. The third value is the features that it offers.
     ///
     /// # Errors
     ///
@@ -183,6 +187,7 @@ impl Transport {
         has_ports: bool,
         vectors: u32,
         page: Arc<SharedPage>,
+        pages: Arc<AddressSpace>,
     ) -> Result<(impl PinInit<DeadlineTimer<Self>, Error>, Layout, u64)> {
         let registers = Registers::new(pdev, uapi::STOPWATCH_BAR_REGISTERS, c"stopwatch")?;
         let (layout, offered) = Layout::from_info(&registers::read_info(&registers))
@@ -191,13 +196,19 @@ impl Transport {
 
         let region_size = layout.region_size() as usize;
         let bar_size = pdev.resource_len(uapi::STOPWATCH_BAR_REGION)?;
-        let region = MemoryBar::new(pdev, uapi::STOPWATCH_BAR_REGION, region_size, c"stopwatch")
-            .inspect_err(|_| {
-                dev_err!(
-                    pdev,
-                    "cannot map the region: BAR2 of {bar_size} bytes must have room for its {region_size}, which must be whole pages\n"
-                )
-            })?;
+        let region = MemoryBar::new(
+            pdev,
+            uapi::STOPWATCH_BAR_REGION,
+            region_size,
+            c"stopwatch",
+            pages,
+        )
+        .inspect_err(|_| {
+            dev_err!(
+                pdev,
+                "cannot map the region: BAR2 of {bar_size} bytes must have room for its {region_size}, which must be whole pages\n"
+            )
+        })?;
         let ports = if has_ports && offered & u64::from(uapi::STOPWATCH_F_PORT_DOORBELLS) != 0 {
             // The other doorbells are as good if not as fast.
             PortBar::new(
@@ -486,9 +497,10 @@ impl Transport {
         last.is_some()
     }
 
-    /// The page frame at `offset` of the region, for a mapping that goes before the device does.
-    pub(crate) fn frame(&self, offset: usize) -> Option<Frame> {
-        self.hardware.try_access()?.region.frame(offset)
+    /// The page frame at `offset` of the region, as [`MemoryBar::frame`]; `None` if the device is
+    /// gone.
+    pub(crate) fn frame<'a>(&self, offset: usize, showing: &'a Showing<'a>) -> Option<Frame<'a>> {
+        self.hardware.try_access()?.region.frame(offset, showing)
     }
 
     /// Ends all use of the device, as said at the top of this file. May sleep.
