@@ -692,7 +692,8 @@ impl StopwatchDevice {
     /// # Errors
     ///
     /// `EINVAL` if it is to be mapped in another way than these may, or is longer; `EACCES` if it is
-    /// not for the one who asks; `ENXIO` if there is no post ring; `ENODEV` if the device is gone.
+    /// not for the one who asks; `ENXIO` if there is no post ring; `ENODEV` if the device is gone;
+    /// `EOPNOTSUPP` if this kernel's pages are larger than 4 KiB.
     pub(crate) fn map(
         &self,
         file: &File,
@@ -703,6 +704,10 @@ impl StopwatchDevice {
         let len = area.end() - area.start();
         let all = PAGE_SIZE + self.layout.state_size() as usize;
 
+        // Both sides have pages of 4 KiB, of which larger ones would show others, too.
+        if PAGE_SIZE != POST_RING_SIZE {
+            return Err(EOPNOTSUPP);
+        }
         if file.flags() & flags::O_ACCMODE != flags::O_RDWR && !access::is_root() {
             return Err(EACCES);
         }
