@@ -11,7 +11,10 @@
 //! Lock order: `changes`, then what `transport` has. That of `pages` is taken with a program's memory
 //! locked, and nothing is taken inside it.
 
-use core::hint::spin_loop;
+use core::{
+    hint::spin_loop,
+    ops::Range, //
+};
 use kernel::{
     cpu::CpuId,
     device::{
@@ -91,6 +94,35 @@ const FEATURES: u64 = (uapi::STOPWATCH_F_TIMEOUT
 /// Where a file shows its post ring, and how much that is.
 const POST_RING_OFFSET: usize = uapi::STOPWATCH_POST_RING_OFFSET as usize;
 const POST_RING_SIZE: usize = size_of::<uapi::stopwatch_post_ring>();
+
+/// Stopwatches that are looked at in one RCU read-side critical section.
+const WALK_SLICE: u32 = 64;
+
+/// How often something is read again that the host is writing: a few ms, for all that is read by
+/// one call.
+struct Tries(u32);
+
+impl Tries {
+    fn new() -> Self {
+        Self(100_000)
+    }
+
+    /// Tries until the host is not writing what is read.
+    ///
+    /// # Errors
+    ///
+    /// `EIO` if there are no tries left. The first one is free.
+    #[cold]
+    fn settled<T>(&mut self, mut read: impl FnMut() -> Option<T>) -> Result<T> {
+        loop {
+            if let Some(value) = read() {
+                return Ok(value);
+            }
+            self.0 = self.0.checked_sub(1).ok_or(EIO)?;
+            spin_loop();
+        }
+    }
+}
 
 /// Those stopwatches that are everybody's.
 fn is_numbered(watch: u32) -> bool {
@@ -256,21 +288,8 @@ impl StopwatchDevice {
     fn settled<T>(mut read: impl FnMut() -> Option<T>) -> Result<T> {
         match read() {
             Some(value) => Ok(value),
-            None => Self::settled_later(read),
+            None => Tries::new().settled(read),
         }
-    }
-
-    #[cold]
-    fn settled_later<T>(mut read: impl FnMut() -> Option<T>) -> Result<T> {
-        const TRIES: u32 = 100_000;
-
-        for _ in 0..TRIES {
-            if let Some(value) = read() {
-                return Ok(value);
-            }
-            spin_loop();
-        }
-        Err(EIO)
     }
 
     #[inline(always)]
@@ -278,6 +297,41 @@ impl StopwatchDevice {
         let offset = self.layout.record(watch).ok_or(ENOENT)?;
 
         Self::settled(|| guest::read_ownership(memory, offset))
+    }
+
+    /// Looks at one stopwatch after the other until `look` has found what it looks for. The tries
+    /// are for all of them; each `look` is in one RCU read-side critical section, which ends after
+    /// [`WALK_SLICE`] of them. Does not sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` if the device is gone, and those of `look`.
+    fn walk<R>(
+        &self,
+        watches: Range<u32>,
+        mut look: impl FnMut(&SharedMemory<'_>, u32, &mut Tries) -> Result<Option<R>>,
+    ) -> Result<Option<R>> {
+        let end = watches.end.min(self.stopwatches());
+        let mut tries = Tries::new();
+        let mut next = watches.start;
+
+        while next < end {
+            let slice = next..end.min(next.saturating_add(WALK_SLICE));
+
+            next = slice.end;
+            let found = self.transport.look(|memory| -> Result<Option<R>> {
+                for watch in slice {
+                    if let Some(found) = look(memory, watch, &mut tries)? {
+                        return Ok(Some(found));
+                    }
+                }
+                Ok(None)
+            })??;
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
     }
 
     /// Whether the current task may do that. Does not sleep.
@@ -492,18 +546,16 @@ impl StopwatchDevice {
     fn is_at_quota(&self, uid: u32) -> Result<bool> {
         let created = uapi::STOPWATCH_NUMBERED..self.stopwatches();
         let quota = access::quota(created.len());
+        let mut has = 0;
 
-        self.transport.look(|memory| {
-            let mut has = 0;
-            for watch in created {
-                let ownership = self.ownership(memory, watch)?;
-                has += usize::from(ownership.exists && ownership.uid == uid);
-                if has >= quota {
-                    return Ok(true);
-                }
-            }
-            Ok(false)
-        })?
+        self.walk(created, |memory, watch, tries| {
+            let offset = self.layout.record(watch).ok_or(ENOENT)?;
+            let ownership = tries.settled(|| guest::read_ownership(memory, offset))?;
+
+            has += usize::from(ownership.exists && ownership.uid == uid);
+            Ok((has >= quota).then_some(()))
+        })
+        .map(|found| found.is_some())
     }
 
     /// Deletes a stopwatch for the current task, or changes its owner and mode. May sleep.
@@ -592,19 +644,21 @@ impl StopwatchDevice {
         end: u32,
         wanted: impl Fn(&Record) -> bool,
     ) -> Result<(u32, Record)> {
-        self.transport.look(|memory| {
-            for watch in watch..end.min(self.stopwatches()) {
-                let offset = self.layout.record(watch).ok_or(ENOENT)?;
-                if !Self::settled(|| guest::read_ownership(memory, offset))?.exists {
-                    continue;
-                }
-                let record = Self::settled(|| guest::read_record(memory, offset))?;
-                if wanted(&record) && Self::may_see(watch, &record) {
-                    return Ok((watch, record));
-                }
+        self.walk(watch..end, |memory, watch, tries| {
+            let offset = self.layout.record(watch).ok_or(ENOENT)?;
+
+            if !tries
+                .settled(|| guest::read_ownership(memory, offset))?
+                .exists
+            {
+                return Ok(None);
             }
-            Err(ENOENT)
+            let record = tries.settled(|| guest::read_record(memory, offset))?;
+            let is_found = wanted(&record) && Self::may_see(watch, &record);
+
+            Ok(is_found.then_some((watch, record)))
         })?
+        .ok_or(ENOENT)
     }
 
     /// The number of the stopwatch of that name, if the current task may see it.
