@@ -171,14 +171,19 @@ static void check_mapping(const struct device *device, __u32 watch)
 	struct stopwatch_reading started = done(device->fd, watch, STOPWATCH_OP_START);
 	struct stopwatch_reading before, mapped, after;
 	unsigned int held = 0, tries;
-	__u64 bound = ~0ULL;
+	__u64 bound = ~0ULL, elapsed;
 
 	for (tries = 0; held < 200 && tries < 1000; tries++) {
 		before = done(device->fd, watch, STOPWATCH_OP_READ);
 		/* The call has renewed the clock page, but this may have slept since. */
 		if (stopwatch_read_mapped(device->pages, &device->info, watch, &mapped))
 			continue;
+		if (stopwatch_elapsed_mapped(device->pages, &device->info, watch, &elapsed))
+			continue;
 		after = done(device->fd, watch, STOPWATCH_OP_READ);
+		NEED(mapped.elapsed_ns <= elapsed);
+		/* By then the error may have grown, by less than this. */
+		NEED(elapsed <= after.elapsed_ns + 2 * mapped.error_ns);
 		NEED(before.time_ns <= mapped.time_ns + mapped.error_ns);
 		NEED(mapped.time_ns <= after.time_ns + mapped.error_ns);
 		NEED(mapped.elapsed_ns == mapped.time_ns - started.time_ns);
@@ -191,8 +196,12 @@ static void check_mapping(const struct device *device, __u32 watch)
 	after = done(device->fd, watch, STOPWATCH_OP_PAUSE);
 	NEED(!stopwatch_read_mapped(device->pages, &device->info, watch, &mapped));
 	NEED(mapped.elapsed_ns == after.elapsed_ns && mapped.state == STOPWATCH_STOPPED);
+	NEED(!stopwatch_elapsed_mapped(device->pages, &device->info, watch, &elapsed));
+	NEED(elapsed == after.elapsed_ns);
 	NEED(stopwatch_read_mapped(device->pages, &device->info, device->info.stopwatches,
 				   &mapped) == -1);
+	NEED(stopwatch_elapsed_mapped(device->pages, &device->info, device->info.stopwatches,
+				      &elapsed) == -1);
 	printf("figure: the header's reader in %zu bits: 200 readings within bounds from %" PRIu64
 	       " ns on\n", 8 * sizeof(void *), (uint64_t)bound);
 }

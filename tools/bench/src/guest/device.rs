@@ -55,6 +55,21 @@ pub(super) fn read() -> Result<Operation> {
     }))
 }
 
+/// Tier 1, for a program that wants to know the elapsed time and nothing else.
+pub(super) fn elapsed() -> Result<Operation> {
+    let device = device()?;
+    let watch = running(device)?;
+    let reader = device.reader()?;
+    reader.read(watch)?;
+    reader
+        .read_exit_free(watch)
+        .map_err(|why| anyhow!("no reading without a call: {why}"))?;
+    Ok(Operation::short(move || {
+        black_box(reader.elapsed_ns(watch)?);
+        Ok(())
+    }))
+}
+
 /// Tier 2, in a post ring, until it is full.
 pub(super) fn posted_lap() -> Result<Operation> {
     let device = device()?;

@@ -51,6 +51,8 @@ pub const BARE_MMIO: &str = "pci-testdev mmio-wildcard-eventfd";
 pub const BARE_PORTIO: &str = "pci-testdev portio-wildcard-eventfd";
 /// This device, from a program.
 pub const TIER1: &str = "tier 1: exit-free read";
+/// This device, from a program that wants nothing else of a reading.
+pub const ELAPSED: &str = "tier 1: elapsed time alone";
 /// This device, from a program.
 pub const TIER2: &str = "tier 2: posted lap";
 /// This device, from a program without a post ring.
@@ -76,7 +78,7 @@ pub const TIER2_LARGE: &str = "tier 2: posted lap, by an ioctl, ring of 4,096 sl
 pub const MEMORY_NAMES: [&str; 2] = [TIER3_MEMORY, TIER3_MEMORY_KERNEL];
 
 /// All rows of the guest, in the order of the table.
-pub const NAMES: [&str; 27] = [
+pub const NAMES: [&str; 28] = [
     NOTHING,
     LOOP,
     SYSTEM_CALL,
@@ -95,6 +97,7 @@ pub const NAMES: [&str; 27] = [
     BARE_MMIO,
     BARE_PORTIO,
     TIER1,
+    ELAPSED,
     // Before what is posted, which the next call serves, too.
     TIER3,
     TIER2,
@@ -152,6 +155,7 @@ pub(super) fn prepare(row: &str) -> Result<Operation> {
         VDSO_TSC => vdso(TSC),
         VMCLOCK => vmclock(),
         TIER1 => device::read(),
+        ELAPSED => device::elapsed(),
         TIER2 => device::posted_lap(),
         TIER2_IOCTL | TIER2_LARGE => device::posted_by_ioctl(),
         TIER3 | TIER3_MEMORY => device::call(),

@@ -168,6 +168,7 @@ const NO_EXIT_OPERATIONS: u64 = 1_000_000;
 fn makes_none(row: &str) -> bool {
     [
         rows::TIER1,
+        rows::ELAPSED,
         rows::TIER1_KERNEL,
         rows::TIER2,
         rows::TIER2_IOCTL,

@@ -35,6 +35,12 @@ pub(super) fn targets(results: &Results) -> Vec<Target> {
             ),
         ),
         at_most(
+            "tier 1 elapsed time alone / vDSO clock_gettime on tsc (i)",
+            ratio(figures.insns(rows::ELAPSED), figures.insns(rows::VDSO_TSC)),
+            0.75,
+            "both from a program".to_owned(),
+        ),
+        at_most(
             "tier 2 posted lap / vDSO clock_gettime (i)",
             ratio(figures.insns(rows::TIER2), figures.insns(clock)),
             3.0,

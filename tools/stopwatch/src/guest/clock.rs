@@ -93,9 +93,10 @@ impl ClockPage {
         first & 1 == 0 && load(&self.page[0]) == first
     }
 
-    /// The time now, if the page holds, and if what was read of it is still there.
-    #[inline]
-    pub(super) fn now(&self, counter: &impl Fn() -> u64) -> Option<Now> {
+    /// So much has passed since the time that the page has, if the page holds, and if
+    /// what was read of it is still there.
+    #[inline(always)]
+    fn since(&self, counter: &impl Fn() -> u64) -> Option<u64> {
         let field = |word: usize| load(&self.page[word]);
 
         let ticks = counter().wrapping_sub(field(word!(stopwatch_clock_page.counter_base)));
@@ -103,7 +104,15 @@ impl ClockPage {
         if ticks >= field(word!(stopwatch_clock_page.valid_ticks)) || self.was_paused() {
             return None;
         }
-        let since = ticks.wrapping_mul(field(word!(stopwatch_clock_page.mult))) >> 32;
+        Some(ticks.wrapping_mul(field(word!(stopwatch_clock_page.mult))) >> 32)
+    }
+
+    /// The time now, and how far off it can be, under the same conditions.
+    #[inline]
+    pub(super) fn now(&self, counter: &impl Fn() -> u64) -> Option<Now> {
+        let field = |word: usize| load(&self.page[word]);
+
+        let since = self.since(counter)?;
         let grown = since.wrapping_mul(field(word!(stopwatch_clock_page.drift))) >> 32;
         Some(Now {
             time_ns: field(word!(stopwatch_clock_page.time_ns)).wrapping_add(since),
@@ -111,13 +120,20 @@ impl ClockPage {
         })
     }
 
+    /// The time alone, under the same conditions.
+    #[inline(always)]
+    pub(super) fn time_alone(&self, counter: &impl Fn() -> u64) -> Option<u64> {
+        let time_ns = load(&self.page[word!(stopwatch_clock_page.time_ns)]);
+        self.since(counter).map(|since| time_ns.wrapping_add(since))
+    }
+
     /// The time now, if the page holds and is not being written.
     #[inline]
     pub(super) fn time_ns(&self, counter: &impl Fn() -> u64) -> Option<u64> {
         let first = self.begin();
-        let now = self.now(counter)?;
+        let time_ns = self.time_alone(counter)?;
         fence(Ordering::Acquire);
-        self.is_still(first).then_some(now.time_ns)
+        self.is_still(first).then_some(time_ns)
     }
 
     /// Whether the VM is paused, or was since the page was written.

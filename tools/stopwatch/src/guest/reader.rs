@@ -121,6 +121,22 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// What stopwatch `watch` shows, in ns: [`Reader::read`], for a program that needs
+    /// nothing else of a reading, at a good deal less work.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Device::command`].
+    #[inline]
+    pub fn elapsed_ns(&self, watch: u32) -> Result<u64, Error> {
+        if let Ok(pages) = &self.pages {
+            if let Some(elapsed_ns) = pages.elapsed(watch, &counter) {
+                return Ok(elapsed_ns);
+            }
+        }
+        self.look_or_call(watch).map(|reading| reading.elapsed_ns)
+    }
+
     /// Reads stopwatch `watch` without a call, or not at all.
     ///
     /// # Errors
@@ -193,6 +209,18 @@ const RECORD_WORDS: usize = size_of::<uapi::stopwatch_record>() / 8;
 
 type RecordWords = [AtomicU64; RECORD_WORDS];
 
+/// What a stopwatch that runs shows at `own` time, of which the record has the others.
+#[inline]
+fn shown_ns(elapsed_ns: u64, base_ns: u64, own: u64) -> u64 {
+    let shown = base_ns.wrapping_add(own);
+    // So far as the time can be off, it can be before the start.
+    if (shown.wrapping_sub(elapsed_ns) as i64) < 0 {
+        elapsed_ns
+    } else {
+        shown
+    }
+}
+
 /// Whether the stopwatch of a record with these flags runs by a clock that the CPU's
 /// counter is not related to.
 #[inline]
@@ -241,11 +269,7 @@ impl Pages {
         let mut state = State::Stopped;
         if flags & uapi::STOPWATCH_RECORD_RUNNING != 0 {
             state = State::Running;
-            let shown = base_ns.wrapping_add(now.time_ns).wrapping_sub(paused_ns);
-            // So far as the time can be off, it can be before the start.
-            if shown.wrapping_sub(elapsed_ns) as i64 >= 0 {
-                elapsed_ns = shown;
-            }
+            elapsed_ns = shown_ns(elapsed_ns, base_ns, now.time_ns.wrapping_sub(paused_ns));
         }
         Some(Reading {
             state,
@@ -258,6 +282,27 @@ impl Pages {
             error_ns: now.error_ns,
             source: Source::ExitFree,
         })
+    }
+
+    /// What one shows that runs and counts pauses of the VM, at one look; `None` if it
+    /// is another one, or if that does not show it.
+    #[inline(always)]
+    fn elapsed(&self, watch: u32, counter: &impl Fn() -> u64) -> Option<u64> {
+        const RUNS: u32 = uapi::STOPWATCH_RECORD_EXISTS | uapi::STOPWATCH_RECORD_RUNNING;
+        const OTHERS: u32 = uapi::STOPWATCH_RECORD_SKIP_PAUSED | uapi::STOPWATCH_RECORD_CLOCK_MASK;
+        const { assert!(uapi::STOPWATCH_CLOCK_MONOTONIC == 0) };
+
+        let record = self.records.get(watch as usize)?;
+        let before = self.begin(record);
+        let (_, flags) = halves(before.1);
+        if flags & (RUNS | OTHERS) != RUNS {
+            return None;
+        }
+        let stood_ns = load(&record[word!(stopwatch_record.elapsed_ns)]);
+        let base_ns = load(&record[word!(stopwatch_record.base_ns)]);
+        let time_ns = self.clock.time_alone(counter)?;
+        self.belong_together(record, before)
+            .then(|| shown_ns(stood_ns, base_ns, time_ns))
     }
 
     /// Looks until the writers are done, and says why there is no reading.
@@ -467,6 +512,71 @@ mod tests {
 
         fake.page64(offset_of!(Page, valid_ticks), 0);
         assert_eq!(fake.read(3000), Err(WhyNot::NoClock));
+    }
+
+    #[test]
+    fn elapsed_alone_is_what_a_reading_says() {
+        let fake = Fake::new().running();
+        let elapsed = |counter| fake.pages.elapsed(3, &|| counter);
+        for counter in [1000, 3000, 999_999] {
+            assert_eq!(
+                elapsed(counter),
+                Some(fake.read(counter).unwrap().elapsed_ns)
+            );
+        }
+        // Before its start.
+        fake.record(3, offset_of!(Record, base_ns), 500u64.wrapping_sub(71_000));
+        assert_eq!(elapsed(1000), Some(500));
+        fake.record(3, offset_of!(Record, base_ns), 500u64.wrapping_sub(60_000));
+
+        // Too old, and before its time.
+        assert_eq!((elapsed(1_000_000), elapsed(999)), (None, None));
+        assert_eq!(fake.pages.elapsed(8, &|| 3000), None);
+        // Of these it says nothing, whatever a reading does.
+        for flags in [
+            uapi::STOPWATCH_RECORD_EXISTS,
+            uapi::STOPWATCH_RECORD_RUNNING,
+            RUNNING | uapi::STOPWATCH_RECORD_SKIP_PAUSED,
+            RUNNING | BOOTTIME,
+        ] {
+            fake.flags(flags);
+            assert_eq!(elapsed(3000), None, "{flags:#x}");
+        }
+        // Flags of a later version say nothing of that.
+        fake.flags(RUNNING | 1 << 7);
+        assert_eq!(elapsed(3000), Some(11_500));
+
+        for pauses in [1, 2] {
+            fake.page64(PAUSES, pauses);
+            assert_eq!(elapsed(3000), None, "{pauses} pauses and resumes");
+        }
+        fake.page64(offset_of!(Page, pauses), 2);
+        assert_eq!(elapsed(3000), Some(11_500));
+        fake.record32(3, offset_of!(Record, seq), 1);
+        assert_eq!(elapsed(3000), None, "the record is being written");
+        fake.record32(3, offset_of!(Record, seq), 2);
+        fake.page(offset_of!(Page, seq), 1);
+        assert_eq!(elapsed(3000), None, "the page is being written");
+        fake.page(offset_of!(Page, seq), 2);
+        assert_eq!(elapsed(3000), Some(11_500));
+
+        // A write between the looks.
+        let seq = |seq| fake.record32(3, offset_of!(Record, seq), seq);
+        let page_seq = |seq| fake.page(offset_of!(Page, seq), seq);
+        let during = |write: &dyn Fn()| {
+            fake.pages.elapsed(3, &|| {
+                write();
+                3000
+            })
+        };
+        assert_eq!(during(&|| seq(4)), None);
+        assert_eq!(during(&|| page_seq(4)), None);
+        assert_eq!(during(&|| fake.flags(uapi::STOPWATCH_RECORD_EXISTS)), None);
+        fake.flags(RUNNING);
+        // The pauses are looked at after the counter.
+        assert_eq!(during(&|| fake.page64(PAUSES, 3)), None);
+        fake.page64(PAUSES, 2);
+        assert_eq!(during(&|| ()), Some(11_500));
     }
 
     #[test]
