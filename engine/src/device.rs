@@ -153,6 +153,9 @@ struct Rate {
 impl Rate {
     /// Takes a token, one of which comes each `interval`. Else says when there is one.
     fn take(&mut self, now: u64, interval: u64) -> Result<(), u64> {
+        // Some years at most, so that no sum gets to the end of time, where nothing
+        // would be refused.
+        let interval = interval.min(u64::MAX / (4 * BURST));
         let ahead = interval.saturating_mul(BURST - 1);
         if self.full > now.saturating_add(ahead) {
             return Err(self.full.saturating_sub(ahead));
@@ -707,7 +710,9 @@ impl<S: Storage> Device<S> {
         if !served.more {
             self.stopwatches.times.settle();
         }
-        served.wants_storage = self.stopwatches.storage_wanted;
+        // A stopwatch that was deleted since then may have made it needless.
+        served.wants_storage =
+            self.stopwatches.storage_wanted && self.stopwatches.wants_storage().is_some();
         served.deadline_changed = self.stopwatches.kept.deadlines.take_changed();
         self.stats.requests = self.stats.requests.wrapping_add(served.answered.into());
         self.stats.bad_requests = self.stats.bad_requests.wrapping_add(served.bad.into());
@@ -763,8 +768,10 @@ impl<S: Storage> Device<S> {
                     if !settled.done {
                         self.expiry = Expiry::Settling(state, began);
                         self.stopwatches.kept.deadlines.take_changed();
+                        // Nothing is told by such a run, so no token bounds how many
+                        // there are: the gap does.
                         let now = self.times_now(clock);
-                        self.rate.not_before = now.saturating_add(RUN_GAP_NS);
+                        self.rate.not_before = now.saturating_add(RATE_GAP_NS);
                         expired.next = Some(self.rate.not_before);
                         return expired;
                     }
@@ -1014,6 +1021,19 @@ pub(super) mod tests {
     use super::*;
     use std::vec;
     use std::vec::Vec;
+
+    /// After a burst a rate refuses, whatever the interval is.
+    #[test]
+    fn no_interval_is_without_a_bound() {
+        for interval in [1, 100_000, u64::MAX / 63, u64::MAX / 2, u64::MAX] {
+            let mut rate = Rate::default();
+            for _ in 0..BURST {
+                assert_eq!(rate.take(1_000, interval), Ok(()), "{interval}");
+            }
+            let next = rate.take(1_000, interval).unwrap_err();
+            assert!(next > 1_000, "{interval}: {next}");
+        }
+    }
 
     /// Arrays for the tests of all files.
     pub(in super::super) struct Heap;

@@ -73,6 +73,31 @@ fn all_of_a_device_can_be_created() {
     }
 }
 
+/// Nobody goes for storage that a stopwatch wanted which is gone by now: he would find
+/// none to be had, at every kick.
+#[test]
+fn storage_is_wanted_no_longer_than_it_is_needed() {
+    let (mut device, mem) = device(GEOMETRY);
+    let mut guest = Guest::new(device.layout());
+    guest.negotiate(&mut device, &mem);
+    let mut number = uapi::STOPWATCH_NUMBERED;
+    while !{
+        let token = guest.rings[0].post(&mem, creation(number)).unwrap();
+        let served = device.serve(&mem, &at(0), &(), 0, &mut budget_for(u32::MAX));
+        assert!(guest.rings[0].poll(&mem, token).is_some());
+        served.wants_storage
+    } {
+        number += 1;
+    }
+    let delete = request(uapi::STOPWATCH_OP_DELETE, number, 0);
+    let token = guest.rings[0].post(&mem, delete).unwrap();
+    let served = device.serve(&mem, &at(0), &(), 0, &mut budget_for(u32::MAX));
+    let reply = guest.rings[0].poll(&mem, token).unwrap();
+    assert_eq!(reply.status, Ok(Status::Ok));
+    assert_eq!(device.wants_storage(), None);
+    assert!(!served.wants_storage);
+}
+
 #[test]
 fn who_is_faster_than_the_storage_waits() {
     let (mut device, mem) = device(GEOMETRY);
@@ -265,7 +290,7 @@ fn growth_is_in_no_section() {
     let Ok(mut device) = Device::<Counted>::new(layout, POLICY);
     device.publish_all(&mem);
     let mut guest = Guest::new(&layout);
-    let mut section = |device: &mut Device<Counted>, now| {
+    let section = |device: &mut Device<Counted>, now| {
         asked();
         let served = device.serve(&mem, &at(now), &(), 0, &mut Budget::section());
         let asked = asked();
