@@ -805,6 +805,34 @@ impl StopwatchDevice {
         fault.map(frame.ok_or(ENXIO)?, page.is_shared_with_host())
     }
 
+    /// Takes what is in the event ring, and tells those who wait. May sleep.
+    fn take_events(&self) {
+        let mut taker = self.events.taker();
+        // For all of them: what this takes does not depend on how many there are.
+        let mut tries = Tries::new();
+
+        while self
+            .transport
+            .look(|memory| {
+                taker.take(memory, |watch| {
+                    if is_numbered(watch) {
+                        return None;
+                    }
+                    // One that cannot be read is nobody's.
+                    let Some(offset) = self.layout.record(watch) else {
+                        return Some(Ownership::default());
+                    };
+                    let ownership = tries.settled(|| guest::read_ownership(memory, offset));
+
+                    Some(ownership.unwrap_or_default())
+                })
+            })
+            .unwrap_or(false)
+        {}
+        drop(taker);
+        self.events.tell();
+    }
+
     /// Ends all use of the device. May sleep.
     pub(crate) fn disconnect(&self) {
         self.pages.close();
@@ -823,27 +851,7 @@ impl irq::ThreadedHandler for Interrupt {
     }
 
     fn handle_threaded(&self) -> irq::IrqReturn {
-        let device = &self.0;
-        let mut left = device.events.most();
-
-        loop {
-            let taken = device.transport.look(|memory| {
-                device.events.take(memory, left, |watch| {
-                    if is_numbered(watch) {
-                        return None;
-                    }
-                    // One that cannot be read is nobody's.
-                    Some(device.ownership(memory, watch).unwrap_or_default())
-                })
-            });
-            let taken = taken.unwrap_or(0);
-
-            left -= taken;
-            if taken < Events::SLICE || left == 0 {
-                break;
-            }
-        }
-        device.events.tell();
+        self.0.take_events();
         irq::IrqReturn::Handled
     }
 }

@@ -2,7 +2,7 @@
 
 //! Events: from the event ring to one log, from there to those who read it.
 //!
-//! The log is filled by the interrupt's thread, [`Events::take`], in slices. An open file is a
+//! The log is filled by the interrupt's thread, by a [`Taker`], in slices. An open file is a
 //! [`Subscription`]: a place in the log. With an event goes whose its stopwatch was, so that the
 //! file's reader sees those that are for it; an event costs no more the more files there are.
 //!
@@ -10,9 +10,11 @@
 //! without a lock. The hard interrupt counts and wakes the thread, and nothing else; interrupts are
 //! never off here.
 //!
-//! Lock order: [`Subscription::place`], then [`Events::log`]. Nothing is allocated under either.
+//! Lock order: [`Events::ring`] or [`Subscription::place`], then [`Events::log`]. Nothing is
+//! allocated under any of them, and of a stopwatch nothing is read under the last two.
 
 use kernel::{
+    new_mutex,
     new_spinlock,
     prelude::*,
     rbtree::{
@@ -28,6 +30,8 @@ use kernel::{
         },
         poll::PollCondVarBox,
         Arc,
+        Mutex,
+        MutexGuard,
         SpinLock, //
     }, //
 };
@@ -133,7 +137,6 @@ impl Entry {
 ///
 /// `entries` has [`Log::SIZE`] entries. Event number n, counted from 0, is or was at n modulo that.
 struct Log {
-    ring: EventRing,
     entries: KVVec<Entry>,
     /// So many events have been put there.
     written: u64,
@@ -219,9 +222,47 @@ pub(crate) struct Counters {
     pub(crate) events: u64,
 }
 
+/// Takes events from the event ring to the log.
+pub(crate) struct Taker<'a> {
+    log: &'a SpinLock<Log>,
+    ring: MutexGuard<'a, EventRing>,
+    /// How many events there can be for an interrupt, less those that were taken: one that comes
+    /// later has its own. So a host that goes on putting events does not keep the thread.
+    left: u32,
+}
+
+impl Taker<'_> {
+    /// Takes a slice. `ownership` says whose a stopwatch is, `None` if it is everybody's. Whether there
+    /// may be more. Usable where one may not sleep.
+    pub(crate) fn take(
+        &mut self,
+        memory: &impl Memory,
+        mut ownership: impl FnMut(u32) -> Option<Ownership>,
+    ) -> bool {
+        for _ in 0..SLICE.min(self.left) {
+            let was_broken = self.ring.is_broken();
+            let Some(event) = self.ring.next(memory) else {
+                if self.ring.is_broken() && !was_broken {
+                    pr_err!("the host has written a wrong owner into the event ring: no more events are told; unbind the driver and bind it again\n");
+                }
+                return false;
+            };
+            // Before the lock, which those who read wait for.
+            let entry = Entry::new(&event, ownership(event.watch));
+
+            self.log.lock().put(entry);
+            self.left -= 1;
+        }
+        self.left != 0
+    }
+}
+
 /// The events of a device.
 #[pin_data]
 pub(crate) struct Events {
+    /// Held from the event ring to the log, so that events stay in order.
+    #[pin]
+    ring: Mutex<EventRing>,
     #[pin]
     log: SpinLock<Log>,
     interrupts: Atomic<u64>,
@@ -239,9 +280,9 @@ impl Events {
         let entries = KVVec::from_elem(Default::default(), Log::SIZE as usize, GFP_KERNEL)?;
 
         Ok(pin_init!(Self {
+            ring <- new_mutex!(EventRing::new(slots), "stopwatch::Events::ring"),
             // INVARIANT: So many entries, none of them with an event.
             log <- new_spinlock!(Log {
-                ring: EventRing::new(slots),
                 entries,
                 written: 0,
                 waiting: RBTree::new(),
@@ -306,36 +347,14 @@ impl Events {
         self.interrupts.fetch_add(1, Relaxed);
     }
 
-    /// How many events there can be for an interrupt: one that comes later has its own. So a host
-    /// that goes on putting events does not keep the thread.
-    pub(crate) fn most(&self) -> u32 {
-        self.slots
-    }
-
-    /// Puts a slice of what is in the event ring into the log, at most `most` events. `ownership` says
-    /// whose a stopwatch is, `None` if it is everybody's. How many there were; less than asked for,
-    /// and than [`Self::SLICE`], if that was all. Usable where one may not sleep.
-    pub(crate) fn take(
-        &self,
-        memory: &impl Memory,
-        most: u32,
-        ownership: impl Fn(u32) -> Option<Ownership>,
-    ) -> u32 {
-        let mut log = self.log.lock();
-        let mut taken = 0;
-
-        while taken < most.min(Self::SLICE) {
-            let Some(event) = log.ring.next(memory) else {
-                break;
-            };
-            log.put(Entry::new(&event, ownership(event.watch)));
-            taken += 1;
+    /// Begins to take what is in the event ring, while nobody else does. May sleep.
+    pub(crate) fn taker(&self) -> Taker<'_> {
+        Taker {
+            log: &self.log,
+            ring: self.ring.lock(),
+            left: self.slots,
         }
-        taken
     }
-
-    /// As many events as [`Self::take`] takes at a time.
-    pub(crate) const SLICE: u32 = SLICE;
 
     /// Tells those who wait that there are more events, or that the device is gone; each one once. May
     /// sleep.

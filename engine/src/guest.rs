@@ -249,6 +249,7 @@ pub fn posts_wait(mem: &impl Memory, layout: &Layout, rings: u32) -> bool {
 /// The guest's end of the event ring, after a reset of the device.
 pub struct EventRing {
     completer: Completer,
+    is_broken: bool,
 }
 
 impl EventRing {
@@ -256,13 +257,24 @@ impl EventRing {
     pub fn new(slots: Slots) -> Self {
         Self {
             completer: Completer::new(slots),
+            is_broken: false,
         }
+    }
+
+    /// Whether an owner was found in it that no host writes. There is no event any
+    /// more then.
+    pub fn is_broken(&self) -> bool {
+        self.is_broken
     }
 
     /// Takes the next event, and gives its slot back to the host.
     pub fn next(&mut self, mem: &impl Memory) -> Option<Event> {
         let mut posted = Posted::default();
-        if !self.completer.next(mem, &mut posted) || posted.bad_owner {
+        if self.is_broken || !self.completer.next(mem, &mut posted) {
+            return None;
+        }
+        if posted.bad_owner {
+            self.is_broken = true;
             return None;
         }
         self.completer.give_back(mem, &posted.words);

@@ -335,3 +335,27 @@ fn a_guest_that_never_takes_events_loses_them() {
         assert_eq!(mem.load(slot), garbage);
     }
 }
+
+#[test]
+fn a_wrong_owner_ends_the_events() {
+    let (mut device, mem) = device(GEOMETRY);
+    let mut guest = Guest::new(device.layout());
+    guest.negotiate(&mut device, &mem);
+    assert_eq!(guest.events.next(&mem), None);
+    assert!(!guest.events.is_broken(), "it is empty");
+
+    let slot = device.layout().events().slot(0);
+    let empty = mem.load(slot);
+    mem.store(slot, u64::MAX);
+    assert_eq!(guest.events.next(&mem), None);
+    assert!(guest.events.is_broken());
+
+    // What comes after that cannot be told from what was there before.
+    mem.store(slot, empty);
+    let timeout = request(uapi::STOPWATCH_OP_TIMEOUT, 0, 1);
+    guest.call(&mut device, &mem, 0, timeout, 0);
+    let expired = device.expire(&mem, &at(1), &(), &mut budget_for(10));
+    assert_eq!(expired.put, 1);
+    assert_eq!(guest.events.next(&mem), None);
+    assert!(guest.events.is_broken());
+}
