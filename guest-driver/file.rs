@@ -271,7 +271,7 @@ impl StopwatchFile {
             return Err(EINVAL);
         }
         let room = wanted.count.min(uapi::STOPWATCH_LAP_SLOTS) as usize;
-        let mut values = KVec::from_elem(0, room, GFP_KERNEL)?;
+        let mut values = KVec::from_elem(0, room, GFP_KERNEL_ACCOUNT)?;
         let kept = self.device.laps(wanted.watch, wanted.first, &mut values)?;
         wanted.count = kept.count;
         wanted.total = kept.total;
