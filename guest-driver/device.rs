@@ -533,12 +533,20 @@ impl StopwatchDevice {
         }
         if changes.deleted {
             rcu::synchronize_rcu();
+            // An event of a deleted one is not told as one of the next that has its number.
+            self.take_events();
             changes.deleted = false;
         }
         let answer = self.transport.ask(creation)?;
         self.learn(&answer);
         let watch = answer.reply.watch;
-        let generation = self.generation(watch)?.unwrap_or(0);
+        let generation = self.generation(watch).inspect_err(|_| {
+            // Nobody gets to know of it, so it is not left behind.
+            if answer.reply.status == Ok(Status::Ok) {
+                self.ask_to_delete(&mut changes, watch);
+            }
+        })?;
+        let generation = generation.unwrap_or(0);
         Ok((result(answer.reply.status), Created { watch, generation }))
     }
 
@@ -572,9 +580,15 @@ impl StopwatchDevice {
             return Err(EINVAL);
         }
         let mut changes = self.changes.lock();
+        let outcome = self.command(Want::Own, request, reading);
 
-        changes.deleted = true;
-        self.command(Want::Own, request, reading)
+        // What was refused deletes nothing, so that it makes no CREATE wait. What was given up may
+        // have been carried out.
+        changes.deleted |= match &outcome {
+            Ok(outcome) => outcome.has_reading,
+            Err(error) => *error == ETIMEDOUT,
+        };
+        outcome
     }
 
     /// Deletes a stopwatch, whoever the current task is, if it is still that one. May sleep.
@@ -582,15 +596,20 @@ impl StopwatchDevice {
         let mut changes = self.changes.lock();
 
         if self.exists(created) {
-            let request = Request {
-                op: uapi::STOPWATCH_OP_DELETE as u16,
-                watch: created.watch,
-                ..Default::default()
-            };
-            changes.deleted = true;
-            // If there is no host to do it, it is not there either.
-            let _ = self.transport.ask(request);
+            self.ask_to_delete(&mut changes, created.watch);
         }
+    }
+
+    fn ask_to_delete(&self, changes: &mut Changes, watch: u32) {
+        let request = Request {
+            op: uapi::STOPWATCH_OP_DELETE as u16,
+            watch,
+            ..Default::default()
+        };
+
+        changes.deleted = true;
+        // If there is no host to do it, it is not there either.
+        let _ = self.transport.ask(request);
     }
 
     /// Whether a stopwatch is still there.
