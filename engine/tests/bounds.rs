@@ -11,7 +11,7 @@ use common::{at, device, request, Guest, Heap, Region, POLICY};
 use stopwatch_engine::guest::PostRing;
 use stopwatch_engine::{
     uapi, Budget, Creation, Device, Geometry, Layout, Memory, Name, Policy, Request, Settle,
-    Stamped, Status, Target, FEATURES,
+    Stamped, Status, Target,
 };
 
 const START: u32 = uapi::STOPWATCH_OP_START;
@@ -122,7 +122,7 @@ fn finish(device: &mut Device<Heap>, mem: &impl Memory, now: u64) -> u32 {
     panic!("it has no end");
 }
 
-/// #3: neither stamps in the future nor ones long past keep a call waiting for more
+/// Neither stamps in the future nor ones long past keep a call waiting for more
 /// than one capacity of each ring.
 #[test]
 fn a_call_waits_for_one_capacity_of_each_ring() {
@@ -151,7 +151,7 @@ fn a_call_waits_for_one_capacity_of_each_ring() {
     }
 }
 
-/// #3: nor do they keep what is posted by others waiting.
+/// Nor do they keep what is posted by others waiting.
 #[test]
 fn posts_long_past_do_not_starve_those_of_others() {
     let (mut device, mem, mut guest) = negotiated(GEOMETRY);
@@ -169,7 +169,7 @@ fn posts_long_past_do_not_starve_those_of_others() {
     assert!(device.describe(1).unwrap().running);
 }
 
-/// #3: a due timeout is told, and the operator served, within the same bound.
+/// A due timeout is told, and the operator served, within the same bound.
 #[test]
 fn a_timeout_and_the_operator_wait_no_longer() {
     let (mut device, mem, mut guest) = negotiated(GEOMETRY);
@@ -205,7 +205,7 @@ fn a_timeout_and_the_operator_wait_no_longer() {
     }
 }
 
-/// #1, #18: a reset is done in slices, and nothing is served until it is complete.
+/// A reset is done in slices, and nothing is served until it is complete.
 #[test]
 fn a_reset_is_done_in_slices() {
     for geometry in [
@@ -230,10 +230,8 @@ fn a_reset_is_done_in_slices() {
         if geometry.stopwatches > 200 {
             guest.call(&mut device, &mem, 0, Creation::default(), 0);
         }
-        let token = guest.rings[0].post(&mem, request(START, 5, 0)).unwrap();
+        guest.rings[0].post(&mem, request(START, 5, 0)).unwrap();
         let vmm = device.layout().vmm();
-        let state = device.layout().state();
-        let before = mem.words();
         mem.store(vmm, 7 << 32);
         let mut budget = Budget::new(1);
         let change = device.vmm(&mem, &at(5), &(), &mut budget);
@@ -261,7 +259,6 @@ fn a_reset_is_done_in_slices() {
                 assert_eq!(mem.load(slots.slot(index)), 0);
             }
         }
-        let _ = (token, state, before);
         let mut guest = Guest::new(&layout);
         guest.negotiate(&mut device, &mem);
     }
@@ -271,7 +268,7 @@ fn device_layout(geometry: Geometry) -> &'static Layout {
     Box::leak(Box::new(Layout::new(geometry).unwrap()))
 }
 
-/// #18: a change of features that ends many timeouts is answered when it is complete.
+/// A change of features that ends many timeouts is answered when it is complete.
 #[test]
 fn a_change_of_features_is_done_in_slices() {
     let (mut device, mem, mut guest) = negotiated(GEOMETRY);
@@ -290,7 +287,7 @@ fn a_change_of_features_is_done_in_slices() {
     assert_eq!(device.features(), 0);
 }
 
-/// #14: a status that the header does not know has nothing carried out, and hides
+/// A status that the header does not know has nothing carried out, and hides
 /// no other deadline.
 #[test]
 fn an_unknown_status_costs_nothing() {
@@ -315,7 +312,7 @@ fn an_unknown_status_costs_nothing() {
     assert_eq!(device.vmm_status(), uapi::STOPWATCH_VMM_RUNNING);
 }
 
-/// #2: the VM's timeouts are told at the policy's rate, however many there are.
+/// The VM's timeouts are told at the policy's rate, however many there are.
 #[test]
 fn timeouts_of_a_vm_have_a_rate() {
     const INTERVAL: u64 = 100_000;
@@ -372,7 +369,7 @@ fn timeouts_of_a_vm_have_a_rate() {
     assert!(count <= all && count + lag >= all, "{count} of {all}");
 }
 
-/// #17: the name is looked up by the command that acts.
+/// The name is looked up by the command that acts.
 #[test]
 fn a_command_resolves_its_name() {
     let (mut device, mem, _) = negotiated(GEOMETRY);
@@ -402,5 +399,4 @@ fn a_command_resolves_its_name() {
     );
     let gone = command(by_name, message(request(START, 3, 0)));
     assert_eq!(gone.status, Ok(Status::BadWatch));
-    let _ = FEATURES;
 }
