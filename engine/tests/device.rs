@@ -376,7 +376,7 @@ fn a_name_is_one_stopwatch() {
     assert_eq!((description.watch, description.uid), (64, 1000));
     assert_eq!(
         description.record_flags,
-        3 | uapi::STOPWATCH_CLOCK_BOOTTIME << 8
+        3 | (uapi::STOPWATCH_CLOCK_BOOTTIME << 8)
     );
 
     // Who comes second finds the first one's.
@@ -860,7 +860,7 @@ fn records_of_a_larger_device_are_read_by_its_stride() {
     let mut set = |offset: usize, value: u32| {
         let shift = offset % 8 * 8;
         let word = &mut info[words(offset)];
-        *word = *word & !(0xffff_ffff << shift) | u64::from(value) << shift;
+        *word = (*word & !(0xffff_ffff << shift)) | (u64::from(value) << shift);
     };
     use std::mem::offset_of;
     let wide = 256;

@@ -122,12 +122,16 @@ pub fn watch(kallsyms: &str, module: &str) -> Result<Symbols> {
     let mut entries = 0;
     for (address, name) in symbols.iter() {
         let is = |parts: &&[&str]| parts.iter().all(|part| name.contains(part));
-        if ENTRIES.iter().any(|parts| is(parts)) {
+        if ENTRIES.iter().any(is) {
             mark(ENTRY, address, 0);
             entries += 1;
         }
     }
-    ensure!(entries > 0, "{module} has none of the functions that the kernel calls with interrupts off; expected names with {ENTRIES:?}");
+    ensure!(
+        entries > 0,
+        "{module} has none of the functions that the kernel calls with interrupts off; \
+         expected names with {ENTRIES:?}"
+    );
     Ok(symbols)
 }
 

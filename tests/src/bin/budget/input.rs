@@ -380,7 +380,7 @@ impl Input {
     /// An operation that is not posted.
     pub(crate) fn op(&self, chance: &mut Chance) -> u32 {
         let all: Vec<u32> = (0..OPS.len())
-            .filter(|index| self.ops >> index & 1 != 0)
+            .filter(|index| (self.ops >> index) & 1 != 0)
             .map(|index| OPS[index])
             .collect();
         if all.is_empty() {

@@ -221,7 +221,7 @@ impl<'a> Trial<'a> {
         let index = self.written[ring as usize];
         let phase = self.phase(index);
         let owner =
-            STOPWATCH_OWNER_POSTED as u16 * phase | STOPWATCH_OWNER_DONE as u16 * (1 - phase);
+            (STOPWATCH_OWNER_POSTED as u16 * phase) | (STOPWATCH_OWNER_DONE as u16 * (1 - phase));
         words[0] = words[0] & !0xffff | u64::from(owner);
         self.vm.guest.region.set_slot(self.slot(ring, index), words);
         self.written[ring as usize] += 1;
@@ -235,7 +235,7 @@ impl<'a> Trial<'a> {
             };
             let phase = u64::from(self.phase(last));
             let owner = self.vm.guest.region.load_acquire(self.slot(ring, last));
-            owner >> 1 & 1 == phase
+            (owner >> 1) & 1 == phase
         })
     }
 
@@ -382,7 +382,7 @@ impl<'a> Trial<'a> {
                 let mut words = match u32::from(request.op) {
                     STOPWATCH_OP_CREATE => {
                         request.flags = 0;
-                        let number = 1 << 20 | self.chance.below(1 << 16);
+                        let number = (1 << 20) | self.chance.below(1 << 16);
                         self.create(number)
                     }
                     _ => request.words(),
@@ -400,8 +400,8 @@ impl<'a> Trial<'a> {
             for index in 0..self.input.posts {
                 let op = Input::posted_op(&mut self.chance);
                 let at = stamp(&mut self.chance, self.input.filled + ring, index);
-                let word = at << STOPWATCH_POST_TIME_SHIFT
-                    | u64::from(op) << STOPWATCH_POST_OP_SHIFT
+                let word = (at << STOPWATCH_POST_TIME_SHIFT)
+                    | (u64::from(op) << STOPWATCH_POST_OP_SHIFT)
                     | u64::from(STOPWATCH_POST_PHASE);
                 self.vm.guest.region.store_release(posts + 8 * index, word);
             }
