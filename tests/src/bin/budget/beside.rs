@@ -198,8 +198,8 @@ fn posting(rings: u32) -> (Vm, Vec<PostRing>) {
                 op: STOPWATCH_OP_BIND as u16,
                 watch: ring % 8,
                 arg: ring.into(),
-                // The ticket; version 1 had none.
-                interval: if STOPWATCH_VERSION >= 2 { 1 } else { 0 },
+                // The ticket.
+                interval: 1,
                 ..Request::default()
             };
             assert_eq!(vm.ask(request).status, Ok(Status::Ok));

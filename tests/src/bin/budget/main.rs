@@ -125,15 +125,20 @@ fn run(command: Command) -> Result<ExitCode> {
     }
 }
 
-/// With the host module loaded, and its kernel's log clean at the end.
+/// With the host module loaded. It has to unload, and its kernel's log to be clean, also
+/// if `act` fails: what the log says is the first error then.
 fn with_module<T>(act: impl FnOnce() -> Result<T>) -> Result<T> {
     let mut log = Cursor::now();
     let module = host_module();
     module.load().map_err(anyhow::Error::msg)?;
-    let result = act()?;
-    module.unload().context("unload the module")?;
-    log.check().map_err(anyhow::Error::msg)?;
-    Ok(result)
+    let result = act();
+    let unloaded = module.unload().context("unload the module");
+    let clean = log.check().map_err(anyhow::Error::msg);
+    match (result, unloaded.and(clean)) {
+        (Ok(result), ended) => ended.map(|()| result),
+        (Err(error), Ok(())) => Err(error),
+        (Err(error), Err(end)) => Err(error.context(format!("{end:#}"))),
+    }
 }
 
 /// Climbs from what is known, for each kind of context by itself, and jumps now and
