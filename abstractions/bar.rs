@@ -4,10 +4,10 @@
 //! before. `kernel::pci::Bar` leaves that to devres, which every access has to ask.
 //!
 //! [`RegisterBar`] is for registers, [`PortBar`] for I/O ports, [`MemoryBar`] for memory, which is
-//! mapped as such: cacheable. `ioremap()` would map it uncached, and below 4 GiB the MTRRs make `memremap(MEMREMAP_WB)` fall
-//! back to uncached-minus; the caching of a RAM-backed BAR under nested paging is up to the
-//! guest's own page tables, so `vmap_pfn()` with ordinary kernel protection is what gives
-//! write-back.
+//! mapped as such: cacheable. `ioremap()` would map it uncached, and below 4 GiB the MTRRs make
+//! `memremap(MEMREMAP_WB)` fall back to uncached-minus; the caching of a RAM-backed BAR under
+//! nested paging is up to the guest's own page tables, so `vmap_pfn()` with ordinary kernel
+//! protection is what gives write-back.
 
 use core::ptr::NonNull;
 use kernel::{
@@ -270,8 +270,8 @@ unsafe impl Send for MemoryBar {}
 unsafe impl Sync for MemoryBar {}
 
 impl MemoryBar {
-    /// Requests BAR number `bar` under a name and maps `size` bytes from its start; programs map them by
-    /// `pages` only. May sleep.
+    /// Requests BAR number `bar` under a name and maps `size` bytes from its start; programs map
+    /// them by `pages` only. May sleep.
     ///
     /// # Errors
     ///
@@ -316,8 +316,8 @@ impl MemoryBar {
         unsafe { SharedMemory::new(self.mapping, self.size) }
     }
 
-    /// The page frame at `offset`; `None` if it is not in what was mapped here, or something else is
-    /// shown.
+    /// The page frame at `offset`; `None` if it is not in what was mapped here, or something else
+    /// is shown.
     pub(crate) fn frame<'a>(&self, offset: usize, showing: &'a Showing<'a>) -> Option<Frame<'a>> {
         if offset >= self.size {
             return None;

@@ -150,8 +150,8 @@ impl<'a> Frame<'a> {
         pages: &AddressSpace,
         pfn: usize,
     ) -> Option<Self> {
-        // INVARIANT: The owner's `close()` takes the lock of `showing`, so it is not over before that
-        // is released.
+        // INVARIANT: The owner's `close()` takes the lock of `showing`, so it is not over before
+        // that is released.
         core::ptr::eq(showing.pages, pages).then_some(Self { pfn, showing })
     }
 }
@@ -196,15 +196,16 @@ impl PageFault<'_> {
 }
 
 /// The pages of a device, by which all mappings of its files are found: an anonymous inode, as DRM
-/// has one for each device. A file does not keep the inode of its node for that: its file system may
-/// be unmounted while the device lives on.
+/// has one for each device. A file does not keep the inode of its node for that: its file system
+/// may be unmounted while the device lives on.
 ///
 /// What is shown owns a reference to it, and closes it before it goes; see [`Frame`].
 ///
 /// # Invariants
 ///
-/// We have a reference to `inode`, which is of the file system of anonymous inodes: that one is never
-/// unmounted. A page is put into a mapping only under the lock of `is_closed`, while that is false.
+/// We have a reference to `inode`, which is of the file system of anonymous inodes: that one is
+/// never unmounted. A page is put into a mapping only under the lock of `is_closed`, while that is
+/// false.
 #[allow(dead_code, reason = "the guest driver's")]
 #[pin_data(PinnedDrop)]
 pub(crate) struct AddressSpace {
@@ -269,7 +270,8 @@ impl AddressSpace {
     ///
     /// `file` is being opened, so it is not mapped yet.
     unsafe fn attach(&self, file: *mut bindings::file) {
-        // SAFETY: By the type invariant the inode is alive, and the file gets a reference of its own.
+        // SAFETY: By the type invariant the inode is alive, and the file gets a reference of its
+        // own.
         unsafe {
             bindings::ihold(self.inode);
             (*file).f_mapping = (*self.inode).i_mapping;
@@ -307,8 +309,8 @@ impl AddressSpace {
         })
     }
 
-    /// Takes all pages out of all mappings, and lets none be put there any more. May sleep, and may be
-    /// called again.
+    /// Takes all pages out of all mappings, and lets none be put there any more. May sleep, and may
+    /// be called again.
     pub(crate) fn close(&self) {
         *self.is_closed.lock() = true;
         // SAFETY: By the type invariant the inode is alive.
@@ -407,7 +409,8 @@ impl<T: MiscFile> MiscRegistration<T> {
         // SAFETY: `file` is valid during this call, and nobody else uses it yet.
         match T::open(&this.context, unsafe { File::from_raw_file(file) }) {
             Ok(data) => {
-                // SAFETY: It is being opened, by `nonseekable_open()`, and `release` calls `unset()`.
+                // SAFETY: It is being opened, by `nonseekable_open()`, and `release` calls
+                // `unset()`.
                 unsafe { data.link().set(file) };
                 if T::HAS_MMAP {
                     // SAFETY: It is being opened.

@@ -60,9 +60,9 @@ pub(crate) struct MsixHandlers<'bound, H: ThreadedHandler + 'static> {
 }
 
 impl<'bound, H: ThreadedHandler + 'static> MsixHandlers<'bound, H> {
-    /// Registers a threaded handler for each of the first `count` vectors, which may be called at once, and
-    /// has it run on those CPUs of which `runs` says so, given the vector's index and the CPU. May
-    /// sleep.
+    /// Registers a threaded handler for each of the first `count` vectors, which may be called at
+    /// once, and has it run on those CPUs of which `runs` says so, given the vector's index and the
+    /// CPU. May sleep.
     ///
     /// # Errors
     ///

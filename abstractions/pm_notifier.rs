@@ -15,8 +15,8 @@ pub(crate) enum Sleep {
     Hibernation,
 }
 
-/// What a [`PmNotifier`] calls. Both functions run in process context and may sleep; user space runs
-/// when they are called, and the devices do.
+/// What a [`PmNotifier`] calls. Both functions run in process context and may sleep; user space
+/// runs when they are called, and the devices do.
 pub(crate) trait PmHandler: Send + Sync + 'static {
     /// The system is about to sleep.
     ///
@@ -25,8 +25,8 @@ pub(crate) trait PmHandler: Send + Sync + 'static {
     /// Keeps the system from it; who wanted it gets that error.
     fn prepare(&self, sleep: Sleep) -> Result;
 
-    /// The system is awake again, or did not sleep after all. Not called if it was this handler that
-    /// kept it from it.
+    /// The system is awake again, or did not sleep after all. Not called if it was this handler
+    /// that kept it from it.
     fn awake(&self, sleep: Sleep);
 }
 
@@ -69,7 +69,8 @@ mod notifier {
         types::Opaque, //
     };
 
-    /// A registered [`PmHandler`]; dropping it unregisters it, and waits for a call that is under way.
+    /// A registered [`PmHandler`]; dropping it unregisters it, and waits for a call that is under
+    /// way.
     ///
     /// # Invariants
     ///
@@ -92,8 +93,8 @@ mod notifier {
     impl<H: PmHandler> PmNotifier<H> {
         /// Registers a handler. May sleep.
         pub(crate) fn new(handler: H) -> impl PinInit<Self, Error> {
-            // INVARIANT: `block` is set up and registered, or there is no `Self`. It comes last, for
-            // the handler may be called at once.
+            // INVARIANT: `block` is set up and registered, or there is no `Self`. It comes last,
+            // for the handler may be called at once.
             try_pin_init!(Self {
                 handler,
                 _pin: PhantomPinned,
@@ -119,9 +120,9 @@ mod notifier {
             action: c_ulong,
             _data: *mut c_void,
         ) -> c_int {
-            // SAFETY: By the type invariant `block` is the first field of a `Self`, which is pinned and
-            // alive: dropping it takes the lock of the chain, which our caller holds. The handler was
-            // initialised before the block was registered.
+            // SAFETY: By the type invariant `block` is the first field of a `Self`, which is pinned
+            // and alive: dropping it takes the lock of the chain, which our caller holds. The
+            // handler was initialised before the block was registered.
             let handler = unsafe { &(*block.cast::<Self>()).handler };
 
             // CAST: All values that the chain is called with fit.

@@ -125,8 +125,8 @@ impl SharedMemory<'_> {
         }
     }
 
-    /// Writes `new` over the word at `offset` bytes if it is `old`, in one step, after all that came
-    /// before. Whether it was.
+    /// Writes `new` over the word at `offset` bytes if it is `old`, in one step, after all that
+    /// came before. Whether it was.
     #[inline]
     pub(crate) fn exchange(&self, offset: u32, old: u64, new: u64) -> bool {
         self.word(offset).is_some_and(|word| {

@@ -19,8 +19,8 @@ pub(crate) fn to_initial(user: Kuid) -> u32 {
 
 #[cfg(not(CONFIG_USER_NS))]
 mod one_namespace {
-    //! As the inline functions of `include/linux/uidgid.h` have it, which bindgen does not see: there
-    //! is the initial namespace and no other.
+    //! As the inline functions of `include/linux/uidgid.h` have it, which bindgen does not see:
+    //! there is the initial namespace and no other.
 
     /// See above.
     pub(crate) fn initial_to_current(uid: u32) -> u32 {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What the `kernel` crate does not have (yet): those of the safe wrappers in `abstractions/` that
-//! the guest driver needs. Nothing there knows what a stopwatch is; it is written to be sent upstream, a file
-//! each.
+//! the guest driver needs. Nothing there knows what a stopwatch is; it is written to be sent
+//! upstream, a file each.
 
 #[path = "../abstractions/bar.rs"]
 pub(crate) mod bar;

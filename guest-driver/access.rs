@@ -65,8 +65,8 @@ pub(crate) fn quota(of: usize) -> usize {
     (of / 4).max(1)
 }
 
-/// Whether the current task may take something of the device by a file: who has it open for reading
-/// only may not, save for root.
+/// Whether the current task may take something of the device by a file: not by one that is open for
+/// reading only, unless it is root.
 ///
 /// # Errors
 ///
@@ -79,7 +79,7 @@ pub(crate) fn may_take(file: &File) -> Result {
     }
 }
 
-/// Root, who may all: see the header.
+/// Whether the current task is root, which is allowed everything: see the header.
 pub(crate) fn is_root() -> bool {
     capability::dac_override()
 }

@@ -153,8 +153,8 @@ impl Clock {
         self.is_asleep.store(false, Relaxed);
     }
 
-    /// VM time, if it is known; `pauses` reads how many pauses and resumes there were. Usable in any
-    /// context.
+    /// VM time, if it is known; `pauses` reads how many pauses and resumes there were. Usable in
+    /// any context.
     #[inline]
     pub(crate) fn now(&self, pauses: impl FnOnce() -> u64) -> Option<Now> {
         guest_clock::now(&self.page.memory(), 0, counter::now, pauses)

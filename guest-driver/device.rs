@@ -8,8 +8,8 @@
 //! sections are over that may have seen a deleted one under it. So what was allowed for one
 //! stopwatch does not happen to another.
 //!
-//! Lock order: `changes`, then what `transport` has. That of `pages` is taken with a program's memory
-//! locked, and nothing is taken inside it.
+//! Lock order: `changes`, then what `transport` has. That of `pages` is taken with a program's
+//! memory locked, and nothing is taken inside it.
 
 use core::{
     hint::spin_loop,
@@ -655,8 +655,8 @@ impl StopwatchDevice {
         }
     }
 
-    /// The first stopwatch from `watch` on, before `end`, that the current task may see and `wanted`
-    /// wants. Does not sleep.
+    /// The first stopwatch from `watch` on, before `end`, that the current task may see and
+    /// `wanted` wants. Does not sleep.
     fn search(
         &self,
         watch: u32,
@@ -759,14 +759,14 @@ impl StopwatchDevice {
         })
     }
 
-    /// Lets a file of the device be mapped: the clock page, then the state pages; and its post ring,
-    /// if it has one that is bound to the stopwatch `posts`.
+    /// Lets a file of the device be mapped: the clock page, then the state pages; and its post
+    /// ring, if it has one that is bound to the stopwatch `posts`.
     ///
     /// # Errors
     ///
-    /// `EINVAL` if it is to be mapped in another way than these may, or is longer; `EACCES` if it is
-    /// not for the one who asks; `ENXIO` if there is no post ring; `ENODEV` if the device is gone;
-    /// `EOPNOTSUPP` if this kernel's pages are larger than 4 KiB.
+    /// `EINVAL` if it is to be mapped in another way than these may, or is longer; `EACCES` if it
+    /// is not for the one who asks; `ENXIO` if there is no post ring; `ENODEV` if the device is
+    /// gone; `EOPNOTSUPP` if this kernel's pages are larger than 4 KiB.
     pub(crate) fn map(
         &self,
         file: &File,
@@ -807,8 +807,8 @@ impl StopwatchDevice {
         &self.pages
     }
 
-    /// Puts a page where it is missing in a mapping of a file, which has the post ring `ring`, if it
-    /// has one.
+    /// Puts a page where it is missing in a mapping of a file, which has the post ring `ring`, if
+    /// it has one.
     ///
     /// # Errors
     ///

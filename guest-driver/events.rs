@@ -94,7 +94,8 @@ pub(crate) struct Subscription {
     reader: Reader,
     #[pin]
     place: SpinLock<Place>,
-    /// There are more events, or there will be none. Notified when it was noted in [`Log::waiting`].
+    /// There are more events, or there will be none. Notified when it was noted in
+    /// [`Log::waiting`].
     changed: PollCondVarBox,
 }
 
@@ -167,8 +168,8 @@ impl Log {
         self.written += 1;
     }
 
-    /// Looks for an event for a reader, in a slice of the log from `place` on, which goes on to where
-    /// there is one.
+    /// Looks for an event for a reader, in a slice of the log from `place` on, which goes on to
+    /// where there is one.
     fn find(&self, reader: &Reader, place: &mut Place) -> Found {
         let lost = self
             .written
@@ -232,8 +233,8 @@ pub(crate) struct Taker<'a> {
 }
 
 impl Taker<'_> {
-    /// Takes a slice. `ownership` says whose a stopwatch is, `None` if it is everybody's. Whether there
-    /// may be more. Usable where one may not sleep.
+    /// Takes a slice. `ownership` says whose a stopwatch is, `None` if it is everybody's. Whether
+    /// there may be more. Usable where one may not sleep.
     pub(crate) fn take(
         &mut self,
         memory: &impl Memory,
@@ -356,8 +357,8 @@ impl Events {
         }
     }
 
-    /// Tells those who wait that there are more events, or that the device is gone; each one once. May
-    /// sleep.
+    /// Tells those who wait that there are more events, or that the device is gone; each one once.
+    /// May sleep.
     pub(crate) fn tell(&self) {
         let mut from = 0;
 
@@ -368,7 +369,7 @@ impl Events {
                 return;
             };
             from = subscription.id + 1;
-            // Who has it noted that he waits, and is about to, has this lock until he does.
+            // A reader that was noted, and does not sleep yet, has this lock until it does.
             drop(subscription.place.lock());
             subscription.changed.notify_all();
         }
@@ -423,7 +424,8 @@ impl Events {
         Ok(found)
     }
 
-    /// Whether a subscription has something, for poll(), which is told of the next event in any case.
+    /// Whether a subscription has something, for poll(), which is told of the next event in any
+    /// case.
     ///
     /// # Errors
     ///

@@ -78,8 +78,9 @@ impl PostRings {
         Ok(ring as u32)
     }
 
-    /// The ticket of the next request that binds a ring or ends that. To be taken by the one who has
-    /// the ring, so that of two for a ring that of the later one is larger. Usable in any context.
+    /// The ticket of the next request that binds a ring or ends that. To be taken by the one who
+    /// has the ring, so that of two for a ring that of the later one is larger. Usable in any
+    /// context.
     pub(crate) fn next_ticket(&self) -> u64 {
         self.ticket.fetch_add(1, Relaxed)
     }

@@ -138,7 +138,7 @@ impl pci::Driver for StopwatchDriver {
             let claim = Claim::take().inspect_err(|_| {
                 dev_err!(
                     pdev,
-                    "another stopwatch device is /dev/stopwatch; to have this one, unbind that first\n"
+                    "only one stopwatch device is supported, and /dev/stopwatch is another one; unbind that one first\n"
                 )
             })?;
             let has_ports = pdev.resource_len(uapi::STOPWATCH_BAR_DOORBELLS)? != 0

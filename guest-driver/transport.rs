@@ -178,10 +178,9 @@ impl Transport {
     ///
     /// # Errors
     ///
-    /// `ENODEV`, with a message, if this driver is not for that device; `ETIMEDOUT`, with a message,
-    /// if the host does not reset it; as [`MemoryBar::new`], with
-    /// a message, if its region cannot be mapped; `EBUSY` if somebody else has its registers;
-    /// `ENOMEM`.
+    /// `ENODEV`, with a message, if this driver is not for that device; `ETIMEDOUT`, with a
+    /// message, if the host does not reset it; as [`MemoryBar::new`], with a message, if its region
+    /// cannot be mapped; `EBUSY` if somebody else has its registers; `ENOMEM`.
     pub(crate) fn new(
         pdev: &pci::Device<Bound>,
         has_ports: bool,

@@ -8,15 +8,16 @@
  * ring that STOPWATCH_IOC_BIND gives it. Each open file gets every event from
  * when it was opened that its user could see when it came. The driver keeps the
  * newest STOPWATCH_FILE_EVENTS of the device, for all files together; a file that
- * has not read one by then has lost it, and is told how many those were. mmap() shows the device's state, for readings that
- * cost neither a system call nor an exit.
+ * has not read one by then has lost it, and is told how many those were. mmap()
+ * shows the device's state, for readings that cost neither a system call nor an
+ * exit.
  *
  * A stopwatch that was created belongs to the effective user who did; what
  * others may do is its mode. Whose it is counts at each ioctl, so a file that
  * is passed to another user's process gives that one no more than it had; for
- * events it counts who opened the file. Root, who may all, is who has
- * CAP_DAC_OVERRIDE in the initial user namespace. The numbered stopwatches are
- * everybody's who can open the device.
+ * events it counts who opened the file. Root is a task with CAP_DAC_OVERRIDE in
+ * the initial user namespace: it is allowed everything. Everybody who can open
+ * the device may use the numbered stopwatches.
  *
  * read() waits for the first event, unless O_NONBLOCK is set: then it says
  * EAGAIN. A buffer with no room for one is EINVAL. Once the driver was unbound,

@@ -339,17 +339,18 @@ struct stopwatch_record {
  *          arg, mode in the upper half.
  * BIND     Binds the post ring of number arg to the stopwatch: see struct
  *          stopwatch_post_ring. If it was bound, that ends. interval is a
- *          ticket: a number that the driver makes larger with each BIND and
- *          UNBIND since the reset. STOPWATCH_S_STALE, and no change, if it is
- *          not above that of the last BIND or UNBIND of this ring that was carried out: a
- *          BIND that nobody waits for any more does not take the ring from
+ *          ticket: a number above those of all requests for this ring since
+ *          the reset. STOPWATCH_S_STALE, and no change, if it is not above
+ *          that of the last BIND or UNBIND of this ring that was carried out:
+ *          a BIND that nobody waits for any more does not take the ring from
  *          somebody who got it since. Needs STOPWATCH_F_POSTED, else
  *          STOPWATCH_S_BAD_OP.
  * UNBIND   Ends the binding of the post ring of number arg, if it is bound.
- *          interval is a ticket, which may be that of the BIND;
- *          STOPWATCH_S_STALE, and no change, if it is below the ring's last
- *          one. watch must be 0; the reading is that of stopwatch 0. Needs as
- *          BIND.
+ *          interval is a ticket, not below that of the BIND: they may be
+ *          equal. STOPWATCH_S_STALE, and no change, if it is below that of
+ *          the last BIND or UNBIND of this ring that was carried out. watch
+ *          must be 0; the reading is that of stopwatch 0. Needs
+ *          STOPWATCH_F_POSTED, as BIND.
  * SET_FEATURES  arg is the set of features to turn on, which replaces the
  *          former set; STOPWATCH_S_BAD_ARG, and no change, if the host did not
  *          offer one of them. watch must be 0; the reading is that of
@@ -393,9 +394,10 @@ struct stopwatch_record {
  * Flag of START, PAUSE, LAP and RESET: the request is posted. The guest puts it
  * into the ring with the VM time of the act in stamp_ns, and rings no doorbell;
  * the host carries it out as of that time, before what else it does about the VM:
- * at any later doorbell, at any look from the host, at any timeout. The guest sees to it that a doorbell comes within
- * STOPWATCH_POSTED_MS, and before a ring is full; a timeout that a posted START
- * brings about is late if its deadline is before that doorbell.
+ * at any later doorbell, at any look from the host, at any timeout. The guest sees
+ * to it that a doorbell comes within STOPWATCH_POSTED_MS, and before a ring is
+ * full; a timeout that a posted START brings about is late if its deadline is
+ * before that doorbell.
  *
  * Needs STOPWATCH_F_POSTED, else STOPWATCH_S_BAD_FLAGS. Without the flag stamp_ns
  * is zero.
@@ -418,9 +420,10 @@ struct stopwatch_record {
 /*
  * Post rings carry the same without requests, for a program that has one mapped
  * and posts without its kernel. A post ring is bound to one stopwatch, and what is
- * in it is done with that one, so who may write it can do nothing else. Binding it
- * makes it empty. SET_MODE and DELETE of the stopwatch end the binding, when all
- * that came before is carried out, as a request does that was not posted.
+ * in it is done with that one: a program with write access to the ring can do
+ * nothing else. Binding it makes it empty. SET_MODE and DELETE of the stopwatch
+ * end the binding, when all that came before is carried out, as a request does
+ * that was not posted.
  *
  * The guest posts in order, from slot 0, and round. A post is one word, stored as
  * a whole, with release semantics:
@@ -442,7 +445,7 @@ struct stopwatch_record {
 
 struct stopwatch_post_ring {
 	__le32 taken;		/* so many posts the host has taken; it wraps */
-	__le32 bound;		/* 1, or 0: then nothing is taken; written by the host, too */
+	__le32 bound;		/* 1, or 0: then nothing is taken; written by the host */
 	__le64 reserved[255];
 	__le64 posts[STOPWATCH_POST_SLOTS];
 };
@@ -455,7 +458,8 @@ struct stopwatch_post_ring {
 
 /*
  * Mode of a stopwatch: what users other than its own may do. The host keeps
- * it; the guest's driver enforces it, as users are the guest's. Root may all.
+ * it; the guest's driver enforces it, as users are the guest's. Root is allowed
+ * everything.
  */
 #define STOPWATCH_MODE_READ		(1 << 0)	/* read it, and see that it exists */
 #define STOPWATCH_MODE_CONTROL		(1 << 1)	/* all but delete it and change its mode */

@@ -18,9 +18,9 @@ fn it_is_refused() {
     let words = ["attach", "--qmp", &monitor, "--id", id, "--name", id];
     let second = host_json(&words);
     assert_eq!(second["name"], id);
-    let refusal = "n=0; until dmesg | grep -q 'another stopwatch device'; do \
+    let refusal = "n=0; until dmesg | grep -q 'only one stopwatch device'; do \
                    sleep 0.1; n=$((n + 1)); [ $n -lt 300 ] || exit 1; done; \
-                   dmesg | grep 'another stopwatch device'";
+                   dmesg | grep 'only one stopwatch device'";
     let said = guest.shell(refusal);
     assert!(said.contains("/dev/stopwatch"), "{said}");
     guest.check_log();
