@@ -7,7 +7,7 @@ help:
 	@echo 'make test-debug  the modules on kernels that look for mistakes, 1 h or more'
 	@echo 'make test-lifecycle  everything that begins and ends, 100 times; takes hours emulated'
 	@echo 'make budget   search for the longest sections with interrupts off, for an hour'
-	@echo 'make fuzz     fuzz the engine for MINUTES=10'
+	@echo 'make fuzz     fuzz engine, host module and driver, for MINUTES=10 each'
 	@echo 'make bench    what each way between guest and host costs, into build/bench'
 	@echo 'make modules  the kernel modules, into build/modules, for the stock kernel of the lab;'
 	@echo '              with KDIR=... for any kernel tree that has Rust enabled'
@@ -31,7 +31,7 @@ budget:
 	STOPWATCH_TIMEOUT=5400 lab/lab budget search --seconds 3600
 
 fuzz:
-	lab/lab exec -- tests/fuzz/run $(or $(MINUTES),10)
+	tests/fuzz/all $(or $(MINUTES),10)
 
 bench:
 	lab/lab bench

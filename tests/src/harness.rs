@@ -70,6 +70,11 @@ impl Region {
         unsafe { self.base.add(offset).cast::<AtomicU64>().as_ref() }
     }
 
+    /// Where the word at `offset` is, for a system call that takes it for an argument.
+    pub fn address(&self, offset: u32) -> usize {
+        std::ptr::from_ref(self.word(offset)).expose_provenance()
+    }
+
     /// The words of the slot at `offset`, the owner first.
     pub fn slot(&self, offset: u32) -> SlotWords {
         let mut words = [0; 8];

@@ -12,6 +12,7 @@
 //! | [`counting`] | instructions with interrupts off, by a plugin of level 1's QEMU |
 //! | [`kvm`] | KVM's counters of exits |
 //! | [`guest`] | a guest under QEMU, and the shell in it |
+//! | [`hostile`] | a host that writes whatever it likes to the region |
 //! | [`program`] | `stopwatch host`, and a parser of its metrics |
 //! | [`scenario`] | the scenario of the demo |
 //! | [`harness`] | a VM without a VMM: plays VMM and guest on the region's memfd |
@@ -24,6 +25,7 @@ pub mod debug_kernel;
 pub mod faults;
 pub mod guest;
 pub mod harness;
+pub mod hostile;
 pub mod kmsg;
 pub mod kvm;
 pub mod module;

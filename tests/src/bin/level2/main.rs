@@ -11,6 +11,7 @@ mod descriptors;
 mod driver;
 mod files;
 mod guests;
+mod hostile;
 mod hotplug;
 mod mapping;
 mod names;
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
         samples::tests(),
         strangers::tests(),
         hotplug::tests(),
+        hostile::tests(),
         saving::tests(),
         second_device::tests(),
         suspend::tests(),
