@@ -33,7 +33,6 @@ mod one_namespace {
     }
 }
 #[cfg(not(CONFIG_USER_NS))]
-#[allow(unused_imports, reason = "only the guest driver has users")]
 pub(crate) use one_namespace::{
     current_to_initial,
     initial_to_current, //
