@@ -240,7 +240,8 @@ pub struct Now {
 }
 
 /// VM time by the `struct stopwatch_clock_page` at `offset`. `counter` reads the
-/// counter, `pauses` how often the VM was paused and resumed, in that order. `None` if the page does not tell it, or is being written.
+/// counter, `pauses` how often the VM was paused and resumed, in that order. `None` if the page
+/// does not tell it, or is being written.
 #[inline]
 pub fn now(
     mem: &impl Memory,

@@ -208,9 +208,9 @@ struct stopwatch_laps {
  * STOPWATCH_IOC_BIND: gives the file a post ring, see struct stopwatch_post_ring in
  * <linux/stopwatch_device.h>, that is bound to a stopwatch: what the program puts
  * there is a command that is posted, at the cost of a few stores. A file gets one,
- * once, and has it until it is closed. The binding ends by itself when the stopwatch
- * is deleted or its mode changes: then bound is 0, and what is posted from then on is
- * not carried out. Another file is needed then, as for another stopwatch or another
+ * once, and has it until it is closed. The binding ends by itself when the
+ * stopwatch is deleted or its mode changes: then bound is 0, and what is posted
+ * from then on is not carried out. Another file is needed then, as for another stopwatch or another
  * thread: who has this one's ring mapped may have had the right to it before only.
  *   EBUSY      the file has got one
  *   ENOENT, EACCES  as for a command that changes the stopwatch
@@ -218,7 +218,8 @@ struct stopwatch_laps {
  *   ENOSPC     all rings are in use
  *   EDQUOT     the caller's user has a quarter of all rings, and the caller is not
  *              root
- *   EOPNOTSUPP the host does not offer post rings
+ *   EOPNOTSUPP the host does not offer post rings, or the pages of this kernel are
+ *              larger than 4 KiB
  *
  * STOPWATCH_IOC_DOORBELL: has the host carry out what is posted, with
  * STOPWATCH_DOORBELL_NOW for its argument before it returns, and with
@@ -271,6 +272,7 @@ struct stopwatch_device_info {
  *   EINVAL     writable, executable, or longer than what there is
  *   EACCES     the file is not open for writing, and the caller is not root
  *   ENODEV     the device is gone
+ *   EOPNOTSUPP the pages of this kernel are larger than 4 KiB
  *
  * At STOPWATCH_POST_RING_OFFSET it shows the file's post ring, for reading and
  * writing.
