@@ -283,7 +283,7 @@ impl<S: Storage> PostRings<S> {
     }
 
     /// Whether anything waits in any of them.
-    #[inline]
+    #[inline(always)]
     pub(super) fn any_waits(&self, mem: &impl Memory) -> bool {
         let mut left = self.bound;
         while left != 0 {

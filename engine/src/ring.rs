@@ -69,7 +69,7 @@ const OWNER_BITS: u64 = (uapi::STOPWATCH_OWNER_POSTED | uapi::STOPWATCH_OWNER_DO
 
 impl Owner {
     /// What the first word of a slot says, by the flip of its [`Place`].
-    #[inline]
+    #[inline(always)]
     fn of(word: u64, flip: u64) -> Self {
         const POSTED: u64 = uapi::STOPWATCH_OWNER_POSTED as u64;
 
@@ -149,7 +149,7 @@ impl Place {
     }
 
     /// Gives the slot here away, with what it says, the owner last.
-    #[inline]
+    #[inline(always)]
     fn write(self, mem: &impl Memory, owner: u64, words: &mut SlotWords) {
         OWNER.set(words, owner);
         // Pairs with the one in `read()` at the other end.
@@ -158,7 +158,7 @@ impl Place {
 
     /// Reads the slot here into `words` if `wanted` says so of its owner; each word
     /// once. Whether it did.
-    #[inline]
+    #[inline(always)]
     fn read(
         self,
         mem: &impl Memory,
@@ -290,7 +290,7 @@ impl Completer {
 
     /// Copies the next slot, if it is for the completer; each word once. Whether it
     /// is.
-    #[inline]
+    #[inline(always)]
     pub(super) fn next(&self, mem: &impl Memory, posted: &mut Posted) -> bool {
         self.place.read(mem, &mut posted.words, |owner| {
             posted.bad_owner = owner == Owner::Bad;
@@ -299,14 +299,14 @@ impl Completer {
     }
 
     /// Whether the next slot is for the completer.
-    #[inline]
+    #[inline(always)]
     pub(super) fn waiting(&self, mem: &impl Memory) -> bool {
         let owner = self.place.owner(mem.load(self.place.offset));
         matches!(owner, Owner::Posted | Owner::Bad)
     }
 
     /// Completes the slot that [`Self::next`] told of, and goes on.
-    #[inline]
+    #[inline(always)]
     pub(super) fn complete(&mut self, mem: &impl Memory, words: &mut SlotWords) {
         self.place.write(mem, self.place.completed(), words);
         self.place = self.place.next(self.slots);

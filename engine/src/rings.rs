@@ -222,7 +222,7 @@ pub(super) struct Others<'a> {
 
 impl Others<'_> {
     /// Whether anything waits in any of them.
-    #[inline]
+    #[inline(always)]
     pub(super) fn any_waits(&self, mem: &impl Memory) -> bool {
         let waits = |end: &Completer| end.waiting(mem);
         self.before.iter().any(waits) || self.after.iter().any(waits)

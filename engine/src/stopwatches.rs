@@ -517,6 +517,37 @@ impl<S: Storage> Stopwatches<S> {
         Some((status, stopwatch.read(now, self.times.vm_time())))
     }
 
+    /// [`Self::act`], if there is such a stopwatch, and its timeout has not to follow.
+    #[inline(always)]
+    pub(super) fn act_alone(
+        &mut self,
+        mem: &impl Memory,
+        clock: &impl Clock,
+        watch: u32,
+        act: Act,
+    ) -> Option<(Status, Reading)> {
+        if !self.existing.contains(watch) {
+            return None;
+        }
+        let stopwatch = self.kept.get_mut(watch)?;
+        let follows = !matches!(act, Act::Read | Act::Lap);
+        if follows && stopwatch.has_timeout() {
+            return None;
+        }
+        let now = self.times.own(clock, stopwatch.identity.time_base);
+        let status = stopwatch.act(act, now);
+        let reading = stopwatch.read(now, self.times.vm_time());
+        if status == Status::Ok && act != Act::Read {
+            let lap = if act == Act::Lap {
+                self.layout.lap(watch, reading.laps.wrapping_sub(1))
+            } else {
+                None
+            };
+            self.publish_counts(mem, watch, lap);
+        }
+        Some((status, reading))
+    }
+
     /// After a start, pause or reset of a stopwatch that has a timeout.
     #[cold]
     #[inline(never)]

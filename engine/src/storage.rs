@@ -68,7 +68,7 @@ impl<T: Copy, S: Storage> Chunked<T, S> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn get_mut(&mut self, index: usize) -> Option<&mut T> {
         match self.first.get_mut(index) {
             Some(entry) => Some(entry),
