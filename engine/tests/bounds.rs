@@ -8,9 +8,10 @@ mod common;
 use std::cell::{Cell, RefCell};
 
 use common::{at, device, request, Guest, Heap, Region, POLICY};
+use proptest::prelude::*;
 use stopwatch_engine::guest::PostRing;
 use stopwatch_engine::{
-    uapi, Budget, Creation, Device, Geometry, Layout, Memory, Name, Policy, Request, Settle,
+    uapi, Budget, Chunk, Creation, Device, Geometry, Layout, Memory, Name, Policy, Request, Settle,
     Stamped, Status, Target,
 };
 
@@ -399,4 +400,189 @@ fn a_command_resolves_its_name() {
     );
     let gone = command(by_name, message(request(START, 3, 0)));
     assert_eq!(gone.status, Ok(Status::BadWatch));
+}
+
+/// What one step may take beyond the budget, in words of the region: a binding clears
+/// a post ring; a record, a reply and an event are written.
+const STEP: u64 = 256 + 200;
+
+/// A unit stands for an instruction, and the least that is charged for a word is that
+/// of a slot that is made free: four.
+const WORDS: u64 = Budget::SECTION as u64 / 4 + STEP;
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(96)
+    })]
+
+    /// However large the device is, and whatever its region says, no section reaches
+    /// for more words of it, or does more, than its budget stands for.
+    #[test]
+    fn a_section_is_bounded(
+        stopwatches in prop::sample::select(vec![1, 64, 128, 1000, 4096]),
+        rings in prop::sample::select(vec![1u32, 2, 7, 64]),
+        ring_slots in prop::sample::select(vec![8, 64, 1024]),
+        event_slots in prop::sample::select(vec![64, 4096]),
+        bound in 0..=32u32,
+        stamps in prop::collection::vec(
+            prop::sample::select(vec![0, 900, 1_000, 1_001, 1 << 50]), 32),
+        steps in prop::collection::vec((0..10u8, any::<u32>(), any::<u64>()), 1..60),
+    ) {
+        let geometry = Geometry { stopwatches, rings, ring_slots, event_slots };
+        let (mut device, region, mut guest) = negotiated(geometry);
+        let numbered = stopwatches.min(uapi::STOPWATCH_NUMBERED);
+        let layout = *device.layout();
+        let bound = bound.min(layout.post_rings());
+        let posts = (0..bound)
+            .zip(&stamps)
+            .map(|(ring, &stamp)| {
+                (bind(&mut device, &region, &mut guest, ring, ring % numbered), stamp)
+            })
+            .collect();
+        for watch in 0..numbered {
+            let timeout = request(TIMEOUT, watch, 900 + u64::from(watch));
+            guest.call(&mut device, &region, 0, timeout, 0);
+        }
+        let mem = Refilled::new(&region, posts);
+        let mut now = 1_000;
+        let mut random = 88_172_645_463_325_252u64;
+        let mut random = move || {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random
+        };
+        for (kind, number, word) in steps {
+            let ring = number % rings;
+            let mut budget = Budget::section();
+            mem.accesses.set(0);
+            let answered = device.stats().requests;
+            match kind {
+                // The guest asks for anything, in all rings.
+                0 | 1 => {
+                    for end in &mut guest.rings {
+                        for _ in 0..number % 64 {
+                            let ask = Request {
+                                op: (random() % 24) as u16,
+                                watch: (random() % 130) as u32,
+                                arg: random() >> (random() % 64),
+                                interval: random() >> (random() % 64),
+                                ..Request::default()
+                            };
+                            let _ = end.post(&region, ask);
+                        }
+                    }
+                }
+                // It scribbles.
+                2 => {
+                    let slots = layout.ring(ring).unwrap();
+                    for index in 0..slots.count() {
+                        region.store(slots.slot(index), random() & 0xf_001f_0003);
+                        region.store(slots.slot(index) + 8, random() & 0x100);
+                    }
+                }
+                3 | 4 => {
+                    let _ = device.vmm(&mem, &at(now), &(), &mut budget);
+                    let _ = device.serve(&mem, &at(now), &(), ring, &mut budget);
+                }
+                5 => {
+                    let _ = device.work(&mem, &at(now), &(), &mut budget);
+                }
+                // Only a look ends a section in which somebody settled.
+                6 => {
+                    let mut settle = Settle::default();
+                    let budget = &mut Budget::settling();
+                    if device.settle(&mem, &at(now), &(), &mut settle, budget).done {
+                        let _ = device.laps(&mem, number % stopwatches, 0, &mut [0; 256]);
+                        let creation = Creation::default();
+                        let _ = device.command(&mem, &at(now), Target::Number, creation);
+                    }
+                }
+                7 => {
+                    now += word % 5_000;
+                    let _ = device.expire(&mem, &at(now), &(), &mut budget);
+                }
+                8 => {
+                    region.store(layout.vmm(), word & 0x7_0000_0003);
+                    let _ = device.vmm(&mem, &at(now), &(), &mut budget);
+                    let _ = device.work(&mem, &at(now), &(), &mut budget);
+                }
+                _ => match device.wants_storage() {
+                    Some(count) if number % 4 != 0 => {
+                        let Ok(chunk) = Chunk::new(count);
+                        drop(device.set_storage(chunk));
+                    }
+                    _ => device.deny_storage(),
+                },
+            }
+            let words = mem.accesses.get();
+            prop_assert!(words <= WORDS, "{words} words in a section of {kind}");
+            let answered = device.stats().requests - answered;
+            // A post is the least, and one step may be over.
+            let most = u64::from(Budget::SECTION) / 100 + 1;
+            prop_assert!(answered <= most, "{answered} answered in a section of {kind}");
+        }
+    }
+}
+
+/// A run that waits for what was posted is not stuck by a reset that comes between.
+#[test]
+fn a_run_that_settles_outlives_a_reset() {
+    let (mut device, mem, mut guest) = negotiated(GEOMETRY);
+    let hostile = (0..8)
+        .map(|ring| (bind(&mut device, &mem, &mut guest, ring, 2), 0))
+        .collect();
+    guest.call(&mut device, &mem, 0, request(TIMEOUT, 1, 100), 0);
+    let memory = Refilled::new(&mem, hostile);
+    let mut budget = Budget::new(1);
+    let expired = device.expire(&memory, &at(1_000), &(), &mut budget);
+    assert_eq!((expired.put, expired.lost), (0, 0), "it settles still");
+    assert!(expired.next > Some(1_000));
+    memory.stopped.set(true);
+
+    mem.store(device.layout().vmm(), 9 << 32);
+    assert!(device.vmm(&mem, &at(2_000), &(), &mut Budget::new(1)).reset);
+    // A run while the reset is under way tells nothing of before it.
+    let expired = device.expire(&mem, &at(2_000), &(), &mut Budget::new(1));
+    assert_eq!((expired.put, expired.calls), (0, 0));
+    finish(&mut device, &mem, 3_000);
+    let expired = device.expire(&mem, &at(3_000), &(), &mut Budget::section());
+    assert_eq!((expired.put, expired.next), (0, None));
+
+    let mut guest = Guest::new(device.layout());
+    guest.negotiate(&mut device, &mem);
+    guest.call(&mut device, &mem, 3, request(TIMEOUT, 5, 100), 4_000);
+    assert_eq!(device.next_deadline(&at(4_000)), Some(4_100));
+    let expired = device.expire(&mem, &at(4_100), &(), &mut Budget::section());
+    assert_eq!(
+        (expired.put, expired.calls, expired.next),
+        (1, 1 << 3, None)
+    );
+}
+
+/// After a stop in the middle of a run, which lasts as long as it may, nothing is lost
+/// and nothing spins.
+#[test]
+fn a_run_goes_on_after_a_stop() {
+    for first in [1, Budget::SECTION] {
+        let (mut device, mem, mut guest) = negotiated(GEOMETRY);
+        let watches = 40;
+        for watch in 0..watches {
+            guest.call(&mut device, &mem, 0, request(TIMEOUT, watch, 100), 0);
+        }
+        // What is told before the stop, or only settled.
+        let before = device.expire(&mem, &at(200), &(), &mut Budget::new(first));
+        assert!(before.put < watches, "{before:?}");
+        let mut now = 10_000_000_000;
+        let mut told = before.put;
+        for _ in 0..1_000 {
+            let expired = device.expire(&mem, &at(now), &(), &mut Budget::section());
+            told += expired.put;
+            let Some(next) = expired.next else { break };
+            assert!(next > now, "it spins");
+            now = next;
+        }
+        assert_eq!((told, device.next_deadline(&at(now))), (watches, None));
+    }
 }
