@@ -56,7 +56,7 @@ fn main() {
     for (seed, (part, range)) in (1..).zip(&parts) {
         let what = format!("a host that writes to {part}");
         let test = || fuzz(&mut guest, &what, share.max(1));
-        let ((), written) = during(&vm, &region, range, seed << 40 | 0x5eed, test);
+        let ((), written) = during(&vm, &region, range, (seed << 40) | 0x5eed, test);
         println!("{what}: {written} words");
     }
 

@@ -97,7 +97,7 @@ fn a_host_that_writes_anything() {
                 rebinds += 1;
             }
         };
-        let ((), written) = during(&vm, &region, &range, seed << 40 | 0x5eed, test);
+        let ((), written) = during(&vm, &region, &range, (seed << 40) | 0x5eed, test);
         guest.check_log();
         figure(format!(
             "a host that writes to {part}: {written} words, {commands} commands and \

@@ -543,7 +543,7 @@ mod tests {
             assert_eq!(elapsed(3000), None, "{flags:#x}");
         }
         // Flags of a later version say nothing of that.
-        fake.flags(RUNNING | 1 << 7);
+        fake.flags(RUNNING | (1 << 7));
         assert_eq!(elapsed(3000), Some(11_500));
 
         for pauses in [1, 2] {
