@@ -21,7 +21,9 @@ const BURST_NS: u64 = 10_000_000;
 /// The time of the next free place, in ns of `CLOCK_MONOTONIC`.
 static NEXT: Atomic<u64> = Atomic::new(0);
 
-/// A place in the order of all VMs.
+/// A place in the order of all VMs. Dropping it gives it back, so that nobody moves the others by
+/// taking places that he does not use.
+#[must_use]
 pub(crate) struct Turn {
     time: u64,
 }
@@ -30,6 +32,20 @@ impl Turn {
     /// When it is, in ns of `CLOCK_MONOTONIC`: then, or later, timeouts may be noted.
     pub(crate) fn time(&self) -> u64 {
         self.time
+    }
+
+    /// It is used: timeouts are noted now.
+    pub(crate) fn begin(self) {
+        core::mem::forget(self);
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        // Those behind it stay where they are; the next one to come gets a place that much earlier.
+        //
+        // Relaxed: nothing but the number itself is exchanged by it. It was added before.
+        NEXT.fetch_sub(distance(), Relaxed);
     }
 }
 

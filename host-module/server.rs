@@ -346,7 +346,7 @@ impl DeadlineTimer<Core> {
                 return Err(EALREADY);
             }
             state.started = false;
-            state.turn = None;
+            // The turn stays: it is as good after the next START.
             self.clear();
             state.kicker.take()
         };
@@ -615,6 +615,7 @@ impl DeadlineTimer<Core> {
             state.turn = Some(turn);
             return Some(time);
         }
+        turn.begin();
         let expired = state.engine.expire(
             &self.region.memory(),
             &self.clock,

@@ -28,6 +28,7 @@ tests![
     a_kick_by_a_task_that_is_gone,
     a_look_beside_a_guest_that_posts_without_end,
     timeouts_of_the_whole_host,
+    turns_that_are_not_used,
 ];
 
 const READ: u32 = STOPWATCH_OP_READ;
@@ -282,4 +283,48 @@ fn timeouts_of_the_whole_host() {
     for events in each {
         assert!(events > all / 10, "each has its turn");
     }
+}
+
+/// A VM that is stopped before its turn comes takes no place from the others, nor does one
+/// that ends.
+fn turns_that_are_not_used() {
+    const ROUNDS: u32 = 500;
+    let module = host_module();
+    module.unload().unwrap();
+    module.load_with(c"max_expiries=500").unwrap();
+    // More than the host notes, so that each turn is some time ahead.
+    let fast = |vm: &mut Vm| {
+        for watch in 0..4 {
+            let request = Request {
+                op: TIMEOUT as u16,
+                watch,
+                arg: MS,
+                interval: MS,
+                ..Request::default()
+            };
+            vm.ask(request);
+        }
+    };
+    let mut busy: Vec<_> = (0..12).map(|_| Vm::with_timeouts(SMALL)).collect();
+    busy.iter_mut().for_each(fast);
+    let mut quiet = Vm::with_timeouts(SMALL);
+    thread::sleep(Duration::from_millis(200));
+    for _ in 0..ROUNDS {
+        busy[0].control.stop().unwrap();
+        busy[0].control.start().unwrap();
+    }
+    for _ in 0..ROUNDS / 10 {
+        let mut vm = Vm::with_timeouts(SMALL);
+        fast(&mut vm);
+        thread::sleep(Duration::from_millis(2));
+    }
+    let begin = Instant::now();
+    quiet.ok(TIMEOUT, 0, MS);
+    assert!(eventually(PATIENCE, || quiet.guest.event().is_some()));
+    let late = begin.elapsed();
+    figure(format_args!(
+        "a timeout of 1 ms beside {ROUNDS} turns that were not used: after {late:?}"
+    ));
+    // They would be a second, by themselves.
+    assert!(late < Duration::from_millis(500), "{late:?}");
 }
