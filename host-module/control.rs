@@ -19,6 +19,7 @@ use kernel::{
 
 use crate::{
     abstractions::{
+        capability,
         eventfd::{
             EventFdFile,
             EventFdListener, //
@@ -275,7 +276,9 @@ impl ControlFile {
             features: setup.features & (setup.policy.features | !by_policy()),
             ..setup.policy
         };
-        let server = server::serve_region(layout, policy, region, admission)?;
+        // Who may see all VMs may make one for another user.
+        let payer = (!capability::sys_admin()).then_some(self.opener.user);
+        let server = server::serve_region(layout, policy, region, admission, payer)?;
         let vm = self.registry.add(|number| {
             Arc::pin_init(
                 Vm::new(number, self.opener, geometry, setup.name, server),

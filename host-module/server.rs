@@ -6,9 +6,9 @@
 //! |--------------------------------------------------|-----------------------------------------|
 //! | the write to a doorbell: interrupts off, mostly  | one section of requests of a ring,      |
 //! | inside the vCPU's own exit                       | answered in place ([`Doorbell`])        |
-//! | the task that wrote to it, before it goes on     | what that left over, in sections: more  |
-//! | ([`Leftover`])                                   | requests, a reset, new storage          |
-//! | a timer interrupt                                | one section of timeouts that expired:   |
+//! | the task that wrote to it, before it goes on, if | what that left over, in sections: more  |
+//! | it is of the VM's user ([`Leftover`])            | requests, a reset, new storage          |
+//! | a timer interrupt (a thread on PREEMPT_RT)       | one section of timeouts that expired:   |
 //! |                                                  | events, calls                           |
 //! | a task's ioctl                                   | start, stop, look, in sections          |
 //!
@@ -27,7 +27,10 @@ use kernel::{
         SpinLockIrq,
         SpinLockIrqGuard, //
     },
-    task::Task, //
+    task::{
+        Kuid,
+        Task, //
+    }, //
 };
 
 use crate::{
@@ -113,8 +116,12 @@ struct State {
     calls_due: u64,
     /// The turn among all VMs to note timeouts, once the timer has asked for one.
     turn: Option<Turn>,
-    /// The task that last left something over when it kicked, or that started the VM: it does what a
-    /// kick leaves over that comes from where there is no task to do it.
+    /// The user whose tasks do what their kicks leave over: the opener, or if that is privileged, and
+    /// so may have made the VM for another user, the one who leaves something over first. An eventfd
+    /// may be in the hands of anybody, who is not to pay for the VM.
+    payer: Option<Kuid>,
+    /// The payer's task that last left something over when it kicked, or that started the VM: it does
+    /// what a kick leaves over that comes from elsewhere.
     kicker: Option<ARef<Task>>,
     kicks: u64,
     timed_kicks: u64,
@@ -195,7 +202,8 @@ pub(crate) struct Snapshot {
 }
 
 /// Makes the server of a VM: clears its region and writes what the VMM and the guest will find
-/// there. VM time begins. The policy's `epoch_ns` is filled in here. May sleep.
+/// there. VM time begins. The policy's `epoch_ns` is filled in here. `payer` is the user whose tasks do
+/// what their kicks leave over, or `None` for the first one that does. May sleep.
 ///
 /// # Errors
 ///
@@ -205,6 +213,7 @@ pub(crate) fn serve_region(
     policy: Policy,
     region: PinnedMemfd,
     admission: Admission,
+    payer: Option<Kuid>,
 ) -> Result<Arc<Server>> {
     let memory = region.memory();
     for offset in (0..layout.region_size()).step_by(size_of::<u64>()) {
@@ -225,6 +234,7 @@ pub(crate) fn serve_region(
         calls: KVVec::from_elem(None, layout.geometry().rings as usize, GFP_KERNEL_ACCOUNT)?,
         calls_due: 0,
         turn: None,
+        payer,
         kicker: None,
         kicks: 0,
         timed_kicks: 0,
@@ -650,9 +660,12 @@ impl TaskWorkHandler for Leftover {
 pub(crate) struct Doorbell {
     server: Arc<Server>,
     ring: u32,
-    /// Work of its own, so that a task that kicks a ring does not go on before what its kick left
-    /// over is done, whatever other rings have queued to other tasks.
-    leftover: Arc<TaskWork<Leftover>>,
+    /// Queued to a task that kicks, by itself. While it is queued to one, another one that kicks the
+    /// same ring does not wait for it.
+    own: Arc<TaskWork<Leftover>>,
+    /// Queued to the last kicker by somebody else. That one may be stopped for long, which does not
+    /// keep others from doing what they leave over.
+    others: Arc<TaskWork<Leftover>>,
     /// The VM's file, which keeps all of this, and the module, while the work is queued.
     file: Arc<WeakFile>,
 }
@@ -660,26 +673,30 @@ pub(crate) struct Doorbell {
 impl Doorbell {
     /// The doorbell of request ring `ring` of the VM that `file` is. May sleep.
     pub(crate) fn new(server: Arc<Server>, ring: u32, file: Arc<WeakFile>) -> Result<Self> {
-        let leftover = Leftover {
-            server: server.clone(),
+        let leftover = || {
+            let server = server.clone();
+
+            Arc::pin_init(TaskWork::new(Leftover { server }), GFP_KERNEL_ACCOUNT)
         };
 
         Ok(Self {
+            own: leftover()?,
+            others: leftover()?,
             server,
             ring,
-            leftover: Arc::pin_init(TaskWork::new(leftover), GFP_KERNEL_ACCOUNT)?,
             file,
         })
     }
 
-    /// Has a task do what is left over: the current one, which pays for it and goes on after it; or,
-    /// where there is none that does task work, the one that kicked before. If that is gone, it
-    /// waits for the next kick.
+    /// Has a task do what is left over: the current one, before it goes on, if it is the payer's; or
+    /// the payer's that kicked before. If that is gone, it waits for the next kick.
     #[cold]
     #[inline(never)]
     fn leave_over(&self) {
         if let Some(notify) = task_work::notify_current() {
-            if self.queue(current!(), notify) {
+            if self.pays(Kuid::current_euid())
+                && self.own.queue(current!(), notify, &self.file).is_ok()
+            {
                 let former = self.server.state.lock().kicker.replace(current_task());
 
                 drop(former);
@@ -689,8 +706,14 @@ impl Doorbell {
         let kicker = self.server.state.lock().kicker.clone();
 
         if let Some(kicker) = kicker {
-            self.queue(&kicker, Notify::Signal);
+            // If it exits, the work waits for the next kick.
+            let _ = self.others.queue(&kicker, Notify::Signal, &self.file);
         }
+    }
+
+    /// Whether a user pays for the VM.
+    fn pays(&self, user: Kuid) -> bool {
+        *self.server.state.lock().payer.get_or_insert(user) == user
     }
 
     /// Has a task serve a kick that comes in an interrupt.
@@ -704,10 +727,6 @@ impl Doorbell {
             state.over_budget = state.over_budget.wrapping_add(1);
         }
         self.leave_over();
-    }
-
-    fn queue(&self, task: &Task, notify: Notify) -> bool {
-        self.leftover.queue(task, notify, &self.file).is_ok()
     }
 }
 

@@ -87,10 +87,14 @@ struct vhost_stopwatch_geometry {
  *
  * SET_KICK: fd is the eventfd of the doorbell of request ring index. The ring
  * is served inside the write to it, so that the answer is there when the write
- * returns; what a section with interrupts off does not take is done by the task
- * that writes, before it goes on. A write in an interrupt, or by a kernel thread,
- * is served by the task that wrote last. Replaces the one set before. An eventfd
- * is the doorbell of one ring of one VM.
+ * returns; what a section with interrupts off does not take is left over. The
+ * task that writes does that before it goes on, if its effective user is the one
+ * who opened the file (or if that one had CAP_SYS_ADMIN: the one whose task left
+ * something over first). If another task of this user has begun it, the writer
+ * may go on meanwhile. For other users, kernel threads and exiting tasks, and for
+ * all of a write in an interrupt, it is left to the user's task that left something
+ * over last, or that called START; if that is gone, to the next write. Replaces
+ * the one set before. An eventfd is the doorbell of one ring of one VM.
  *   ENXIO      no region is set
  *   EBUSY      the VM is started, or the eventfd is a doorbell already, or has an
  *              irqfd of KVM

@@ -2,13 +2,14 @@
 
 //! What the other side causes is bounded, and is done by the task that caused it.
 
-use std::io::{BufRead, BufReader};
-use std::os::fd::OwnedFd;
+use std::io::{stdin, stdout, BufRead, BufReader};
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use std::{env, thread};
 
+use rustix::process::{kill_process, waitpid, Pid, Signal, WaitOptions};
 use stopwatch::host::{event_fd, Geometry, Operation};
 use stopwatch::Which;
 use stopwatch_engine::Request;
@@ -17,6 +18,7 @@ use stopwatch_tests::suite::{eventually, figure, host_module};
 use stopwatch_tests::tests;
 use stopwatch_uapi::*;
 
+use crate::control::nobody;
 use crate::posted::bind;
 
 tests![
@@ -26,6 +28,7 @@ tests![
     killed_while_it_does_the_rest,
     a_kick_out_of_an_interrupt,
     a_kick_by_a_task_that_is_gone,
+    a_kick_by_another_user,
     a_look_beside_a_guest_that_posts_without_end,
     timeouts_of_the_whole_host,
     turns_that_are_not_used,
@@ -210,6 +213,56 @@ fn a_kick_by_a_task_that_is_gone() {
     assert!(second.guest.poll(0, token).is_none());
     second.kick(0);
     assert!(second.guest.poll(0, token).is_some());
+}
+
+/// Makes a VM of which standard output is a doorbell, with a full ring; waits for the end of
+/// standard input.
+pub(crate) fn child_lends() {
+    let eventfd = stdout().as_fd().try_clone_to_owned().unwrap();
+    let mut vm = Vm::with_eventfds(
+        control(),
+        MANY,
+        vec![eventfd, event_fd().unwrap()],
+        event_fds(2),
+    );
+    vm.control.start().unwrap();
+    let tokens: Vec<_> = std::iter::from_fn(|| vm.guest.post(0, READ, 0, 0)).collect();
+    eprintln!("{} {}", vm.info().vm, tokens.len());
+    stdin().read_line(&mut String::new()).unwrap();
+}
+
+/// A task that writes to an eventfd of somebody else's does not do his work: that is left to
+/// his own task, and to nobody while it is stopped.
+fn a_kick_by_another_user() {
+    let eventfd = event_fd().unwrap();
+    let mut child = nobody("child-lends")
+        .stdin(Stdio::piped())
+        .stdout(eventfd.try_clone().unwrap())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stderr.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    let (number, posted) = line.trim().split_once(' ').expect("number and posts");
+    let (number, posted): (u64, u64) = (number.parse().unwrap(), posted.parse().unwrap());
+    let host = control();
+    let info = || host.vm(number).unwrap().unwrap();
+    let pid = Pid::from_child(&child);
+    kill_process(pid, Signal::STOP).unwrap();
+    waitpid(Some(pid), WaitOptions::UNTRACED).unwrap();
+    let before = info();
+    kick(&eventfd);
+    let stopped = info();
+    kill_process(pid, Signal::CONT).unwrap();
+    let served = eventually(PATIENCE, || info().requests == before.requests + posted);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(stopped.over_budget, before.over_budget + 1);
+    let in_place = stopped.requests - before.requests;
+    assert!(in_place < posted / 2, "{in_place} of {posted}");
+    assert!(served, "by the task whose VM it is");
 }
 
 /// An operator's look waits for what was there when it began, and for no more.

@@ -118,16 +118,18 @@ fn refuses_region(control: &Control, memfd: impl AsFd, errno: Errno) {
     );
 }
 
-/// Runs this program in a role, as a user without privileges.
-fn as_nobody(role: &str) -> Output {
+/// This program in a role, as a user without privileges.
+pub(crate) fn nobody(role: &str) -> Command {
     const NOBODY: u32 = 65534;
     fs::set_permissions(DEVICE, fs::Permissions::from_mode(0o666)).unwrap();
-    Command::new(env::current_exe().unwrap())
-        .arg(role)
-        .uid(NOBODY)
-        .gid(NOBODY)
-        .output()
-        .unwrap()
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.arg(role).uid(NOBODY).gid(NOBODY);
+    command
+}
+
+/// Runs that.
+fn as_nobody(role: &str) -> Output {
+    nobody(role).output().unwrap()
 }
 
 fn errno<T: std::fmt::Debug>(result: Result<T, stopwatch::host::Error>) -> Option<Errno> {

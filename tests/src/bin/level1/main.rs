@@ -33,6 +33,7 @@ fn main() -> ExitCode {
             "child-allows" => control::child_allows(),
             "child-flood" => bounds::child_flood(),
             "child-hammer" => lifecycle::child_hammer(),
+            "child-lends" => bounds::child_lends(),
             "child-locks" => control::child_locks(),
             "child-looks" => visibility::child_looks(),
             other => panic!("no such role: {other}"),
