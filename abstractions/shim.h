@@ -2,7 +2,8 @@
 /*
  * What the kernel offers only as a macro or an inline function, as functions
  * that bindgen can see. Names are the kernel's, with "shim_" in front; what each
- * does is what the kernel says of it.
+ * does is what the kernel says of it. Each module has those that it uses, in
+ * shim_host.c or shim_guest.c, so that it needs no symbols of the other's.
  *
  * Types are declared, not included: bindgen takes them from the kernel crate.
  */
@@ -17,6 +18,7 @@ struct page;
 struct vm_area_struct;
 struct wait_queue_entry;
 
+/* shim_host.c */
 _Bool shim_in_task(void);
 _Bool shim_current_is_dying(void);
 void shim_cond_resched(void);
@@ -33,6 +35,8 @@ long long shim_i_size(struct file *file);
 int shim_file_is_rw(struct file *file);
 
 void *shim_vmap_kernel(struct page **pages, unsigned int count);
+
+/* shim_guest.c */
 void *shim_vmap_pfn_kernel(unsigned long *pfns, unsigned int count);
 int shim_map_pfn(struct vm_area_struct *vma, unsigned long addr, unsigned long pfn,
 		 _Bool decrypted);

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
-/* See shim.h. */
+/* The host module's part of shim.h. */
 
 #include <linux/eventfd.h>
 #include <linux/fs.h>
-#include <linux/magic.h>
 #include <linux/mm.h>
 #include <linux/poll.h>
 #include <linux/shmem_fs.h>
@@ -33,7 +32,7 @@ void shim_cond_resched(void)
 
 void *shim_kmalloc_nofail(unsigned long size)
 {
-	return kmalloc(size, GFP_KERNEL | __GFP_NOFAIL);
+	return kmalloc(size, GFP_KERNEL_ACCOUNT | __GFP_NOFAIL);
 }
 
 /* What task_work.rs takes wakeme_after_rcu() to find. */
@@ -70,12 +69,15 @@ int shim_poll_add_wait(struct file *file, struct wait_queue_entry *wait)
 	return table.err;
 }
 
-/* The F_SEAL_* of a memfd in ordinary pages, -EINVAL for any other file. */
+/*
+ * The F_SEAL_* of a memfd in ordinary pages, -EINVAL for any other file. What the
+ * kernel has for that, memfd_fcntl() and memfd_get_seals(), is not exported.
+ */
 int shim_memfd_get_seals(struct file *file)
 {
 	struct inode *inode = file_inode(file);
 
-	if (!IS_ENABLED(CONFIG_SHMEM) || inode->i_sb->s_magic != TMPFS_MAGIC ||
+	if (!IS_ENABLED(CONFIG_SHMEM) || !shmem_mapping(inode->i_mapping) ||
 	    !S_ISREG(inode->i_mode))
 		return -EINVAL;
 	return READ_ONCE(SHMEM_I(inode)->seals);
@@ -116,41 +118,3 @@ void *shim_vmap_kernel(struct page **pages, unsigned int count)
 	return vmap(pages, count, VM_MAP, PAGE_KERNEL);
 }
 
-/* Decrypted, as ioremap() maps: a device has no key of an encrypted guest's. */
-void *shim_vmap_pfn_kernel(unsigned long *pfns, unsigned int count)
-{
-	return vmap_pfn(pfns, count, pgprot_decrypted(PAGE_KERNEL));
-}
-
-struct frame {
-	struct vm_area_struct *vma;
-	unsigned long pfn;
-	pgprot_t prot;
-};
-
-static int set_frame(pte_t *pte, unsigned long addr, void *data)
-{
-	struct frame *frame = data;
-
-	set_pte_at(frame->vma->vm_mm, addr, pte,
-		   pte_mkspecial(pfn_pte(frame->pfn, frame->prot)));
-	return 0;
-}
-
-/*
- * Maps a page frame for a fault, with the caching that the protection of @vma
- * says. vmf_insert_pfn() takes the caching from what is known of the frame, and
- * of a BAR it is known that it is uncached, although this one is memory. As
- * i915's remap_io_mapping() does it. Decrypted if it is a device's: that has no
- * key of an encrypted guest's.
- */
-int shim_map_pfn(struct vm_area_struct *vma, unsigned long addr, unsigned long pfn,
-		 bool decrypted)
-{
-	struct frame frame = { .vma = vma, .pfn = pfn, .prot = vma->vm_page_prot };
-
-	if (decrypted)
-		frame.prot = pgprot_decrypted(frame.prot);
-
-	return apply_to_page_range(vma->vm_mm, addr, PAGE_SIZE, set_frame, &frame);
-}
