@@ -49,12 +49,20 @@ use kernel::{
 use super::shim;
 
 /// Where an open file of a misc device is noted while it is open.
-pub(crate) trait FileLink {
+pub(crate) trait FileLink: Send + Sync + Sized + 'static {
+    /// One for a file that is to be opened; notes none yet.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    fn new() -> Result<Self>;
+
     /// Notes it.
     ///
     /// # Safety
     ///
-    /// `file` is being opened and has no position; [`Self::unset`] is called in its `release()`.
+    /// `file` is being opened and has no position; [`Self::unset`] is called for the same link in its
+    /// `release()`.
     unsafe fn set(&self, file: *mut bindings::file);
 
     /// It is being released.
@@ -63,6 +71,10 @@ pub(crate) trait FileLink {
 
 /// Nowhere.
 impl FileLink for () {
+    fn new() -> Result {
+        Ok(())
+    }
+
     unsafe fn set(&self, _file: *mut bindings::file) {}
 
     fn unset(&self) {}
@@ -76,17 +88,14 @@ pub(crate) trait MiscFile: Send + Sync + Sized + 'static {
     /// What the registration holds for its files.
     type Context: Send + Sync + 'static;
 
-    /// Where it is noted which file it is: `()`, or a [`WeakFile`](super::weak_file).
+    /// Where it is noted which file it is: `()`, or an `Arc` of a [`WeakFile`](super::weak_file).
     type Link: FileLink;
 
     /// The module to which the methods belong; it stays loaded while a file is open.
     const OWNER: &'static ThisModule;
 
-    /// Opens a file.
-    fn open(context: &Self::Context, file: &File) -> Result<Arc<Self>>;
-
-    /// The link of this file.
-    fn link(&self) -> &Self::Link;
+    /// Opens a file. Once it is open, `link` notes it, until it is released.
+    fn open(context: &Self::Context, file: &File, link: &Self::Link) -> Result<Arc<Self>>;
 
     /// The last reference to the file was closed. Others may still hold the `Arc`.
     fn release(&self) {}
@@ -326,6 +335,13 @@ impl PinnedDrop for AddressSpace {
     }
 }
 
+/// What a file's private data points to, in a [`KBox`].
+struct Open<T: MiscFile> {
+    data: Arc<T>,
+    /// That which notes the file.
+    link: T::Link,
+}
+
 /// A registered misc device; dropping it takes the node away. Files that are open stay open.
 ///
 /// # Invariants
@@ -407,21 +423,32 @@ impl<T: MiscFile> MiscRegistration<T> {
         // which cannot be dropped now: `misc_open()` holds the lock that `misc_deregister()` takes.
         let this = unsafe { &*(*file).private_data.cast::<Self>() };
         // SAFETY: `file` is valid during this call, and nobody else uses it yet.
-        match T::open(&this.context, unsafe { File::from_raw_file(file) }) {
-            Ok(data) => {
-                // SAFETY: It is being opened, by `nonseekable_open()`, and `release` calls
-                // `unset()`.
-                unsafe { data.link().set(file) };
+        let open = Self::make(this, unsafe { File::from_raw_file(file) });
+        match open {
+            Ok(open) => {
+                // SAFETY: It is being opened, by `nonseekable_open()`; `release` calls `unset()` for
+                // the link that is beside the data, which nobody can exchange.
+                unsafe { open.link.set(file) };
                 if T::HAS_MMAP {
                     // SAFETY: It is being opened.
-                    unsafe { data.pages().attach(file) };
+                    unsafe { open.data.pages().attach(file) };
                 }
                 // SAFETY: While it is being opened, the file's private data is ours to set.
-                unsafe { (*file).private_data = data.into_foreign() };
+                unsafe { (*file).private_data = open.into_foreign() };
                 0
             }
             Err(err) => err.to_errno(),
         }
+    }
+
+    /// The part of [`Self::open`] that may fail.
+    fn make(&self, file: &File) -> Result<KBox<Open<T>>> {
+        // The last step is `T::open`: what that has done is undone by a release.
+        let open = KBox::new_uninit(GFP_KERNEL_ACCOUNT)?;
+        let link = T::Link::new()?;
+        let data = T::open(&self.context, file, &link)?;
+
+        Ok(open.write(Open { data, link }))
     }
 
     /// # Safety
@@ -429,10 +456,10 @@ impl<T: MiscFile> MiscRegistration<T> {
     /// `file` was opened by [`Self::open`] and is being released.
     unsafe extern "C" fn release(_inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
         // SAFETY: `open` has put it there, and nobody uses it after the release.
-        let data = unsafe { Arc::<T>::from_foreign((*file).private_data) };
+        let open = unsafe { KBox::<Open<T>>::from_foreign((*file).private_data) };
 
-        data.link().unset();
-        data.release();
+        open.link.unset();
+        open.data.release();
         if T::HAS_MMAP {
             // SAFETY: `open` has attached it, and it is being released.
             unsafe { AddressSpace::detach(file) };
@@ -447,10 +474,10 @@ impl<T: MiscFile> MiscRegistration<T> {
     /// `file` was opened by [`Self::open`] and is not released during the call.
     unsafe fn with<R>(file: *mut bindings::file, method: impl FnOnce(&T, &File) -> R) -> R {
         // SAFETY: `open` has put it there, and `release` has not been called.
-        let data = unsafe { Arc::<T>::borrow((*file).private_data) };
+        let open = unsafe { KBox::<Open<T>>::borrow((*file).private_data) };
         // SAFETY: `file` is valid during this call; no `fdget_pos` region is active, as the files
         // are not seekable.
-        method(&data, unsafe { File::from_raw_file(file) })
+        method(&open.data, unsafe { File::from_raw_file(file) })
     }
 
     /// # Safety

@@ -11,12 +11,14 @@ use core::ptr::{
 use kernel::{
     bindings,
     fs::File,
+    prelude::*,
     sync::{
         aref::ARef,
         atomic::{
             Atomic,
             Release, //
-        }, //
+        },
+        Arc, //
     }, //
 };
 
@@ -33,7 +35,7 @@ pub(crate) struct WeakFile {
 
 impl WeakFile {
     /// None.
-    pub(crate) fn new() -> Self {
+    fn new() -> Self {
         // INVARIANT: Null.
         Self {
             file: Atomic::new(ptr::null_mut()),
@@ -54,7 +56,11 @@ impl WeakFile {
     }
 }
 
-impl FileLink for WeakFile {
+impl FileLink for Arc<WeakFile> {
+    fn new() -> Result<Self> {
+        Ok(Arc::new(WeakFile::new(), GFP_KERNEL_ACCOUNT)?)
+    }
+
     unsafe fn set(&self, file: *mut bindings::file) {
         // INVARIANT: As the caller promises.
         self.file.store(file, Release);

@@ -343,11 +343,7 @@ impl MiscFile for StopwatchFile {
 
     const OWNER: &'static ThisModule = this_module::<crate::LocalModule>();
 
-    fn link(&self) -> &() {
-        &()
-    }
-
-    fn open(opened: &Opened, file: &File) -> Result<Arc<Self>> {
+    fn open(opened: &Opened, file: &File, _link: &()) -> Result<Arc<Self>> {
         let device = &opened.device;
         let events = device.events().subscribe(Reader {
             user: User::opener(file),

@@ -122,11 +122,11 @@ pub(crate) struct ControlFile {
 #[vtable]
 impl MiscFile for ControlFile {
     type Context = Arc<Registry>;
-    type Link = WeakFile;
+    type Link = Arc<WeakFile>;
 
     const OWNER: &'static ThisModule = this_module::<crate::LocalModule>();
 
-    fn open(registry: &Arc<Registry>, file: &File) -> Result<Arc<Self>> {
+    fn open(registry: &Arc<Registry>, file: &File, link: &Arc<WeakFile>) -> Result<Arc<Self>> {
         let opener = Opener {
             user: file.cred().euid(),
             pid: current!().tgid_nr_ns(None),
@@ -147,15 +147,11 @@ impl MiscFile for ControlFile {
             try_pin_init!(Self {
                 registry: registry.clone(),
                 opener,
-                link: Arc::new(WeakFile::new(), GFP_KERNEL_ACCOUNT)?,
+                link: link.clone(),
                 setup <- new_mutex!(setup),
             }),
             GFP_KERNEL_ACCOUNT,
         )
-    }
-
-    fn link(&self) -> &WeakFile {
-        &self.link
     }
 
     fn release(&self) {
