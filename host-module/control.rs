@@ -441,19 +441,18 @@ impl ControlFile {
     fn describe(&self, it: &mut uapi::vhost_stopwatch_description) -> Result {
         zero(it.reserved)?;
         let vm = self.registry.get(it.vm)?;
-        let watch = match it.description.flags {
-            0 => it.description.watch,
-            uapi::STOPWATCH_DESCRIBE_NEXT => vm
-                .server()
-                .next_existing(it.description.watch)?
-                .ok_or(ENOENT)?,
+        let server = vm.server();
+        let asked = it.description.watch;
+        let (watch, record) = match it.description.flags {
+            0 => (asked, server.describe(asked)?.ok_or(ENOENT)?),
+            uapi::STOPWATCH_DESCRIBE_NEXT => server.describe_next(asked)?.ok_or(ENOENT)?,
             _ => return Err(EINVAL),
         };
 
         it.description = uapi::stopwatch_description {
             size: it.description.size,
             flags: it.description.flags,
-            ..vm.server().describe(watch)?.ok_or(ENOENT)?.describe(watch)
+            ..record.describe(watch)
         };
         Ok(())
     }

@@ -443,18 +443,22 @@ impl DeadlineTimer<Core> {
         }
     }
 
-    /// The smallest number, not below `watch`, of a stopwatch that exists.
+    /// What a stopwatch is, or `None` if there is none of that number.
     ///
     /// # Errors
     ///
     /// `ERESTARTSYS` if a signal is pending, as with all that follow.
-    pub(crate) fn next_existing(&self, watch: u32) -> Result<Option<u32>> {
-        Ok(self.settled()?.engine.next_existing(watch))
-    }
-
-    /// What a stopwatch is, or `None` if there is none of that number.
     pub(crate) fn describe(&self, watch: u32) -> Result<Option<Record>> {
         Ok(self.settled()?.engine.describe(watch))
+    }
+
+    /// The stopwatch that exists under the smallest number not below `from`: its number and what it
+    /// is, at one moment. `None` if there is none.
+    pub(crate) fn describe_next(&self, from: u32) -> Result<Option<(u32, Record)>> {
+        let state = self.settled()?;
+        let watch = state.engine.next_existing(from);
+
+        Ok(watch.and_then(|watch| Some((watch, state.engine.describe(watch)?))))
     }
 
     /// Laps of a stopwatch, from number `first` on, or `None` if there is none of that number.
