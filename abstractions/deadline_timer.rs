@@ -18,7 +18,9 @@ use kernel::{
 
 /// What a [`DeadlineTimer`] calls.
 pub(crate) trait DeadlineHandler: Sync + Sized + 'static {
-    /// The deadline has passed. Runs in hard interrupt context, never twice at a time.
+    /// The deadline has passed. Runs in hard interrupt context, never twice at a time. On PREEMPT_RT
+    /// the kernel moves a timer without `HRTIMER_MODE_HARD` to a softirq, which is a thread there: so
+    /// a spinlock of that kernel, which may sleep, can be taken in either.
     ///
     /// May set the next deadline on `timer`.
     fn expired(timer: &DeadlineTimer<Self>);

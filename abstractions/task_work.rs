@@ -61,7 +61,7 @@ pub(crate) enum Notify {
 /// How the current task is to be told of work; `None` where there is no task that would do it
 /// soon: in interrupts, in a kernel thread, and in a task that exits. Usable in any context.
 pub(crate) fn notify_current() -> Option<Notify> {
-    if in_interrupt() {
+    if !in_task() {
         return None;
     }
     // SAFETY: This is a task, and `flags` is only written by itself.
@@ -77,11 +77,12 @@ pub(crate) fn notify_current() -> Option<Notify> {
     }
 }
 
-/// Whether this is an interrupt, where no task waits for what is done. Any context.
+/// Whether this is a task, and no interrupt or softirq in which no task waits for what is done: the
+/// kernel's `in_task()`. Any context.
 #[inline]
-pub(crate) fn in_interrupt() -> bool {
+pub(crate) fn in_task() -> bool {
     // SAFETY: It only looks at the state of this CPU.
-    unsafe { !shim::shim_in_task() }
+    unsafe { shim::shim_in_task() }
 }
 
 /// Lets others run, if it is time. Task context, without spinlocks.
@@ -90,7 +91,9 @@ pub(crate) fn may_reschedule() {
     unsafe { shim::shim_cond_resched() };
 }
 
-/// Whether the current task has been killed, and should leave the kernel soon.
+/// Whether the current task has been killed, and should leave the kernel soon. An exiting task gets
+/// no new work by [`notify_current`], but runs what it had: that looks here after each section, so it
+/// does one.
 pub(crate) fn current_is_dying() -> bool {
     // SAFETY: It only looks at the current task.
     unsafe { shim::shim_current_is_dying() }
@@ -284,8 +287,8 @@ impl Tail {
         // SAFETY: It is ours, and on no list.
         unsafe { Self::push(tail) };
         // SAFETY: The callback is set up and stays until it has run: only then it is freed. The task
-        // is the current one, which runs task work just now, and so still takes more; it runs it
-        // after what it has taken already.
+        // is the current one, which runs task work just now, and so still takes more. Whatever the
+        // order in a batch, it takes this one in a later batch: after the work that adds it.
         unsafe {
             bindings::task_work_add(
                 Task::current_raw(),

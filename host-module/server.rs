@@ -739,7 +739,7 @@ impl Listener for Doorbell {
     fn signalled(&self, wake_up: &WakeUp) {
         // A timer that calls may ring many doorbells, and each has a section of its own: none is
         // served inside the interrupt.
-        if task_work::in_interrupt() {
+        if !task_work::in_task() {
             return self.hand_over();
         }
         let left_over = {
