@@ -10,11 +10,8 @@ use core::ptr::NonNull;
 use kernel::{
     bindings,
     error::to_result,
-    ffi::c_ulong,
-    mm::Mm,
     page::PAGE_SIZE,
-    prelude::*,
-    sync::aref::ARef, //
+    prelude::*, //
 };
 
 use super::{
@@ -28,6 +25,11 @@ use super::{
 ///
 /// The pointer is to a file of which this owns a reference.
 struct OwnedFile(NonNull<bindings::file>);
+
+// SAFETY: A reference to a file may be used and given back by any task.
+unsafe impl Send for OwnedFile {}
+// SAFETY: What is done through `&self` may be done by several tasks at a time.
+unsafe impl Sync for OwnedFile {}
 
 impl OwnedFile {
     fn get(fd: i32) -> Result<Self> {
@@ -71,45 +73,44 @@ impl Drop for InodeLock<'_> {
     }
 }
 
-/// Pages that a process answers for as locked memory.
+/// Memory that a user answers for as locked.
 ///
 /// # Invariants
 ///
-/// `pages` are counted in `mm`, if there is one.
-struct LockedPages {
-    mm: Option<ARef<Mm>>,
-    pages: usize,
+/// What `pin` says was counted by `mm_account_pinned_pages()`.
+struct LockedMemory {
+    pin: bindings::ubuf_info_msgzc_mmpin,
 }
 
-impl LockedPages {
-    /// Charges them to the current process. May sleep.
+// SAFETY: A user's count may be changed, and the reference to him given back, by any task.
+unsafe impl Send for LockedMemory {}
+// SAFETY: Nothing is reached through `&self`.
+unsafe impl Sync for LockedMemory {}
+
+impl LockedMemory {
+    /// Charges `size` bytes to the user of the current task, and two pages: the kernel's function
+    /// is for buffers that may begin and end anywhere. Not to the process, whose count an exec or
+    /// its end would forget while the memory stays locked.
     ///
     /// # Errors
     ///
-    /// `ENOMEM` beyond its `RLIMIT_MEMLOCK`, unless it has `CAP_IPC_LOCK`.
-    fn charge(pages: usize) -> Result<Self> {
-        let mm: Option<ARef<Mm>> = current!().mm().map(|mm| {
-            let mm: &Mm = mm;
-            mm.into()
-        });
+    /// `ENOMEM` if the user has more then, in all his processes, than the task's `RLIMIT_MEMLOCK`.
+    /// Nothing is counted if that is infinite, or with `CAP_IPC_LOCK`.
+    fn charge(size: usize) -> Result<Self> {
+        let mut pin = bindings::ubuf_info_msgzc_mmpin::default();
 
-        Self::account(mm.as_deref(), pages, true)?;
-        // INVARIANT: Counted just now.
-        Ok(Self { mm, pages })
-    }
-
-    fn account(mm: Option<&Mm>, pages: usize, more: bool) -> Result {
-        let mm = mm.map_or(core::ptr::null_mut(), Mm::as_raw);
-
-        // SAFETY: `mm` is null or we have a reference, which is all that it takes to count in it.
-        to_result(unsafe { bindings::account_locked_vm(mm, pages as c_ulong, more) })
+        // SAFETY: `pin` is valid for writes, and has no user yet.
+        to_result(unsafe { bindings::mm_account_pinned_pages(&mut pin, size) })
+            .map_err(|_| ENOMEM)?;
+        // INVARIANT: Counted just now, or it has no user.
+        Ok(Self { pin })
     }
 }
 
-impl Drop for LockedPages {
+impl Drop for LockedMemory {
     fn drop(&mut self) {
-        // By the type invariant they are counted. To count less cannot fail.
-        let _ = Self::account(self.mm.as_deref(), self.pages, false);
+        // SAFETY: By the type invariant it was counted; it is given back once.
+        unsafe { bindings::mm_unaccount_pinned_pages(&mut self.pin) };
     }
 }
 
@@ -178,9 +179,7 @@ pub(crate) struct PinnedMemfd {
     size: usize,
     // Dropped after the mapping is gone, in this order.
     _folios: PinnedFolios,
-    _locked: LockedPages,
-    // As long as it is open, no other memfd has its identity.
-    _memfd: Memfd,
+    _locked: LockedMemory,
 }
 
 // SAFETY: The mapping may be used and unmapped on any CPU.
@@ -194,16 +193,15 @@ impl PinnedMemfd {
     /// The seals with which nobody could write.
     const SEALS_REFUSED: u32 = bindings::F_SEAL_WRITE | bindings::F_SEAL_FUTURE_WRITE;
 
-    /// Pins and maps the whole of `memfd`. The pages are locked memory of the current process. May
-    /// sleep.
+    /// Pins and maps the whole of `memfd`. The pages are locked memory of the current user. May sleep.
     ///
     /// # Errors
     ///
     /// `EINVAL` if it is not of `size` bytes, not a whole number of pages, not sealed against
     /// shrinking and growing, or sealed against writing; `ENOMEM` if there is no memory to pin or
-    /// map it, or the process may not lock so much.
-    pub(crate) fn new(memfd: Memfd, size: usize) -> Result<Self> {
-        let locked = LockedPages::charge(size / PAGE_SIZE)?;
+    /// map it, or the user may not lock so much.
+    pub(crate) fn new(memfd: &Memfd, size: usize) -> Result<Self> {
+        let locked = LockedMemory::charge(size)?;
         let folios = Self::pin(&memfd.0, size)?;
         let mapping = Self::map(&folios, size / PAGE_SIZE)?;
 
@@ -213,7 +211,6 @@ impl PinnedMemfd {
             size,
             _folios: folios,
             _locked: locked,
-            _memfd: memfd,
         })
     }
 
@@ -258,7 +255,7 @@ impl PinnedMemfd {
 
     /// Maps the first `pages` pages of `folios`.
     fn map(folios: &PinnedFolios, pages: usize) -> Result<NonNull<u8>> {
-        let mut list: KVVec<*mut bindings::page> = KVVec::with_capacity(pages, GFP_KERNEL)?;
+        let mut list: KVVec<*mut bindings::page> = KVVec::with_capacity(pages, GFP_KERNEL_ACCOUNT)?;
         for &folio in folios.folios.iter().take(folios.pinned) {
             // SAFETY: The folio is pinned, so it is valid and is not split.
             let in_folio = unsafe { shim::shim_folio_nr_pages(folio) };
@@ -267,7 +264,10 @@ impl PinnedMemfd {
             for n in 0..in_folio {
                 if list.len() < pages {
                     // SAFETY: `n` is below the number of pages of the folio.
-                    list.push(unsafe { shim::shim_folio_page(folio, n) }, GFP_KERNEL)?;
+                    list.push(
+                        unsafe { shim::shim_folio_page(folio, n) },
+                        GFP_KERNEL_ACCOUNT,
+                    )?;
                 }
             }
         }

@@ -261,8 +261,8 @@ impl ControlFile {
         let layout = setup.layout.ok_or(ENXIO)?;
         let geometry = layout.geometry();
         let memfd = Memfd::get(it.fd)?;
-        let admission = self.registry.admit(memfd.id())?;
-        let region = PinnedMemfd::new(memfd, layout.region_size() as usize)?;
+        let admission = self.registry.admit(memfd, self.opener.user)?;
+        let region = PinnedMemfd::new(admission.memfd(), layout.region_size() as usize)?;
         let mut doorbells = KVec::with_capacity(geometry.rings as usize, GFP_KERNEL_ACCOUNT)?;
         for _ in 0..geometry.rings {
             doorbells.push(None, GFP_KERNEL_ACCOUNT)?;
@@ -358,7 +358,9 @@ impl ControlFile {
 
     fn set_policy(&self, it: &uapi::vhost_stopwatch_policy) -> Result {
         zero(it.flags & !(uapi::VHOST_STOPWATCH_ALLOW_HOST_TIME | functions::policy_flags()))?;
-        if it.min_interval_ns < u64::from(uapi::VHOST_STOPWATCH_MIN_INTERVAL_NS) {
+        let intervals = u64::from(uapi::VHOST_STOPWATCH_MIN_INTERVAL_NS)
+            ..=uapi::VHOST_STOPWATCH_MAX_INTERVAL_NS;
+        if !intervals.contains(&it.min_interval_ns) {
             return Err(EINVAL);
         }
         functions::may_be_allowed(it.flags)?;

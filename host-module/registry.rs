@@ -15,7 +15,10 @@ use kernel::{
 use crate::{
     abstractions::{
         capability,
-        memfd::MemfdId, //
+        memfd::{
+            Memfd,
+            MemfdId, //
+        }, //
     },
     vm::Vm, //
 };
@@ -33,26 +36,34 @@ struct Entries {
 pub(crate) struct Registry {
     #[pin]
     entries: Mutex<Entries>,
-    /// The memfds of all VMs, also of those that are not in `entries` yet, or any more.
+    /// The memfds and owners of all VMs, also of those that are not in `entries` yet, or any more.
     #[pin]
-    regions: Mutex<KVVec<MemfdId>>,
+    regions: Mutex<KVVec<(MemfdId, Kuid)>>,
 }
 
 /// The right to be a VM, with a region that no other VM has.
 ///
 /// # Invariants
 ///
-/// `region` is in the registry once, for this.
+/// The identity of `memfd` is in the registry once, for this.
 pub(crate) struct Admission {
     registry: Arc<Registry>,
-    region: MemfdId,
+    // As long as it is open, no other memfd has its identity.
+    memfd: Memfd,
+}
+
+impl Admission {
+    /// The memfd of the region.
+    pub(crate) fn memfd(&self) -> &Memfd {
+        &self.memfd
+    }
 }
 
 impl Drop for Admission {
     fn drop(&mut self) {
         let mut regions = self.registry.regions.lock();
 
-        regions.retain(|region| *region != self.region);
+        regions.retain(|(region, _)| *region != self.memfd.id());
     }
 }
 
@@ -68,27 +79,33 @@ impl Registry {
         })
     }
 
-    /// Admits a VM with that region. The memfd has to stay open until the admission is dropped. May
-    /// sleep.
+    /// Admits a VM of `owner` with that region. May sleep.
     ///
     /// # Errors
     ///
-    /// `EBUSY` if a VM has that region, `ENOSPC` if there are `max_vms` VMs, `ENOMEM`.
-    pub(crate) fn admit(self: &Arc<Self>, region: MemfdId) -> Result<Admission> {
+    /// `EBUSY` if a VM has that region, `ENOSPC` if there are `max_vms` VMs, `EDQUOT` if a quarter of
+    /// that are the owner's and the current task has no `CAP_SYS_ADMIN`, `ENOMEM`.
+    pub(crate) fn admit(self: &Arc<Self>, memfd: Memfd, owner: Kuid) -> Result<Admission> {
+        let most = crate::module_parameters::max_vms.value() as usize;
         let mut regions = self.regions.lock();
 
-        if regions.contains(&region) {
+        if regions.iter().any(|(region, _)| *region == memfd.id()) {
             return Err(EBUSY);
         }
-        if regions.len() >= crate::module_parameters::max_vms.value() as usize {
+        if regions.len() >= most {
             return Err(ENOSPC);
         }
+        let own = regions.iter().filter(|(_, other)| *other == owner).count();
+        if own >= most.div_ceil(4) && !capability::sys_admin() {
+            return Err(EDQUOT);
+        }
         // This memory is the module's, and bounded just now.
-        regions.push(region, GFP_KERNEL)?;
+        regions.push((memfd.id(), owner), GFP_KERNEL)?;
+        drop(regions);
         // INVARIANT: Entered just now.
         Ok(Admission {
             registry: self.clone(),
-            region,
+            memfd,
         })
     }
 

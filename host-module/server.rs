@@ -176,7 +176,7 @@ pub(crate) struct Core {
     #[pin]
     state: SpinLockIrq<State>,
     region: PinnedMemfd,
-    // Dropped after the region: then another VM may have it.
+    // Dropped after the region is unmapped: then another VM may have it.
     _admission: Admission,
     clock: VmClock,
     /// So many sections at most a task does of what was left over: twice what one capacity of all

@@ -79,11 +79,15 @@ struct vhost_stopwatch_geometry {
  *   EBUSY      a region is set, or another VM has this one
  *   EBADF      fd is not an open file, or not open for reading and writing
  *   EINVAL     not a memfd of ordinary pages, wrong size, or wrong seals
- *   ENOMEM     no memory to pin or map it, or beyond RLIMIT_MEMLOCK: the pages
- *              are locked memory of the caller, until the VM ends. With
- *              CAP_IPC_LOCK there is no limit
+ *   ENOMEM     no memory to pin or map it, or beyond RLIMIT_MEMLOCK: until the
+ *              VM ends, the region and two pages are locked memory of the
+ *              caller's real user, which the caller's limit is compared with,
+ *              whichever of the user's processes made them. With CAP_IPC_LOCK
+ *              there is no limit
  *   ENOSPC     too many VMs: there are as many as the module's parameter max_vms
  *              (4096) says
+ *   EDQUOT     a quarter of these are of the user who opened the file, and the
+ *              caller has no CAP_SYS_ADMIN
  *
  * SET_KICK: fd is the eventfd of the doorbell of request ring index. The ring
  * is served inside the write to it, so that the answer is there when the write
@@ -135,7 +139,8 @@ struct vhost_stopwatch_name {
  * SET_POLICY: what the guest may do. May be called again until the region is
  * set.
  *   EINVAL     unknown flag, or min_interval_ns is below
- *              VHOST_STOPWATCH_MIN_INTERVAL_NS
+ *              VHOST_STOPWATCH_MIN_INTERVAL_NS or above
+ *              VHOST_STOPWATCH_MAX_INTERVAL_NS
  *   EPERM      ALLOW_HOST_POWER without CAP_SYS_BOOT
  *   EBUSY      the region is set
  */
@@ -154,6 +159,8 @@ struct vhost_stopwatch_policy {
 
 /* The least, which is what a VM has without a policy: 10,000 events a second. */
 #define VHOST_STOPWATCH_MIN_INTERVAL_NS	100000
+/* The most: an hour. */
+#define VHOST_STOPWATCH_MAX_INTERVAL_NS	3600000000000ULL
 
 /*
  * START, STOP: serve kicks, or do not. The argument is zero.

@@ -50,9 +50,10 @@ tests![
     the_region_is_cleared_and_described,
     one_memfd_for_two_vms,
     seals_that_change_meanwhile,
-    a_region_is_locked_memory,
     a_limit_of_locked_memory,
     too_many_vms,
+    too_many_vms_of_a_user,
+    least_intervals,
     who_may_allow_host_power,
     names,
     bad_names,
@@ -694,27 +695,7 @@ fn seals_that_change_meanwhile() {
     ));
 }
 
-/// The pages of a region are locked memory of the process that set it.
-fn a_region_is_locked_memory() {
-    let locked = || -> u64 {
-        let status = fs::read_to_string("/proc/self/status").unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmLck:"));
-        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
-        kib.unwrap().parse().unwrap()
-    };
-    let before = locked();
-    let (control, size) = with_geometry();
-    control.set_region(sealed_memfd(size).unwrap()).unwrap();
-    assert_eq!(locked(), before + size / 1024);
-    drop(control);
-    assert_eq!(locked(), before);
-    // What is refused is given back, too.
-    let (control, size) = with_geometry();
-    refuses_region(&control, memfd(size, SealFlags::SHRINK), Errno::INVAL);
-    assert_eq!(locked(), before);
-}
-
-/// For an ordinary user, up to RLIMIT_MEMLOCK.
+/// The pages of a region are locked memory of an ordinary user, up to RLIMIT_MEMLOCK.
 fn a_limit_of_locked_memory() {
     let output = as_nobody("child-locks");
     assert!(output.status.success(), "{output:?}");
@@ -723,6 +704,8 @@ fn a_limit_of_locked_memory() {
 /// The part of that in a process of another user.
 pub(crate) fn child_locks() {
     let (control, size) = with_geometry();
+    // The kernel counts two pages more.
+    let counted = size + 2 * 4096;
     let limit = |bytes| {
         let now = getrlimit(Resource::Memlock);
         let limit = Rlimit {
@@ -732,16 +715,33 @@ pub(crate) fn child_locks() {
         setrlimit(Resource::Memlock, limit)
     };
     let region = sealed_memfd(size).unwrap();
-    limit(size - 4096).unwrap();
+    limit(counted - 4096).unwrap();
     refuses_region(&control, &region, Errno::NOMEM);
-    limit(size).unwrap();
+    limit(counted).unwrap();
+    // What is refused is given back.
+    refuses_region(&control, &memfd(size, SealFlags::SHRINK), Errno::INVAL);
     control.set_region(&region).unwrap();
     let (second, size) = with_geometry();
     let other = sealed_memfd(size).unwrap();
     refuses_region(&second, &other, Errno::NOMEM);
+    // It is the user's, not the process's: another program has no limit of its own.
+    let again = || {
+        let status = Command::new(env::current_exe().unwrap())
+            .arg("child-locks-again")
+            .status();
+        status.unwrap().success()
+    };
+    assert!(!again());
     // The first one has given back what it had, when it is gone.
     drop(control);
+    assert!(again());
     second.set_region(&other).unwrap();
+}
+
+/// A process that makes one VM.
+pub(crate) fn child_locks_again() {
+    let (control, size) = with_geometry();
+    control.set_region(sealed_memfd(size).unwrap()).unwrap();
 }
 
 fn too_many_vms() {
@@ -754,6 +754,48 @@ fn too_many_vms() {
     refuses_region(&control, &memfd, Errno::NOSPC);
     drop(first);
     control.set_region(&memfd).unwrap();
+}
+
+/// An ordinary user has a quarter of all VMs at most.
+fn too_many_vms_of_a_user() {
+    host_module().unload().unwrap();
+    host_module().load_with(c"max_vms=8").unwrap();
+    let _others: Vec<_> = (0..3).map(|_| Vm::stopped(SMALL)).collect();
+    let output = as_nobody("child-crowds");
+    assert!(output.status.success(), "{output:?}");
+}
+
+/// The part of that in a process of another user.
+pub(crate) fn child_crowds() {
+    let first = Vm::stopped(SMALL);
+    let _second = Vm::stopped(SMALL);
+    let (control, size) = with_geometry();
+    let memfd = sealed_memfd(size).unwrap();
+    refuses_region(&control, &memfd, Errno::DQUOT);
+    drop(first);
+    control.set_region(&memfd).unwrap();
+}
+
+/// Not faster than every 100 us, and not slower than the engine counts with.
+fn least_intervals() {
+    let policy = |min_interval_ns| Policy {
+        min_interval_ns,
+        ..Policy::default()
+    };
+    for good in [
+        u64::from(VHOST_STOPWATCH_MIN_INTERVAL_NS),
+        VHOST_STOPWATCH_MAX_INTERVAL_NS,
+    ] {
+        control().set_policy(policy(good)).unwrap();
+    }
+    for bad in [
+        0,
+        u64::from(VHOST_STOPWATCH_MIN_INTERVAL_NS) - 1,
+        VHOST_STOPWATCH_MAX_INTERVAL_NS + 1,
+        u64::MAX,
+    ] {
+        assert_eq!(errno(control().set_policy(policy(bad))), Some(Errno::INVAL));
+    }
 }
 
 /// Whoever lets a guest power the host off must be able to do it.

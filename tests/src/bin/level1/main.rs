@@ -31,10 +31,12 @@ fn main() -> ExitCode {
     if let Some(role) = env::args().nth(1).filter(|role| role.starts_with("child-")) {
         match role.as_str() {
             "child-allows" => control::child_allows(),
+            "child-crowds" => control::child_crowds(),
             "child-flood" => bounds::child_flood(),
             "child-hammer" => lifecycle::child_hammer(),
             "child-lends" => bounds::child_lends(),
             "child-locks" => control::child_locks(),
+            "child-locks-again" => control::child_locks_again(),
             "child-looks" => visibility::child_looks(),
             other => panic!("no such role: {other}"),
         }

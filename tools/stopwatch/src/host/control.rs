@@ -384,8 +384,13 @@ impl Control {
                 ),
                 (
                     Errno::NOMEM,
-                    "no memory to pin or map it, or more locked memory than `ulimit -l` allows: \
-                     raise that, or take a smaller geometry",
+                    "no memory to pin or map it, or the user has more locked memory in all VMs \
+                     than `ulimit -l` allows: raise that, or take a smaller geometry",
+                ),
+                (
+                    Errno::DQUOT,
+                    "this user has a quarter of all VMs that there may be: end some, or raise \
+                     the host module's parameter max_vms",
                 ),
                 (
                     Errno::NOSPC,
@@ -533,7 +538,7 @@ impl Control {
             &[
                 (
                     Errno::INVAL,
-                    "the least interval is too small; expected at least 100us",
+                    "expected a least interval from 100us to 1h",
                 ),
                 (
                     Errno::PERM,
