@@ -4,12 +4,15 @@
 //! and what SET_POLICY grants.
 
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use rustix::io::Errno;
 use rustix::time::{clock_gettime, ClockId};
 use stopwatch::host::{sealed_memfd, Geometry};
 use stopwatch::Features;
 use stopwatch_tests::harness::{control, Argument, Vm, SMALL};
+use stopwatch_tests::suite::figure;
 use stopwatch_tests::tests;
 use stopwatch_uapi::*;
 
@@ -23,6 +26,7 @@ tests![
     while_the_vm_is_stopped,
     creating_and_deleting,
     describe_walks_through_all,
+    a_walk_while_others_delete,
     laps_of_a_stopwatch,
     more_laps_than_are_kept,
     laps_that_cannot_be_given,
@@ -388,6 +392,47 @@ fn describe_walks_through_all() {
     assert_eq!(describe(2, 0), Err(Errno::INVAL), "an unknown flag");
 }
 
+/// That one that is found is deleted meanwhile does not end the walk.
+fn a_walk_while_others_delete() {
+    const WALKS: u32 = 3000;
+    let vm = Vm::new(ROOM);
+    let host = Host::of(&vm);
+    host.create("comes and goes").0.unwrap();
+    host.create("stays").0.unwrap();
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let other = Host::of(&vm);
+            while !done.load(Ordering::Relaxed) {
+                other.ok(DELETE, 64);
+                assert_eq!(other.create("comes and goes").1.watch, 64);
+            }
+        });
+        let mut found = [0; 2];
+        for _ in 0..WALKS {
+            let description = vhost_stopwatch_description {
+                vm: host.vm,
+                description: stopwatch_description {
+                    flags: STOPWATCH_DESCRIBE_NEXT,
+                    watch: 64,
+                    ..Default::default()
+                },
+                ..Default::default()
+            };
+            let (result, said) = call(&host.control, VHOST_STOPWATCH_DESCRIBE, &description);
+            match (result, said.description.watch) {
+                (Ok(()), watch @ 64..=65) => found[watch as usize - 64] += 1,
+                other => {
+                    done.store(true, Ordering::Relaxed);
+                    panic!("{other:?} after {found:?}");
+                }
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+        figure(format_args!("{WALKS} walks from 64 on found {found:?}"));
+    });
+}
+
 fn laps_of_a_stopwatch() {
     let mut vm = Vm::new(SMALL);
     let host = Host::of(&vm);
@@ -480,6 +525,7 @@ fn policy(flags: u32, min_interval_ns: u64) -> vhost_stopwatch_policy {
 }
 
 const LEAST: u64 = VHOST_STOPWATCH_MIN_INTERVAL_NS as u64;
+const MOST: u64 = VHOST_STOPWATCH_MAX_INTERVAL_NS;
 
 fn a_policy_that_makes_no_sense() {
     let control = control();
@@ -488,11 +534,13 @@ fn a_policy_that_makes_no_sense() {
         (policy(u32::MAX, LEAST), Errno::INVAL),
         (policy(0, 0), Errno::INVAL),
         (policy(0, LEAST - 1), Errno::INVAL),
+        (policy(0, MOST + 1), Errno::INVAL),
+        (policy(0, u64::MAX), Errno::INVAL),
     ] {
         let (result, _) = call(&control, VHOST_STOPWATCH_SET_POLICY, &policy);
         assert_eq!(result, Err(errno), "{policy:?}");
     }
-    for good in [policy(0, LEAST), policy(1, u64::MAX), policy(0, LEAST)] {
+    for good in [policy(0, LEAST), policy(1, MOST), policy(0, LEAST)] {
         let (result, _) = call(&control, VHOST_STOPWATCH_SET_POLICY, &good);
         assert_eq!(result, Ok(()), "{good:?}");
     }

@@ -53,7 +53,6 @@ tests![
     a_limit_of_locked_memory,
     too_many_vms,
     too_many_vms_of_a_user,
-    least_intervals,
     who_may_allow_host_power,
     names,
     bad_names,
@@ -774,28 +773,6 @@ pub(crate) fn child_crowds() {
     refuses_region(&control, &memfd, Errno::DQUOT);
     drop(first);
     control.set_region(&memfd).unwrap();
-}
-
-/// Not faster than every 100 us, and not slower than the engine counts with.
-fn least_intervals() {
-    let policy = |min_interval_ns| Policy {
-        min_interval_ns,
-        ..Policy::default()
-    };
-    for good in [
-        u64::from(VHOST_STOPWATCH_MIN_INTERVAL_NS),
-        VHOST_STOPWATCH_MAX_INTERVAL_NS,
-    ] {
-        control().set_policy(policy(good)).unwrap();
-    }
-    for bad in [
-        0,
-        u64::from(VHOST_STOPWATCH_MIN_INTERVAL_NS) - 1,
-        VHOST_STOPWATCH_MAX_INTERVAL_NS + 1,
-        u64::MAX,
-    ] {
-        assert_eq!(errno(control().set_policy(policy(bad))), Some(Errno::INVAL));
-    }
 }
 
 /// Whoever lets a guest power the host off must be able to do it.

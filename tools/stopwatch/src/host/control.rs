@@ -536,10 +536,7 @@ impl Control {
         SET_POLICY.call(self.as_fd(), &mut raw).map_err(refused(
             "SET_POLICY",
             &[
-                (
-                    Errno::INVAL,
-                    "expected a least interval from 100us to 1h",
-                ),
+                (Errno::INVAL, "expected a least interval from 100us to 1h"),
                 (
                     Errno::PERM,
                     "only a process with CAP_SYS_BOOT may let a guest power the host off",
