@@ -264,10 +264,9 @@ impl PinnedMemfd {
             for n in 0..in_folio {
                 if list.len() < pages {
                     // SAFETY: `n` is below the number of pages of the folio.
-                    list.push(
-                        unsafe { shim::shim_folio_page(folio, n) },
-                        GFP_KERNEL_ACCOUNT,
-                    )?;
+                    let page = unsafe { shim::shim_folio_page(folio, n) };
+
+                    list.push(page, GFP_KERNEL_ACCOUNT)?;
                 }
             }
         }
