@@ -111,7 +111,7 @@ const CHOICE: u32 = 24;
 /// an event.
 const EXPIRY: u32 = 1_800;
 /// For a slot that is made free.
-const CLEAR: u32 = 4;
+const CLEAR: u32 = 14;
 
 /// So often all rings are looked at before something is taken, and once more if the
 /// budget allows it. What an honest guest has posted is found in two looks; each further

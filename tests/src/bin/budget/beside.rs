@@ -79,16 +79,13 @@ pub(crate) fn measure() -> Result<Vec<Trial>> {
         })?;
         say(name, &cost, burnt);
         burnt = burnt.or(Some(cost.slowest));
+        // A call as a whole has the interrupts in it that come meanwhile, of which there
+        // are more the slower the machine is: that is told, and has no limit.
         let limit = |value: f64| 1.5 * value;
         let result = if cost.service as f64 > limit(alone.service as f64) {
             Err(format!(
                 "its service takes {} instructions, {} alone",
                 cost.service, alone.service
-            ))
-        } else if cost.mean > limit(alone.mean) {
-            Err(format!(
-                "a call takes {:.0} instructions, {:.0} alone",
-                cost.mean, alone.mean
             ))
         } else {
             Ok(())
