@@ -185,9 +185,10 @@ fn a_periodic_timeout() {
 
 fn a_periodic_timeout_that_nobody_could_deliver() {
     let mut vm = Vm::with_timeouts(ROOM);
-    armed(&mut vm, 2, 0, 5 * MS, 5 * MS);
+    // Far enough away for a slow machine to stop the VM before it.
+    armed(&mut vm, 2, 0, 100 * MS, 5 * MS);
     vm.control.stop().unwrap();
-    sleep(Duration::from_millis(100));
+    sleep(Duration::from_millis(200));
     vm.control.start().unwrap();
     let event = next_event(&mut vm);
     assert!(event.count >= 15, "as one, with their number: {event:?}");
