@@ -718,7 +718,7 @@ pub(crate) fn child_locks() {
     refuses_region(&control, &region, Errno::NOMEM);
     limit(counted).unwrap();
     // What is refused is given back.
-    refuses_region(&control, &memfd(size, SealFlags::SHRINK), Errno::INVAL);
+    refuses_region(&control, memfd(size, SealFlags::SHRINK), Errno::INVAL);
     control.set_region(&region).unwrap();
     let (second, size) = with_geometry();
     let other = sealed_memfd(size).unwrap();
