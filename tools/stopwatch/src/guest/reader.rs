@@ -588,6 +588,7 @@ mod tests {
             if looks.get() == 1 {
                 fake.record32(3, offset_of!(Record, seq), 2);
                 fake.record(3, offset_of!(Record, elapsed_ns), 700);
+                fake.record(3, offset_of!(Record, base_ns), 700u64.wrapping_sub(60_000));
             }
             3000
         });
