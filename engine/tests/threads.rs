@@ -137,6 +137,7 @@ fn what_was_posted_is_done_before_who_knows_of_it_is_answered() {
     // Where there is a CPU for each thread these are done in well under a second.
     const ROUNDS: u64 = 30_000;
     const ENOUGH: Duration = Duration::from_secs(3);
+    const LIMIT: Duration = Duration::from_secs(60);
 
     let (mut device, mem) = device(Geometry {
         stopwatches: 1,
@@ -152,6 +153,11 @@ fn what_was_posted_is_done_before_who_knows_of_it_is_answered() {
     };
     let (posted, answered) = (AtomicU64::new(0), AtomicU64::new(0));
     let rounds = AtomicU64::new(ROUNDS);
+    // Who waits for a thread that has failed would wait for ever.
+    let wait = || {
+        assert!(clock.0.elapsed() < LIMIT, "a thread waits for another one");
+        thread::yield_now();
+    };
 
     thread::scope(|scope| {
         // One CPU starts and pauses, by turns in a ring before and after that of the
@@ -173,7 +179,7 @@ fn what_was_posted_is_done_before_who_knows_of_it_is_answered() {
                 assert!(ring.post_abandoned(&mem, act));
                 posted.store(round + 1, Ordering::Release);
                 while answered.load(Ordering::Acquire) <= round {
-                    thread::yield_now();
+                    wait();
                 }
             }
         });
@@ -183,7 +189,7 @@ fn what_was_posted_is_done_before_who_knows_of_it_is_answered() {
                     if rounds.load(Ordering::Acquire) <= round {
                         return;
                     }
-                    thread::yield_now();
+                    wait();
                 }
                 let read = request(uapi::STOPWATCH_OP_READ, 0, 0);
                 let token = asking.post(&mem, read).unwrap();
@@ -191,7 +197,7 @@ fn what_was_posted_is_done_before_who_knows_of_it_is_answered() {
                     if let Some(reply) = asking.poll(&mem, token) {
                         break reply;
                     }
-                    thread::yield_now();
+                    wait();
                 };
                 assert_eq!(reply.reading.running, round % 2 == 0, "in round {round}");
                 answered.store(round + 1, Ordering::Release);
@@ -200,6 +206,7 @@ fn what_was_posted_is_done_before_who_knows_of_it_is_answered() {
         let mut turn = 0u32;
         while answered.load(Ordering::Acquire) < rounds.load(Ordering::Acquire) {
             turn = turn.wrapping_add(1);
+            assert!(clock.0.elapsed() < LIMIT, "a thread waits for another one");
             let served = match turn % 3 {
                 0 => device.work(&mem, &clock, &(), &mut budget_for(8)),
                 ring => device.serve(&mem, &clock, &(), ring, &mut budget_for(8)),
