@@ -51,6 +51,12 @@ pub(super) struct Cut {
     open: Set,
     /// Of these, the ones that were not seen empty since it began.
     pending: Set,
+    /// Rings with a call at their head that waits for this cut: found before it began, or
+    /// [joined](Self::join). What any other call follows may be in a ring that was seen
+    /// empty before.
+    calls: u64,
+    /// Of these, those that joined.
+    joined: u64,
     /// What was taken from each ring when it began.
     requests: [u32; RINGS],
     posts: [u32; POST_RINGS],
@@ -70,6 +76,8 @@ impl Cut {
             requests: 0,
             posts: 0,
         },
+        calls: 0,
+        joined: 0,
         requests: [0; RINGS],
         posts: [0; POST_RINGS],
     };
@@ -86,6 +94,11 @@ impl Cut {
     /// Rings that may still hold what was there when the cut began.
     pub(super) fn pending(&self) -> Set {
         self.pending
+    }
+
+    /// Rings whose calls wait for it.
+    pub(super) fn calls(&self) -> u64 {
+        self.calls
     }
 
     /// Somebody outside of the rings begins to wait. The number of the cut that he
@@ -108,9 +121,11 @@ impl Cut {
         ahead < u32::MAX / 2 && (ahead != 0 || !self.active)
     }
 
-    /// Begins one, given what was taken from each ring until now.
+    /// Begins one, given the rings with a call at their head, and what was taken from
+    /// each ring until now.
     pub(super) fn begin(
         &mut self,
+        calls: u64,
         requests: impl Iterator<Item = u32>,
         posts: impl Iterator<Item = u32>,
     ) {
@@ -119,12 +134,40 @@ impl Cut {
         self.settles = core::mem::take(&mut self.next_wanted);
         self.open = Set::ALL;
         self.pending = Set::ALL;
+        self.calls = calls;
+        self.joined = 0;
         for (to, number) in self.requests.iter_mut().zip(requests) {
             *to = number;
         }
         for (to, number) in self.posts.iter_mut().zip(posts) {
             *to = number;
         }
+    }
+
+    /// Lets calls that were found since it began wait for it, too. What a call follows may
+    /// be in any ring: each is looked at anew, and nothing may wait in one of which the
+    /// cut takes no more.
+    pub(super) fn join(&mut self, calls: u64, waiting: Set) {
+        if calls != 0 && !self.excludes(waiting) {
+            self.calls |= calls;
+            self.joined |= calls;
+            self.pending = self.open;
+        }
+    }
+
+    /// Makes those that joined wait for the next one, if they have to. Whether it did.
+    pub(super) fn expel(&mut self, waiting: Set) -> bool {
+        let expels = self.joined != 0 && self.excludes(waiting);
+        if expels {
+            self.calls &= !self.joined;
+            self.joined = 0;
+        }
+        expels
+    }
+
+    /// Whether something waits in a ring of which it takes no more.
+    fn excludes(&self, waiting: Set) -> bool {
+        waiting.requests & !self.open.requests != 0 || waiting.posts & !self.open.posts != 0
     }
 
     /// The present one is over.
@@ -161,6 +204,8 @@ impl Cut {
         let bit = 1u64.checked_shl(ring).unwrap_or(0);
         let begun = self.requests.get(ring as usize).copied().unwrap_or(0);
         let used = number.wrapping_sub(begun) >= capacity;
+        self.calls &= !bit;
+        self.joined &= !bit;
         if used {
             self.open.requests &= !bit;
         }

@@ -632,7 +632,7 @@ impl<S: Storage> Device<S> {
 
     /// Whether a call waits for the present cut.
     fn call_waits(&self) -> bool {
-        self.cut.is_active() && self.cut.pending().requests & self.rings.calls() != 0
+        self.cut.is_active() && self.cut.pending().requests & self.cut.calls() != 0
     }
 
     /// Answers the requests in all rings, in the order of their stamps, after what
@@ -664,7 +664,7 @@ impl<S: Storage> Device<S> {
             budget.charge(self.choice);
             let waiting = found(&self.rings, &stopwatches.posts);
             let calls = self.rings.calls();
-            let late = self.cut.pending().requests & calls;
+            let late = self.cut.pending().requests & calls & self.cut.calls();
             // A call that nobody has waited for has what was there before it done first.
             let another = calls != 0 && late == 0 && !self.cut.settles();
             if !self.cut.is_active() || another {
@@ -672,11 +672,18 @@ impl<S: Storage> Device<S> {
                     break;
                 }
                 self.cut
-                    .begin(self.rings.numbers(), stopwatches.posts.numbers());
+                    .begin(calls, self.rings.numbers(), stopwatches.posts.numbers());
                 budget.charge(self.choice);
                 continue;
             }
-            let left = self.cut.pending().and(waiting);
+            // A call that was found since it began joins it or is of the next one: what was
+            // posted before that may be in a ring that was seen empty.
+            let found_later = self.cut.pending().requests & calls & !self.cut.calls();
+            self.cut.join(found_later, waiting);
+            let left = self.cut.pending().and(Set {
+                requests: waiting.requests & (!calls | self.cut.calls()),
+                posts: waiting.posts,
+            });
             if left.is_empty() {
                 if waiting.is_empty() {
                     self.cut.end_all();
@@ -691,8 +698,17 @@ impl<S: Storage> Device<S> {
                     self.rings.next(open.requests & !calls, &stopwatches.times),
                     stopwatches.posts.next(open.posts, &stopwatches.times),
                 )
+            } else if self.cut.expel(waiting) {
+                continue;
             } else {
-                (self.rings.call(left.requests, &stopwatches.times), None)
+                // Where there is no further look, one that had its look comes first.
+                let looked = left.requests & !self.rings.fresh();
+                let calls = if looks >= LOOKS && looked != 0 {
+                    looked
+                } else {
+                    left.requests
+                };
+                (self.rings.call(calls, &stopwatches.times), None)
             };
             let post = post.filter(|post| request.is_none_or(|request| post.at < request.at));
             let look_again = match (post, request) {

@@ -90,6 +90,11 @@ impl<S: Storage> Rings<S> {
         self.calls
     }
 
+    /// Of those that wait, the ones that were found since the last look at all rings began.
+    pub(super) fn fresh(&self) -> u64 {
+        self.fresh
+    }
+
     /// How many requests were taken from each.
     pub(super) fn numbers(&self) -> impl Iterator<Item = u32> + '_ {
         self.ends.iter().map(Completer::number)

@@ -5,6 +5,7 @@
 
 mod common;
 
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
 use proptest::prelude::*;
@@ -625,4 +626,87 @@ fn functions_of_the_host_need_their_feature() {
 /// Turns on features; the reading of that is of stopwatch 0, which is zero.
 fn call_features(call: &mut impl FnMut(Request) -> (Status, u64), features: u64) -> Status {
     call(request(uapi::STOPWATCH_OP_SET_FEATURES, 0, features)).0
+}
+
+/// A region in which somebody posts right after the host has read a word for the n-th
+/// time.
+struct Watched<'a> {
+    region: &'a Region,
+    offset: u32,
+    reads: Cell<u32>,
+    post: RefCell<Box<dyn FnMut() + 'a>>,
+}
+
+impl Memory for Watched<'_> {
+    fn load(&self, offset: u32) -> u64 {
+        self.region.load(offset)
+    }
+    fn load_acquire(&self, offset: u32) -> u64 {
+        let word = self.region.load_acquire(offset);
+        if offset == self.offset && self.reads.get() != 0 {
+            self.reads.set(self.reads.get() - 1);
+            if self.reads.get() == 0 {
+                (*self.post.borrow_mut())();
+            }
+        }
+        word
+    }
+    fn store(&self, offset: u32, value: u64) {
+        self.region.store(offset, value);
+    }
+    fn store_release(&self, offset: u32, value: u64) {
+        self.region.store_release(offset, value);
+    }
+    fn exchange(&self, offset: u32, old: u64, new: u64) -> bool {
+        self.region.exchange(offset, old, new)
+    }
+    fn fence_release(&self) {
+        self.region.fence_release();
+    }
+}
+
+/// A call never overtakes what was posted before it, whenever the host looks: also where
+/// the host has seen the ring of the post empty a moment ago.
+#[test]
+fn a_call_follows_what_was_posted_before_it() {
+    let mut posted = 0;
+    for (reads, behind) in (1..12).flat_map(|reads| [(reads, false), (reads, true)]) {
+        let (mut device, mem, guest) = negotiated();
+        let [mut first, mut asking, mut third, mut last] =
+            <[_; RINGS]>::try_from(guest.rings).ok().unwrap();
+        // What keeps the host looking.
+        for ring in [&mut third, &mut last] {
+            ring.post(&mem, stamped(LAP, 2, u64::MAX)).unwrap();
+        }
+        if behind {
+            asking.post(&mem, stamped(LAP, 2, u64::MAX)).unwrap();
+        }
+        let token = Cell::new(None);
+        let watched = Watched {
+            region: &mem,
+            // The first slot has turned the features on.
+            offset: device.layout().ring(0).unwrap().slot(1),
+            reads: Cell::new(reads),
+            post: RefCell::new(Box::new(|| {
+                first.post(&mem, stamped(START, 0, u64::MAX)).unwrap();
+                token.set(asking.post(&mem, request(READ, 0, 0)));
+            })),
+        };
+        while device
+            .work(&watched, &at(1000), &(), &mut budget_for(64))
+            .more
+        {}
+        drop(watched);
+        let Some(token) = token.get() else { continue };
+        let Some(reply) = asking.poll(&mem, token) else {
+            // It came after the last look.
+            continue;
+        };
+        posted += 1;
+        assert!(
+            reply.reading.running,
+            "read {reads}, behind another: {behind}"
+        );
+    }
+    assert!(posted > 4, "{posted} calls were found");
 }
