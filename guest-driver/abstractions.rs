@@ -35,6 +35,8 @@ pub(crate) mod shared_page;
 pub(crate) mod user;
 #[path = "../abstractions/user_struct.rs"]
 pub(crate) mod user_struct;
+#[path = "../abstractions/while_bound.rs"]
+pub(crate) mod while_bound;
 
 /// Bindings of `shim.h`, made by bindgen.
 // Some kernel structs have members without a size of their own, which rustc does not expect in C.

@@ -19,6 +19,7 @@ use kernel::{
     cpu::CpuId,
     device::{
         Bound,
+        Core,
         Device, //
     },
     fs::{
@@ -203,11 +204,11 @@ impl StopwatchDevice {
     /// # Errors
     ///
     /// As [`Transport::new`].
-    pub(crate) fn new(
-        pdev: &pci::Device<Bound>,
+    pub(crate) fn new<'bound>(
+        pdev: &'bound pci::Device<Bound>,
         has_ports: bool,
         vectors: u32,
-    ) -> Result<impl PinInit<Self, Error>> {
+    ) -> Result<impl PinInit<Self, Error> + 'bound> {
         let pages = AddressSpace::new()?;
         let page = Arc::new(SharedPage::new(pages.clone())?, GFP_KERNEL)?;
         let clock = Clock::new(page.clone())?;
@@ -852,10 +853,9 @@ impl StopwatchDevice {
         self.events.tell();
     }
 
-    /// Ends all use of the device. May sleep.
-    pub(crate) fn disconnect(&self) {
-        self.pages.close();
-        self.transport.disconnect();
+    /// Ends all use of the device, from which the driver is being unbound. May sleep.
+    pub(crate) fn disconnect(&self, pdev: &pci::Device<Core<'_>>) {
+        self.transport.disconnect(pdev);
         self.events.close();
     }
 }

@@ -12,17 +12,17 @@ use kernel::{
         },
         Io, //
     },
+    pci,
     prelude::*, //
 };
 
 use crate::{
-    abstractions::bar::RegisterBar,
     engine::InfoWords,
     uapi, //
 };
 
 /// BAR0, mapped.
-pub(crate) type Registers = RegisterBar<{ uapi::STOPWATCH_REGISTERS_SIZE as usize }>;
+pub(crate) type Registers<'a> = pci::Bar<'a, { uapi::STOPWATCH_REGISTERS_SIZE as usize }>;
 
 register! {
     /// `struct stopwatch_info`, half a word after the other. Read-only, and always the same.
@@ -52,7 +52,7 @@ static_assert!(DOORBELL::STRIDE == uapi::STOPWATCH_DOORBELL_STRIDE as usize);
 static_assert!(DOORBELL::SIZE == uapi::STOPWATCH_MAX_RINGS as usize);
 
 /// What the device says of itself.
-pub(crate) fn read_info(registers: &Registers) -> InfoWords {
+pub(crate) fn read_info(registers: &Registers<'_>) -> InfoWords {
     let half = |index| INFO::try_at(index).map_or(0, |half| registers.read(half).into_raw());
 
     core::array::from_fn(|index| {
@@ -61,13 +61,13 @@ pub(crate) fn read_info(registers: &Registers) -> InfoWords {
 }
 
 /// Resets the device.
-pub(crate) fn reset(registers: &Registers) {
+pub(crate) fn reset(registers: &Registers<'_>) {
     registers.write_reg(RESET::zeroed());
 }
 
 /// Rings the doorbell of a request ring. Orders earlier stores to the ring before it.
 #[inline]
-pub(crate) fn ring_doorbell(registers: &Registers, ring: usize) {
+pub(crate) fn ring_doorbell(registers: &Registers<'_>, ring: usize) {
     if let Some(doorbell) = DOORBELL::try_at(ring) {
         registers.write(doorbell, DOORBELL::zeroed());
     }

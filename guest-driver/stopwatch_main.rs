@@ -50,7 +50,7 @@ mod transport;
 mod uapi;
 
 use abstractions::{
-    bar::PortBar,
+    bar::enable_with_ports,
     miscdevice::MiscRegistration,
     pci_id::pci_device_id,
     pci_irq::{
@@ -142,7 +142,7 @@ impl pci::Driver for StopwatchDriver {
                 )
             })?;
             let has_ports = pdev.resource_len(uapi::STOPWATCH_BAR_DOORBELLS)? != 0
-                && PortBar::enable(pdev).is_ok();
+                && enable_with_ports(pdev).is_ok();
             if !has_ports {
                 pdev.enable_device_mem()?;
             }
@@ -183,8 +183,8 @@ impl pci::Driver for StopwatchDriver {
         })
     }
 
-    fn unbind<'bound>(_pdev: &'bound pci::Device<Core<'_>>, this: Pin<&Self::Data<'bound>>) {
-        this.device.disconnect();
+    fn unbind<'bound>(pdev: &'bound pci::Device<Core<'_>>, this: Pin<&Self::Data<'bound>>) {
+        this.device.disconnect(pdev);
         this.scripts.close();
     }
 }

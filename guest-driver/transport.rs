@@ -2,11 +2,11 @@
 
 //! How the host is reached, and what happens when it goes. Knows no stopwatch.
 //!
-//! Files hold a reference to a device and may do so long after the driver was unbound. What must
-//! not outlast the binding is [`Hardware`], which is why it is revocable:
+//! Files hold a reference to a device and may do so long after the driver was unbound. [`Hardware`]
+//! is there only while it is bound:
 //!
-//! - whoever touches it does so between [`Revocable::try_access`] and the drop of the guard, which
-//!   is an RCU read-side critical section and does not sleep;
+//! - whoever touches it does so between [`WhileBound::try_access`] and the drop of what that gives,
+//!   which is an RCU read-side critical section and does not sleep;
 //! - [`Transport::disconnect`] makes `try_access` fail, waits for those who are inside, and drops
 //!   the hardware. Dropping it resets the device and unmaps its BARs, in this order.
 //!
@@ -21,11 +21,13 @@ use kernel::{
         nr_cpu_ids,
         CpuId, //
     },
-    device::Bound,
+    device::{
+        Bound,
+        Core, //
+    },
     new_spinlock_irq,
     pci,
     prelude::*,
-    revocable::Revocable,
     sync::{
         atomic::{
             Atomic,
@@ -43,7 +45,8 @@ use kernel::{
         Delta,
         Instant,
         Monotonic, //
-    }, //
+    },
+    types::CovariantForLt, //
 };
 
 use crate::{
@@ -64,7 +67,8 @@ use crate::{
             Showing, //
         },
         shared_memory::SharedMemory,
-        shared_page::SharedPage, //
+        shared_page::SharedPage,
+        while_bound::WhileBound, //
     },
     engine::{
         guest::{
@@ -85,14 +89,95 @@ use crate::{
 };
 
 /// What is reached of the device.
-struct Hardware {
-    registers: Registers,
+struct Hardware<'a> {
+    registers: Registers<'a>,
     /// Where the doorbells are, if not among the registers.
-    ports: Option<PortBar>,
-    region: MemoryBar,
+    ports: Option<PortBar<'a, { uapi::STOPWATCH_DOORBELLS_SIZE as usize }>>,
+    region: MemoryBar<'a>,
 }
 
-impl Hardware {
+type BoundHardware = WhileBound<CovariantForLt!(Hardware<'_>)>;
+
+impl<'a> Hardware<'a> {
+    /// Finds out what a device is, and resets it. May sleep. With it come its layout and the
+    /// features that it offers.
+    ///
+    /// # Errors
+    ///
+    /// As [`Transport::new`].
+    fn new(
+        pdev: &'a pci::Device<Bound>,
+        has_ports: bool,
+        pages: Arc<AddressSpace>,
+    ) -> Result<(Self, (Layout, u64))> {
+        let registers = pdev.iomap_region_sized(uapi::STOPWATCH_BAR_REGISTERS, c"stopwatch")?;
+        let (layout, offered) = Layout::from_info(&registers::read_info(&registers))
+            .inspect_err(|error| dev_err!(pdev, "{}\n", core::format_args!("{error}")))
+            .map_err(|_| ENODEV)?;
+
+        let region_size = layout.region_size() as usize;
+        let bar_size = pdev.resource_len(uapi::STOPWATCH_BAR_REGION)?;
+        let region = MemoryBar::new(
+            pdev,
+            uapi::STOPWATCH_BAR_REGION,
+            region_size,
+            c"stopwatch",
+            pages,
+        )
+        .inspect_err(|_| {
+            dev_err!(
+                pdev,
+                "cannot map the region: BAR2 of {bar_size} bytes must have room for its {region_size}, which must be whole pages\n"
+            )
+        })?;
+        let ports = if has_ports && offered & u64::from(uapi::STOPWATCH_F_PORT_DOORBELLS) != 0 {
+            // The other doorbells are as good if not as fast.
+            PortBar::new(pdev, uapi::STOPWATCH_BAR_DOORBELLS, c"stopwatch").ok()
+        } else {
+            None
+        };
+
+        // Only now: a device that is not ours is left as it is.
+        Self::reset(&registers, &region.memory(), &layout).inspect_err(|_| {
+            dev_err!(
+                pdev,
+                "the host did not reset the device within {} ms; is the VM started in its stopwatch module?\n",
+                uapi::STOPWATCH_ANSWER_MS
+            )
+        })?;
+        let hardware = Self {
+            registers,
+            ports,
+            region,
+        };
+        Ok((hardware, (layout, offered)))
+    }
+
+    /// Resets a device, and waits until the host has done it: normally that is when the write to
+    /// the register retires. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ETIMEDOUT`.
+    fn reset(registers: &Registers<'_>, memory: &SharedMemory<'_>, layout: &Layout) -> Result {
+        let before = guest::reset_generation(memory, layout);
+        let mut patience = Patience::new();
+
+        registers::reset(registers);
+        loop {
+            // Before the look at the state: this task may have been away for long.
+            let is_over = patience.is_over();
+
+            if guest::reset_generation(memory, layout) != before {
+                return Ok(());
+            }
+            if is_over {
+                return Err(ETIMEDOUT);
+            }
+            patience.nap();
+        }
+    }
+
     #[inline]
     fn ring_doorbell(&self, ring: u32) {
         let ring = ring as usize;
@@ -104,7 +189,7 @@ impl Hardware {
     }
 }
 
-impl Drop for Hardware {
+impl Drop for Hardware<'_> {
     fn drop(&mut self) {
         registers::reset(&self.registers);
     }
@@ -157,7 +242,7 @@ struct Pending {
 #[pin_data]
 pub(crate) struct Transport {
     #[pin]
-    hardware: Revocable<Hardware>,
+    hardware: BoundHardware,
     /// Those that are used, one for each CPU where the device has so many. Never empty.
     rings: KVec<Pin<KBox<SpinLockIrq<Ring>>>>,
     #[pin]
@@ -181,46 +266,19 @@ impl Transport {
     /// `ENODEV`, with a message, if this driver is not for that device; `ETIMEDOUT`, with a
     /// message, if the host does not reset it; as [`MemoryBar::new`], with a message, if its region
     /// cannot be mapped; `EBUSY` if somebody else has its registers; `ENOMEM`.
-    pub(crate) fn new(
-        pdev: &pci::Device<Bound>,
+    pub(crate) fn new<'bound>(
+        pdev: &'bound pci::Device<Bound>,
         has_ports: bool,
         vectors: u32,
         page: Arc<SharedPage>,
         pages: Arc<AddressSpace>,
-    ) -> Result<(impl PinInit<DeadlineTimer<Self>, Error>, Layout, u64)> {
-        let registers = Registers::new(pdev, uapi::STOPWATCH_BAR_REGISTERS, c"stopwatch")?;
-        let (layout, offered) = Layout::from_info(&registers::read_info(&registers))
-            .inspect_err(|error| dev_err!(pdev, "{}\n", core::format_args!("{error}")))
-            .map_err(|_| ENODEV)?;
-
-        let region_size = layout.region_size() as usize;
-        let bar_size = pdev.resource_len(uapi::STOPWATCH_BAR_REGION)?;
-        let region = MemoryBar::new(
-            pdev,
-            uapi::STOPWATCH_BAR_REGION,
-            region_size,
-            c"stopwatch",
-            pages,
-        )
-        .inspect_err(|_| {
-            dev_err!(
-                pdev,
-                "cannot map the region: BAR2 of {bar_size} bytes must have room for its {region_size}, which must be whole pages\n"
-            )
-        })?;
-        let ports = if has_ports && offered & u64::from(uapi::STOPWATCH_F_PORT_DOORBELLS) != 0 {
-            // The other doorbells are as good if not as fast.
-            PortBar::new(
-                pdev,
-                uapi::STOPWATCH_BAR_DOORBELLS,
-                uapi::STOPWATCH_DOORBELLS_SIZE as usize,
-                c"stopwatch",
-            )
-            .ok()
-        } else {
-            None
-        };
-
+    ) -> Result<(
+        impl PinInit<DeadlineTimer<Self>, Error> + 'bound,
+        Layout,
+        u64,
+    )> {
+        let (hardware, (layout, offered)) =
+            BoundHardware::new(pdev, move |pdev| Hardware::new(pdev, has_ports, pages))?;
         let mut rings = KVec::new();
         for index in 0..layout.geometry().rings.min(nr_cpu_ids()).min(vectors) {
             let ring = Ring::new(layout.ring(index).ok_or(EINVAL)?);
@@ -228,52 +286,14 @@ impl Transport {
             rings.push(ring, GFP_KERNEL)?;
         }
 
-        // Only now: a device that is not ours is left as it is.
-        Self::reset(&registers, &region.memory(), &layout).inspect_err(|_| {
-            dev_err!(
-                pdev,
-                "the host did not reset the device within {} ms; is the VM started in its stopwatch module?\n",
-                uapi::STOPWATCH_ANSWER_MS
-            )
-        })?;
-        let hardware = Hardware {
-            registers,
-            ports,
-            region,
-        };
         let transport = DeadlineTimer::new(try_pin_init!(Self {
-            hardware <- Revocable::new(hardware),
+            hardware <- hardware,
             rings,
             post_rings <- PostRings::new(layout),
             timer_is_set: Atomic::new(false),
             page,
         }));
         Ok((transport, layout, offered))
-    }
-
-    /// Resets a device, and waits until the host has done it: normally that is when the write to
-    /// the register retires. May sleep.
-    ///
-    /// # Errors
-    ///
-    /// `ETIMEDOUT`.
-    fn reset(registers: &Registers, memory: &SharedMemory<'_>, layout: &Layout) -> Result {
-        let before = guest::reset_generation(memory, layout);
-        let mut patience = Patience::new();
-
-        registers::reset(registers);
-        loop {
-            // Before the look at the state: this task may have been away for long.
-            let is_over = patience.is_over();
-
-            if guest::reset_generation(memory, layout) != before {
-                return Ok(());
-            }
-            if is_over {
-                return Err(ETIMEDOUT);
-            }
-            patience.nap();
-        }
     }
 
     /// How many rings are used.
@@ -310,9 +330,9 @@ impl Transport {
     /// `ENODEV` if the device is gone.
     #[inline]
     pub(crate) fn look<R>(&self, look: impl FnOnce(&SharedMemory<'_>) -> R) -> Result<R> {
-        let hardware = self.hardware.try_access().ok_or(ENODEV)?;
+        let access = self.hardware.try_access().ok_or(ENODEV)?;
 
-        Ok(look(&hardware.region.memory()))
+        Ok(look(&access.value().region.memory()))
     }
 
     /// Has the host carry out a request, and waits for its reply. May sleep, though it rarely does:
@@ -338,7 +358,8 @@ impl Transport {
 
         loop {
             let pending = {
-                let hardware = self.hardware.try_access().ok_or(ENODEV)?;
+                let access = self.hardware.try_access().ok_or(ENODEV)?;
+                let hardware = access.value();
                 let memory = hardware.region.memory();
                 admit(&memory)?;
                 let mut ring = ring.lock();
@@ -389,7 +410,8 @@ impl Transport {
             let is_over = patience.is_over();
 
             if let Some(token) = pending.token {
-                let hardware = self.hardware.try_access().ok_or(ENODEV)?;
+                let access = self.hardware.try_access().ok_or(ENODEV)?;
+                let hardware = access.value();
                 let memory = hardware.region.memory();
                 let mut ring = ring.lock();
                 let reply = if is_over {
@@ -430,7 +452,8 @@ impl Transport {
         make: impl FnOnce(&SharedMemory<'_>) -> Option<M>,
     ) -> Result<bool> {
         let (index, ring) = timer.ring()?;
-        let hardware = timer.hardware.try_access().ok_or(ENODEV)?;
+        let access = timer.hardware.try_access().ok_or(ENODEV)?;
+        let hardware = access.value();
         let memory = hardware.region.memory();
         admit(&memory)?;
         {
@@ -476,9 +499,10 @@ impl Transport {
     /// Rings for the commands that were posted and not carried out yet, if there are any. Usable in
     /// any context. Whether there were.
     pub(crate) fn flush(&self) -> bool {
-        let Some(hardware) = self.hardware.try_access() else {
+        let Some(access) = self.hardware.try_access() else {
             return false;
         };
+        let hardware = access.value();
         let waits = self.post_rings.any_waits(&hardware.region.memory());
         let mut last = waits.then_some(0);
 
@@ -499,12 +523,14 @@ impl Transport {
     /// The page frame at `offset` of the region, as [`MemoryBar::frame`]; `None` if the device is
     /// gone.
     pub(crate) fn frame<'a>(&self, offset: usize, showing: &'a Showing<'a>) -> Option<Frame<'a>> {
-        self.hardware.try_access()?.region.frame(offset, showing)
+        let access = self.hardware.try_access()?;
+
+        access.value().region.frame(offset, showing)
     }
 
     /// Ends all use of the device, as said at the top of this file. May sleep.
-    pub(crate) fn disconnect(&self) {
-        self.hardware.revoke();
+    pub(crate) fn disconnect(&self, pdev: &pci::Device<Core<'_>>) {
+        self.hardware.end(pdev);
     }
 }
 
