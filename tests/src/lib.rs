@@ -15,6 +15,7 @@
 //! | [`hostile`] | a host that writes whatever it likes to the region |
 //! | [`program`] | `stopwatch host`, and a parser of its metrics |
 //! | [`scenario`] | the scenario of the demo |
+//! | [`signals`] | signals that interrupt a thread in its system calls |
 //! | [`harness`] | a VM without a VMM: plays VMM and guest on the region's memfd |
 
 #![deny(unsafe_op_in_unsafe_fn)]
@@ -31,4 +32,5 @@ pub mod kvm;
 pub mod module;
 pub mod program;
 pub mod scenario;
+pub mod signals;
 pub mod suite;

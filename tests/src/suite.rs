@@ -8,6 +8,7 @@ use std::fmt::Display;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -182,4 +183,27 @@ pub fn eventually(limit: Duration, mut is: impl FnMut() -> bool) -> bool {
         }
         thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Runs `act`, and meanwhile `again`, again and again, in another thread: until `act` ends, also
+/// by a panic.
+pub fn beside<R>(mut again: impl FnMut() + Send, act: impl FnOnce() -> R) -> R {
+    struct End<'a>(&'a AtomicBool);
+
+    impl Drop for End<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    let ended = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                again();
+            }
+        });
+        let _end = End(&ended);
+        act()
+    })
 }

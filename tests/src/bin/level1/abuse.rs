@@ -14,7 +14,8 @@ use stopwatch::Which;
 use stopwatch_engine::guest::PostRing;
 use stopwatch_engine::{Creation, Memory, Request, Status};
 use stopwatch_tests::harness::{control, event_fds, kick, Region, Vm, SMALL};
-use stopwatch_tests::suite::{eventually, figure};
+use stopwatch_tests::signals::interruptible;
+use stopwatch_tests::suite::{beside, eventually, figure};
 use stopwatch_tests::tests;
 use stopwatch_uapi::*;
 
@@ -26,6 +27,7 @@ tests![
     a_thousand_fast_timeouts_of_many_vms,
     posts_from_the_future,
     an_operator_looks_at_posts_from_the_future,
+    a_signal_ends_a_look_at_posts_from_the_future,
     calls_that_are_kicks,
 ];
 
@@ -252,17 +254,17 @@ fn a_thousand_fast_timeouts_of_many_vms() {
     assert!(rate <= 110_000.0, "{rate:.0} expiries a second");
 }
 
-/// A VM of which a program fills a post ring, with stamps in the future, as fast as it
-/// is emptied; runs `act` meanwhile. Gives how many posts were taken.
-fn with_posts_from_the_future(act: impl FnOnce(&mut Vm)) -> u64 {
+/// A VM of which a program fills post rings, with stamps in the future, as fast as they
+/// are emptied; runs `act` meanwhile. Gives how many posts were taken.
+fn with_posts_from_the_future(rings: u32, act: impl FnOnce(&mut Vm)) -> u64 {
     let mut vm = Vm::new(SMALL);
     let features = u64::from(STOPWATCH_F_POSTED | STOPWATCH_F_TIMEOUT);
     vm.ok(STOPWATCH_OP_SET_FEATURES, 0, features);
     let mut offsets = Vec::new();
-    for ring in 0..4 {
+    for ring in 0..rings {
         let bind = Request {
             op: STOPWATCH_OP_BIND as u16,
-            watch: 4 + ring,
+            watch: 4 + ring % 4,
             arg: ring.into(),
             // The ticket; version 1 had none.
             interval: if STOPWATCH_VERSION >= 2 { 1 } else { 0 },
@@ -273,19 +275,13 @@ fn with_posts_from_the_future(act: impl FnOnce(&mut Vm)) -> u64 {
     }
     let region = Region::map(&vm.memfd, vm.guest.layout.region_size());
     let taken = vm.info().requests;
-    let done = AtomicBool::new(false);
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            let mut rings: Vec<PostRing> = offsets.into_iter().map(PostRing::new).collect();
-            while !done.load(Ordering::Relaxed) {
-                for ring in &mut rings {
-                    while ring.post(&region, STOPWATCH_OP_LAP as u16, FUTURE_NS) == Some(true) {}
-                }
-            }
-        });
-        act(&mut vm);
-        done.store(true, Ordering::Relaxed);
-    });
+    let mut rings: Vec<PostRing> = offsets.into_iter().map(PostRing::new).collect();
+    let fill = || {
+        for ring in &mut rings {
+            while ring.post(&region, STOPWATCH_OP_LAP as u16, FUTURE_NS) == Some(true) {}
+        }
+    };
+    beside(fill, || act(&mut vm));
     vm.info().requests - taken
 }
 
@@ -293,7 +289,7 @@ fn posts_from_the_future() {
     const CALLS: u32 = 200;
     const TIMEOUTS: u32 = 20;
     let (mut longest, mut at_once, mut told) = (Duration::ZERO, 0, 0);
-    let taken = with_posts_from_the_future(|vm| {
+    let taken = with_posts_from_the_future(4, |vm| {
         for _ in 0..CALLS {
             let token = vm.guest.post(0, READ, 0, 0).expect("the ring has room");
             let begin = Instant::now();
@@ -331,7 +327,7 @@ fn posts_from_the_future() {
 
 fn an_operator_looks_at_posts_from_the_future() {
     let mut longest = Duration::ZERO;
-    let taken = with_posts_from_the_future(|vm| {
+    let taken = with_posts_from_the_future(4, |vm| {
         let (host, number) = (control(), vm.info().vm);
         for watch in 0..20 {
             let begin = Instant::now();
@@ -346,6 +342,56 @@ fn an_operator_looks_at_posts_from_the_future() {
         longest.as_micros()
     ));
     assert!(longest < Duration::from_secs(2), "it takes {longest:?}");
+}
+
+/// Who looks has what was there when he began carried out before, which is more than one
+/// section here. A signal ends that, and what he wanted is not done.
+fn a_signal_ends_a_look_at_posts_from_the_future() {
+    const TIMES: u32 = 10;
+    let (mut interrupted, mut finished) = ([0; 4], 0);
+    let taken = with_posts_from_the_future(STOPWATCH_MAX_POST_RINGS, |vm| {
+        let (host, number) = (control(), vm.info().vm);
+        let zero = Which::Number(0);
+        host.command(number, &zero, Operation::Start).unwrap();
+        let mut laps = 0;
+        let mut look = || {
+            let lap = host.command(number, &zero, Operation::Lap).map(drop);
+            laps += u32::from(lap.is_ok());
+            let results = [
+                lap,
+                host.command(number, &zero, Operation::Read).map(drop),
+                host.describe(number, 0).map(drop),
+                host.laps(number, 0).map(drop),
+            ];
+            for (result, interrupted) in results.into_iter().zip(&mut interrupted) {
+                match result {
+                    Ok(()) => finished += 1,
+                    Err(error) => {
+                        assert_eq!(error.errno(), Some(Errno::INTR), "{error}");
+                        *interrupted += 1;
+                    }
+                }
+            }
+            interrupted.iter().all(|&number| number >= TIMES)
+        };
+        interruptible(|this| {
+            let interrupt = || {
+                this.interrupt();
+                thread::yield_now();
+            };
+            beside(interrupt, || eventually(Duration::from_secs(30), &mut look))
+        });
+        let (_, reading) = host.command(number, &zero, Operation::Read).unwrap();
+        assert_eq!(reading.laps, laps, "an interrupted command has been done");
+    });
+    figure(format_args!(
+        "an operator's looks beside posts from the future ({taken} taken) and signals: {} interrupted, {finished} not",
+        interrupted.iter().sum::<u32>()
+    ));
+    assert!(
+        interrupted.iter().all(|&number| number >= TIMES),
+        "no signal ends them: {interrupted:?}"
+    );
 }
 
 /// Each call of a VM is the kick of another one: one timeout would run all these.
