@@ -180,7 +180,8 @@ pub(crate) struct Core {
     _admission: Admission,
     clock: VmClock,
     /// So many sections at most a task does of what was left over: twice what one capacity of all
-    /// rings takes, and the largest reset. Whoever posts meanwhile does the rest.
+    /// rings takes, and the largest reset. Who resets the VM all the time, or fills rings of which
+    /// nothing is posted, does the rest.
     sections: u32,
 }
 
@@ -365,13 +366,15 @@ impl DeadlineTimer<Core> {
         Ok(())
     }
 
-    /// Does what doorbells have left over, a section at a time. Task context, without locks; may
-    /// sleep.
+    /// Does what doorbells have left over by now, a section at a time. Task context, without
+    /// locks; may sleep.
     ///
     /// It ends early if the task was killed; the rest is done by the next one that kicks.
     fn work_off(&self) {
+        let mut settle = Settle::default();
+
         for _ in 0..self.sections {
-            let served = {
+            let settled = {
                 let mut state = self.state.lock();
 
                 if !state.started {
@@ -380,17 +383,25 @@ impl DeadlineTimer<Core> {
                 let memory = self.region.memory();
                 let mut budget = Budget::section();
                 let vmm = state.engine.vmm(&memory, &self.clock, &Table, &mut budget);
-                let served = state.engine.work(&memory, &self.clock, &Table, &mut budget);
+                let settled = state.engine.work_off(
+                    &memory,
+                    &self.clock,
+                    &Table,
+                    &mut settle,
+                    &mut budget,
+                );
 
-                if vmm.deadline_changed || served.deadline_changed {
+                if vmm.deadline_changed || settled.deadline_changed {
                     self.program(&state);
                 }
-                served
+                settled
             };
 
-            if served.wants_storage {
+            if settled.wants_storage {
                 self.find_storage();
-            } else if !served.more {
+                // What waited for it comes after what did not.
+                settle = Settle::default();
+            } else if settled.done {
                 return;
             }
             if task_work::current_is_dying() {

@@ -630,6 +630,31 @@ impl<S: Storage> Device<S> {
         }
     }
 
+    /// Does a slice of what doorbells have left over, for the task that does it:
+    /// [`Self::settle`]; while nothing is posted, what waits in the rings. Whoever posts
+    /// later does not prolong it.
+    pub fn work_off(
+        &mut self,
+        mem: &impl Memory,
+        clock: &impl Clock,
+        functions: &impl Functions,
+        state: &mut Settle,
+        budget: &mut Budget,
+    ) -> Settled {
+        if self.pending || self.stopwatches.has(uapi::STOPWATCH_F_POSTED) {
+            let settled = self.settle(mem, clock, functions, state, budget);
+            if self.pending || self.stopwatches.has(uapi::STOPWATCH_F_POSTED) {
+                return settled;
+            }
+        }
+        let served = self.work(mem, clock, functions, budget);
+        Settled {
+            done: !served.more,
+            wants_storage: served.wants_storage,
+            deadline_changed: served.deadline_changed,
+        }
+    }
+
     /// Whether a call waits for the present cut.
     fn call_waits(&self) -> bool {
         self.cut.is_active() && self.cut.pending().requests & self.cut.calls() != 0

@@ -206,6 +206,31 @@ fn a_timeout_and_the_operator_wait_no_longer() {
     }
 }
 
+/// A task that works off what a kick has left over takes what was posted when it began.
+#[test]
+fn whoever_posts_does_not_prolong_what_is_worked_off() {
+    let (mut device, mem, mut guest) = negotiated(GEOMETRY);
+    let hostile = vec![
+        (bind(&mut device, &mem, &mut guest, 0, 2), u64::MAX >> 4),
+        (bind(&mut device, &mem, &mut guest, 1, 2), 0),
+    ];
+    let token = guest.rings[0].post(&mem, request(READ, 1, 0)).unwrap();
+    let memory = Refilled::new(&mem, hostile);
+    let capacity = u64::from(2 * uapi::STOPWATCH_POST_SLOTS);
+    let mut settle = Settle::default();
+    let before = device.stats().requests;
+    loop {
+        let mut budget = Budget::section();
+        let settled = device.work_off(&memory, &at(1_000), &(), &mut settle, &mut budget);
+        let taken = device.stats().requests - before;
+        assert!(taken <= capacity + 400, "{taken} taken, and it goes on");
+        if settled.done {
+            break;
+        }
+    }
+    assert!(guest.rings[0].poll(&mem, token).is_some());
+}
+
 /// A reset is done in slices, and nothing is served until it is complete.
 #[test]
 fn a_reset_is_done_in_slices() {
