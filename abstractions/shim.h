@@ -10,7 +10,6 @@
 #ifndef STOPWATCH_SHIM_H
 #define STOPWATCH_SHIM_H
 
-struct callback_head;
 struct file;
 struct file_operations;
 struct folio;
@@ -22,7 +21,7 @@ struct wait_queue_entry;
 _Bool shim_in_task(void);
 _Bool shim_current_is_dying(void);
 void shim_cond_resched(void);
-void *shim_kmalloc_nofail(unsigned long size);
+void shim_synchronize_rcu_tasks(void);
 
 int shim_poll_add_wait(struct file *file, struct wait_queue_entry *wait);
 
@@ -45,7 +44,6 @@ int shim_map_pfn(struct vm_area_struct *vma, unsigned long addr, unsigned long p
 struct file *anon_inode_getfile(const char *name, const struct file_operations *fops,
 				void *priv, int flags);
 void vunmap(const void *addr);
-void wakeme_after_rcu(struct callback_head *head);
 void orderly_poweroff(_Bool force);
 
 #endif /* STOPWATCH_SHIM_H */

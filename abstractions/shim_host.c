@@ -7,9 +7,8 @@
 #include <linux/poll.h>
 #include <linux/shmem_fs.h>
 #include <linux/preempt.h>
-#include <linux/rcupdate_wait.h>
+#include <linux/rcupdate.h>
 #include <linux/sched/signal.h>
-#include <linux/slab.h>
 #include <linux/vmalloc.h>
 #include <linux/wait.h>
 
@@ -30,14 +29,17 @@ void shim_cond_resched(void)
 	cond_resched();
 }
 
-void *shim_kmalloc_nofail(unsigned long size)
+/*
+ * Waits until each task that is in the kernel now has slept or left it. The kernel
+ * has that as synchronize_rcu() where no task is preempted.
+ */
+void shim_synchronize_rcu_tasks(void)
 {
-	return kmalloc(size, GFP_KERNEL_ACCOUNT | __GFP_NOFAIL);
+#if defined(CONFIG_PREEMPTION) && !defined(CONFIG_TASKS_RCU)
+#error "a kernel that preempts tasks needs CONFIG_TASKS_RCU, which kprobes select"
+#endif
+	synchronize_rcu_tasks();
 }
-
-/* What task_work.rs takes wakeme_after_rcu() to find. */
-static_assert(offsetof(struct rcu_synchronize, head) == 0);
-static_assert(offsetof(struct rcu_synchronize, completion) == sizeof(struct callback_head));
 
 struct wait_table {
 	poll_table pt;

@@ -11,19 +11,15 @@
 //! the same task; so neither may wait for the other, and neither does.
 //!
 //! The reference to the file is given back by code of the module, which runs for another moment
-//! after that. [`TaskWorks`] covers that moment: behind each piece of work the task runs a
-//! function of the kernel's, which completes a [`Tail`], and the module's exit waits for all of
-//! them.
+//! after that, without sleeping. [`TaskWorks`] covers that moment: the module's exit waits until
+//! every task has slept, or has been in its program, since then (`synchronize_rcu_tasks()`).
 //!
 //! C header: [`include/linux/task_work.h`](srctree/include/linux/task_work.h)
 
 use core::{
     cell::UnsafeCell,
     marker::PhantomPinned,
-    ptr::{
-        self,
-        NonNull, //
-    }, //
+    ptr, //
 };
 use kernel::{
     bindings,
@@ -35,7 +31,6 @@ use kernel::{
             Acquire,
             Atomic,
             Full,
-            Relaxed,
             Release, //
         },
         Arc, //
@@ -215,13 +210,14 @@ impl<T: TaskWorkHandler> TaskWork<T> {
         this.inner.run();
 
         drop(this);
-        Tail::add(running);
-        // From here on the module may be on its way out, and waits for the tail.
         drop(file);
+        // From here on the module may be on its way out, and nothing may sleep before this task has
+        // left its code.
+        drop(running);
     }
 }
 
-/// Work that is queued or runs, and has no [`Tail`] yet.
+/// Work that is queued or runs.
 ///
 /// # Invariants
 ///
@@ -250,101 +246,6 @@ impl Drop for Running {
     }
 }
 
-/// The end of a piece of work: completed by the kernel in the same task, after the module's code has
-/// returned.
-///
-/// # Invariants
-///
-/// It is on the list `TAILS`, and `callback` was queued to a task, or is about to be.
-#[repr(C)]
-struct Tail {
-    /// As `struct rcu_synchronize` begins: `wakeme_after_rcu()`, the function of `callback`, completes
-    /// `done` and does nothing else.
-    callback: bindings::callback_head,
-    done: bindings::completion,
-    next: *mut Tail,
-}
-
-static TAILS: Atomic<*mut Tail> = Atomic::new(ptr::null_mut());
-
-impl Tail {
-    /// Has the current task complete a new tail, after it has left this function's callers. For
-    /// task work only. May sleep.
-    fn add(running: Running) {
-        Self::free_completed();
-        // SAFETY: A small allocation that may sleep. It cannot fail.
-        let tail = unsafe { shim::shim_kmalloc_nofail(size_of::<Self>()) }.cast::<Self>();
-
-        // SAFETY: `tail` is valid for writes, and ours.
-        unsafe {
-            (*tail).callback = bindings::callback_head {
-                next: ptr::null_mut(),
-                func: Some(shim::wakeme_after_rcu),
-            };
-            bindings::init_completion(&raw mut (*tail).done);
-        }
-        // INVARIANT: It is on the list, and queued next.
-        // SAFETY: It is ours, and on no list.
-        unsafe { Self::push(tail) };
-        // SAFETY: The callback is set up and stays until it has run: only then it is freed. The task
-        // is the current one, which runs task work just now, and so still takes more. Whatever the
-        // order in a batch, it takes this one in a later batch: after the work that adds it.
-        unsafe {
-            bindings::task_work_add(
-                Task::current_raw(),
-                &raw mut (*tail).callback,
-                bindings::task_work_notify_mode_TWA_RESUME,
-            )
-        };
-        drop(running);
-    }
-
-    /// # Safety
-    ///
-    /// `tail` is valid, and on no list.
-    unsafe fn push(tail: *mut Self) {
-        let mut head = TAILS.load(Relaxed);
-
-        loop {
-            // SAFETY: As the caller promises.
-            unsafe { (*tail).next = head };
-            // Release: pairs with the acquire of whoever takes the list.
-            match TAILS.cmpxchg(head, tail, Release) {
-                Ok(_) => return,
-                Err(other) => head = other,
-            }
-        }
-    }
-
-    /// Calls `each` for all tails, which are on no list then.
-    fn take_all(mut each: impl FnMut(NonNull<Self>)) {
-        // Acquire: pairs with the release in `push()`.
-        let mut tail = TAILS.xchg(ptr::null_mut(), Acquire);
-
-        while let Some(taken) = NonNull::new(tail) {
-            // SAFETY: What was on the list is valid, and ours now.
-            tail = unsafe { (*taken.as_ptr()).next };
-            each(taken);
-        }
-    }
-
-    /// Frees those that are completed.
-    fn free_completed() {
-        Self::take_all(|tail| {
-            let tail = tail.as_ptr();
-            // SAFETY: It is valid and on no list; when it is completed, nobody else uses it, also
-            // not `complete()` itself, for which `completion_done()` waits.
-            unsafe {
-                if bindings::completion_done(&raw mut (*tail).done) {
-                    bindings::kfree(tail.cast());
-                } else {
-                    Self::push(tail);
-                }
-            }
-        });
-    }
-}
-
 /// That a module does task work. Belongs into what the module's exit drops, which waits then until no
 /// task is in the module's code any more.
 #[pin_data(PinnedDrop)]
@@ -368,20 +269,13 @@ impl PinnedDrop for TaskWorks {
     fn drop(self: Pin<&mut Self>) {
         // Full: pairs with `Running::new`.
         OPEN.xchg(false, Full);
-        // When a module exits, none is left: work holds a file of the module's, up to its tail.
+        // When a module exits, none is left: work holds a file of the module's.
         //
         // Acquire: pairs with the release in `Running::drop`.
         while RUNNING.load(Acquire) != 0 {
             kernel::time::delay::fsleep(kernel::time::Delta::from_millis(1));
         }
-        Tail::take_all(|tail| {
-            let tail = tail.as_ptr();
-            // SAFETY: It is valid and on no list; its task completes it on its way out of the
-            // kernel. After that nobody uses it.
-            unsafe {
-                bindings::wait_for_completion(&raw mut (*tail).done);
-                bindings::kfree(tail.cast());
-            }
-        });
+        // SAFETY: We may sleep.
+        unsafe { shim::shim_synchronize_rcu_tasks() };
     }
 }
