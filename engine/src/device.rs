@@ -996,13 +996,11 @@ impl<S: Storage> Device<S> {
     /// Begins to reset the device: rings are empty with phase 1, features off, timeouts
     /// disarmed, and stopwatches without a name are deleted, save the numbered ones.
     /// All others go on as they were. [`Self::work`] does it, in slices. One that has
-    /// begun becomes the one that is asked for last.
+    /// begun begins anew: the guest may have posted in rings that were empty by then.
     fn reset(&mut self) {
-        if self.reset.is_none() {
-            self.stopwatches.set_features(0);
-            self.reset = Some(Reset::Clean);
-            self.pending = true;
-        }
+        self.stopwatches.set_features(0);
+        self.reset = Some(Reset::Clean);
+        self.pending = true;
     }
 
     /// The VM time at which to call [`Self::expire`]. For a timeout that goes by

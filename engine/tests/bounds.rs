@@ -551,6 +551,41 @@ proptest! {
     }
 }
 
+/// What is posted in a ring that a reset has made empty is gone after the next reset, which
+/// comes before the first is complete.
+#[test]
+fn a_reset_within_a_reset_begins_anew() {
+    let (mut slices, mut posted) = (0, 0);
+    loop {
+        let (mut device, mem, _) = negotiated(Geometry {
+            stopwatches: 100,
+            ring_slots: 512,
+            event_slots: 512,
+            ..GEOMETRY
+        });
+        let vmm = device.layout().vmm();
+        mem.store(vmm, 1 << 32);
+        assert!(device.vmm(&mem, &at(1), &(), &mut Budget::new(1)).reset);
+        let mut more = true;
+        for _ in 0..slices {
+            more = device.work(&mem, &at(1), &(), &mut Budget::new(1_000)).more;
+        }
+        if !more {
+            break;
+        }
+        let mut guest = Guest::new(device.layout());
+        // While the slot is not free yet, nothing is posted.
+        posted += u32::from(guest.rings[0].post(&mem, request(START, 5, 0)).is_some());
+        mem.store(vmm, 2 << 32);
+        assert!(device.vmm(&mem, &at(2), &(), &mut Budget::new(1)).reset);
+        let before = device.stats().requests;
+        finish(&mut device, &mem, 3);
+        assert_eq!(device.stats().requests, before, "after {slices} slices");
+        slices += 1;
+    }
+    assert!(posted > 10, "{posted} in {slices}");
+}
+
 /// A run that waits for what was posted is not stuck by a reset that comes between.
 #[test]
 fn a_run_that_settles_outlives_a_reset() {
