@@ -73,8 +73,8 @@ pub(crate) fn turn(now: u64) -> Turn {
     }
 }
 
-/// So many timeouts were noted in one turn. Each but the first takes a place of its own, and those
-/// who ask later wait for it.
+/// So many timeouts were noted in one turn, or as much else was done as takes that long. Each but the
+/// first takes a place of its own, and those who ask later wait for it.
 pub(crate) fn noted(timeouts: u32) {
     let more = u64::from(timeouts.saturating_sub(1));
 

@@ -39,6 +39,10 @@ impl Budget {
         Self { left: units }
     }
 
+    /// For a timeout that is told: a look at six heaps and clocks, a heap, a record and
+    /// an event.
+    pub const EXPIRY: u32 = 1_800;
+
     /// What is left.
     #[inline]
     pub fn left(&self) -> u32 {

@@ -107,9 +107,8 @@ const LOOK_RING: u32 = 60;
 const LOOK_POSTS: u32 = 30;
 /// For the choice between rings, each.
 const CHOICE: u32 = 24;
-/// For a timeout that is told: a look at six heaps and clocks, a heap, a record and
-/// an event.
-const EXPIRY: u32 = 1_800;
+/// For a look at six heaps and clocks, in which no timeout was found.
+const NOT_DUE: u32 = 300;
 /// For a slot that is made free.
 const CLEAR: u32 = 14;
 
@@ -893,13 +892,14 @@ impl<S: Storage> Device<S> {
                 self.rate.not_before = next.max(now.saturating_add(RATE_GAP_NS));
                 break;
             }
-            budget.charge(EXPIRY);
-            told += 1;
             let Some((mut event, call)) = self.stopwatches.expire(mem, clock, now - due) else {
+                budget.charge(NOT_DUE);
                 self.rate = before;
                 self.expiry = Expiry::Idle;
                 break;
             };
+            budget.charge(Budget::EXPIRY);
+            told += 1;
             // The record is published by then: who has the event finds it in there.
             expired.calls |= 1u64.checked_shl(call).unwrap_or(0);
             event.sequence = self.stats.events.wrapping_add(self.stats.events_lost);

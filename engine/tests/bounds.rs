@@ -586,6 +586,31 @@ fn a_reset_within_a_reset_begins_anew() {
     assert!(posted > 10, "{posted} in {slices}");
 }
 
+/// A run that carries out what was posted spends budget for it, as one that tells timeouts.
+#[test]
+fn a_run_that_settles_spends_its_budget() {
+    let (mut device, mem, mut guest) = negotiated(GEOMETRY);
+    let hostile = (0..8)
+        .map(|ring| (bind(&mut device, &mem, &mut guest, ring, 2), 0))
+        .collect();
+    guest.call(&mut device, &mem, 0, request(TIMEOUT, 1, 100), 0);
+    let memory = Refilled::new(&mem, hostile);
+    let mut budget = Budget::section();
+    let expired = device.expire(&memory, &at(1_000), &(), &mut budget);
+    assert_eq!((expired.put, expired.lost), (0, 0), "it settles still");
+    let settled = Budget::SECTION - budget.left();
+    memory.stopped.set(true);
+    finish(&mut device, &mem, 2_000);
+    let mut budget = Budget::section();
+    let expired = device.expire(&mem, &at(2_000_000), &(), &mut budget);
+    assert_eq!(expired.put, 1);
+    let spent = Budget::SECTION - budget.left();
+    assert!(
+        Budget::EXPIRY < spent && spent < settled / 2,
+        "{spent}, {settled}"
+    );
+}
+
 /// A run that waits for what was posted is not stuck by a reset that comes between.
 #[test]
 fn a_run_that_settles_outlives_a_reset() {
