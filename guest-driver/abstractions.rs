@@ -16,8 +16,6 @@ pub(crate) mod counter;
 pub(crate) mod deadline_timer;
 #[path = "../abstractions/debugfs.rs"]
 pub(crate) mod debugfs;
-#[path = "../abstractions/engine_memory.rs"]
-pub(crate) mod engine_memory;
 #[path = "../abstractions/miscdevice.rs"]
 pub(crate) mod miscdevice;
 #[path = "../abstractions/pci_id.rs"]
@@ -27,6 +25,8 @@ pub(crate) mod pci_id;
 pub(crate) mod pci_irq;
 #[path = "../abstractions/pm_notifier.rs"]
 pub(crate) mod pm_notifier;
+#[path = "../abstractions/protocol_memory.rs"]
+pub(crate) mod protocol_memory;
 #[path = "../abstractions/shared_memory.rs"]
 pub(crate) mod shared_memory;
 #[path = "../abstractions/shared_page.rs"]

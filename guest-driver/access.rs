@@ -16,7 +16,7 @@ use crate::{
         capability,
         user, //
     },
-    engine::guest::Ownership,
+    protocol::glance::Ownership,
     uapi, //
 };
 

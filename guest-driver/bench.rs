@@ -41,7 +41,7 @@ use crate::{
         Want, //
     },
     device::StopwatchDevice,
-    engine::{
+    protocol::slot::{
         Creation,
         Request, //
     },

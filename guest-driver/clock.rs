@@ -3,7 +3,7 @@
 //! VM time without asking the host: learned from calls, published in the clock page, which programs
 //! map too.
 //!
-//! How it is learned is in `engine/`.
+//! How it is learned is in `protocol/`.
 
 // As in `abstractions/shared_memory.rs`: a load is one instruction.
 use core::sync::atomic::{
@@ -29,14 +29,16 @@ use crate::{
         },
         shared_page::SharedPage, //
     },
-    engine::{
-        guest::Pauses,
-        guest_clock::{
+    protocol::{
+        clock_page::{
             self,
+            Now, //
+        },
+        guest_clock::{
             GuestClock,
-            Now,
             Sample, //
-        }, //
+        },
+        state::Pauses, //
     },
     transport::Answer, //
 };
@@ -117,7 +119,7 @@ impl Clock {
             learner.forget();
         }
         let estimate = learner.estimate();
-        guest_clock::publish(&self.page.memory(), 0, estimate.as_ref());
+        clock_page::publish(&self.page.memory(), 0, estimate.as_ref());
         // Ticks in a millisecond. Without a counter it is a while, too.
         let khz = u64::from(self.khz.max(1 << 20));
         let pause = match estimate {
@@ -142,7 +144,7 @@ impl Clock {
 
         self.is_asleep.store(true, Relaxed);
         learner.forget();
-        guest_clock::publish(&self.page.memory(), 0, None);
+        clock_page::publish(&self.page.memory(), 0, None);
     }
 
     /// Learns again, from the next call on.
@@ -157,7 +159,7 @@ impl Clock {
     /// any context.
     #[inline]
     pub(crate) fn now(&self, pauses: impl FnOnce() -> u64) -> Option<Now> {
-        guest_clock::now(&self.page.memory(), 0, counter::now, pauses)
+        clock_page::now(&self.page.memory(), 0, counter::now, pauses)
     }
 
     /// How long a call has taken, by this kernel's clock; 0 without a counter.

@@ -62,22 +62,30 @@ use crate::{
         Want, //
     },
     clock::Clock,
-    engine::{
-        guest::{
-            self,
-            Ownership,
-            Page, //
-        },
-        Creation,
-        Laps,
-        Layout,
-        Name,
-        Record,
-        Request,
-        Stamped,
-        Status, //
-    },
     events::Events,
+    protocol::{
+        glance::{
+            self,
+            Ownership, //
+        },
+        layout::Layout,
+        name::Name,
+        page::Page,
+        record::{
+            Laps,
+            Record, //
+        },
+        slot::{
+            Creation,
+            Request,
+            Stamped,
+            Status, //
+        },
+        state::{
+            self,
+            State, //
+        }, //
+    },
     transport::{
         Answer,
         Transport, //
@@ -297,7 +305,7 @@ impl StopwatchDevice {
     fn ownership(&self, memory: &SharedMemory<'_>, watch: u32) -> Result<Ownership> {
         let offset = self.layout.record(watch).ok_or(ENOENT)?;
 
-        Self::settled(|| guest::read_ownership(memory, offset))
+        Self::settled(|| glance::read_ownership(memory, offset))
     }
 
     /// Looks at one stopwatch after the other until `look` has found what it looks for. The tries
@@ -353,7 +361,7 @@ impl StopwatchDevice {
     fn learn(&self, answer: &Answer) {
         self.clock.learn(answer, || {
             self.transport
-                .look(|memory| guest::read_pauses(memory, &self.layout))
+                .look(|memory| state::read_pauses(memory, &self.layout))
                 .ok()
         });
     }
@@ -413,7 +421,7 @@ impl StopwatchDevice {
             |memory| {
                 let now = self
                     .clock
-                    .now(|| guest::count_pauses(memory, &self.layout))?;
+                    .now(|| state::count_pauses(memory, &self.layout))?;
 
                 Some(Stamped {
                     op,
@@ -435,7 +443,7 @@ impl StopwatchDevice {
         let offset = self.layout.record(watch).ok_or(ENOENT)?;
 
         self.transport.look(|memory| {
-            let record = Self::settled(|| guest::read_glance(memory, offset))?;
+            let record = Self::settled(|| glance::read_glance(memory, offset))?;
             if !record.exists() {
                 return Err(ENOENT);
             }
@@ -446,7 +454,7 @@ impl StopwatchDevice {
                 // Only of that clock the mapping is known.
                 return Ok(None);
             }
-            let Some(now) = self.clock.now(|| guest::count_pauses(memory, &self.layout)) else {
+            let Some(now) = self.clock.now(|| state::count_pauses(memory, &self.layout)) else {
                 return Ok(None);
             };
             Ok(Some((
@@ -559,7 +567,7 @@ impl StopwatchDevice {
 
         self.walk(created, |memory, watch, tries| {
             let offset = self.layout.record(watch).ok_or(ENOENT)?;
-            let ownership = tries.settled(|| guest::read_ownership(memory, offset))?;
+            let ownership = tries.settled(|| glance::read_ownership(memory, offset))?;
 
             has += usize::from(ownership.exists && ownership.uid == uid);
             Ok((has >= quota).then_some(()))
@@ -624,7 +632,7 @@ impl StopwatchDevice {
         let offset = self.layout.record(watch).ok_or(ENOENT)?;
 
         self.transport
-            .look(|memory| Self::settled(|| guest::read_generation(memory, offset)))?
+            .look(|memory| Self::settled(|| glance::read_generation(memory, offset)))?
     }
 
     /// Whether the current task may see a stopwatch, of which this is the record.
@@ -647,7 +655,7 @@ impl StopwatchDevice {
         let offset = self.layout.record(watch).ok_or(ENOENT)?;
         let record = self
             .transport
-            .look(|memory| Self::settled(|| guest::read_record(memory, offset)))??;
+            .look(|memory| Self::settled(|| Record::read(memory, offset)))??;
 
         if record.exists {
             Ok(record)
@@ -668,12 +676,12 @@ impl StopwatchDevice {
             let offset = self.layout.record(watch).ok_or(ENOENT)?;
 
             if !tries
-                .settled(|| guest::read_ownership(memory, offset))?
+                .settled(|| glance::read_ownership(memory, offset))?
                 .exists
             {
                 return Ok(None);
             }
-            let record = tries.settled(|| guest::read_record(memory, offset))?;
+            let record = tries.settled(|| Record::read(memory, offset))?;
             let is_found = wanted(&record) && Self::may_see(watch, &record);
 
             Ok(is_found.then_some((watch, record)))
@@ -725,9 +733,8 @@ impl StopwatchDevice {
     /// As [`Self::find`].
     pub(crate) fn laps(&self, watch: u32, first: u32, into: &mut [u64]) -> Result<Laps> {
         self.describe(watch)?;
-        self.transport.look(|memory| {
-            Self::settled(|| guest::read_laps(memory, &self.layout, watch, first, into))
-        })?
+        self.transport
+            .look(|memory| Self::settled(|| Laps::read(memory, &self.layout, watch, first, into)))?
     }
 
     /// What the device is and how it is used. May sleep.
@@ -740,7 +747,7 @@ impl StopwatchDevice {
         let geometry = self.layout.geometry();
         let state = self
             .transport
-            .look(|memory| guest::State::read(memory, &self.layout))?;
+            .look(|memory| State::read(memory, &self.layout))?;
 
         Ok(uapi::stopwatch_device_info {
             features: self.features,
@@ -842,7 +849,7 @@ impl StopwatchDevice {
                     let Some(offset) = self.layout.record(watch) else {
                         return Some(Ownership::default());
                     };
-                    let ownership = tries.settled(|| guest::read_ownership(memory, offset));
+                    let ownership = tries.settled(|| glance::read_ownership(memory, offset));
 
                     Some(ownership.unwrap_or_default())
                 })

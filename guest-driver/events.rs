@@ -41,14 +41,12 @@ use crate::{
         User,
         Want, //
     },
-    engine::{
-        guest::{
-            EventRing,
-            Ownership, //
-        },
-        Event,
-        Memory,
-        Slots, //
+    protocol::{
+        event_ring::EventRing,
+        glance::Ownership,
+        memory::Memory,
+        ring::Slots,
+        slot::Event, //
     },
     uapi::{
         stopwatch_event_record,

@@ -43,14 +43,16 @@ use crate::{
         Created,
         StopwatchDevice, //
     },
-    engine::{
-        Creation,
-        Name,
-        Request, //
-    },
     events::{
         Reader,
         Subscription, //
+    },
+    protocol::{
+        name::Name,
+        slot::{
+            Creation,
+            Request, //
+        }, //
     },
     scripts::Scripts,
     uapi, //

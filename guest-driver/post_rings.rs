@@ -21,9 +21,9 @@ use crate::{
         self,
         User, //
     },
-    engine::{
-        guest,
-        Layout, //
+    protocol::{
+        layout::Layout,
+        post_ring, //
     },
     uapi, //
 };
@@ -105,6 +105,6 @@ impl PostRings {
     /// Whether there is something for the host in any of them. Usable in any context.
     pub(crate) fn any_waits(&self, memory: &SharedMemory<'_>) -> bool {
         // Relaxed: who posts in a ring was told of it after it was taken.
-        guest::posts_wait(memory, &self.layout, self.taken.load(Relaxed))
+        post_ring::posts_wait(memory, &self.layout, self.taken.load(Relaxed))
     }
 }

@@ -17,7 +17,7 @@ use kernel::{
 };
 
 use crate::{
-    engine::InfoWords,
+    protocol::layout::InfoWords,
     uapi, //
 };
 

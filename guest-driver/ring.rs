@@ -2,7 +2,7 @@
 
 //! A request ring as this driver uses it: many callers, and commands that nobody waits for.
 //!
-//! How slots are posted and completed is in `engine/`. What is added here is when the doorbell is
+//! How slots are posted and completed is in `protocol/`. What is added here is when the doorbell is
 //! due: posted commands are left in the ring until then.
 
 use core::ops::{
@@ -10,9 +10,9 @@ use core::ops::{
     DerefMut, //
 };
 
-use crate::engine::{
-    guest::RequestRing,
-    Slots, //
+use crate::protocol::{
+    request_ring::RequestRing,
+    ring::Slots, //
 };
 
 /// The guest's end of a request ring.

@@ -44,11 +44,13 @@ use crate::{
     },
     bench::Bench,
     device::StopwatchDevice,
-    engine::{
-        Creation,
-        Name,
-        Record,
-        Request, //
+    protocol::{
+        name::Name,
+        record::Record,
+        slot::{
+            Creation,
+            Request, //
+        }, //
     },
     uapi, //
 };

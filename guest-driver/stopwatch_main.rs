@@ -14,7 +14,7 @@
 //! - [`scripts`] has the same in debugfs, for scripts;
 //! - [`bench`] measures.
 //!
-//! How rings are read and written is in `engine/`, which knows no kernel. What needs `unsafe` is in
+//! How rings are read and written is in `protocol/`, which knows no kernel. What needs `unsafe` is in
 //! `abstractions/`, which knows no stopwatch.
 
 use kernel::{
@@ -36,12 +36,13 @@ mod access;
 mod bench;
 mod clock;
 mod device;
-#[allow(unreachable_pub, reason = "it is a crate of its own for programs")]
-#[path = "../engine/src/engine.rs"]
-mod engine;
 mod events;
 mod file;
 mod post_rings;
+#[allow(dead_code, reason = "each module uses its end of it")]
+#[allow(unreachable_pub, reason = "it is a crate of its own for programs")]
+#[path = "../protocol/src/protocol.rs"]
+mod protocol;
 mod registers;
 mod ring;
 mod scripts;

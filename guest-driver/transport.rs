@@ -70,16 +70,16 @@ use crate::{
         shared_page::SharedPage,
         while_bound::WhileBound, //
     },
-    engine::{
-        guest::{
-            self,
-            Token, //
-        },
-        Layout,
-        Message,
-        Reply, //
-    },
     post_rings::PostRings,
+    protocol::{
+        layout::Layout,
+        request_ring::Token,
+        slot::{
+            Message,
+            Reply, //
+        },
+        state, //
+    },
     registers::{
         self,
         Registers, //
@@ -160,7 +160,7 @@ impl<'a> Hardware<'a> {
     ///
     /// `ETIMEDOUT`.
     fn reset(registers: &Registers<'_>, memory: &SharedMemory<'_>, layout: &Layout) -> Result {
-        let before = guest::reset_generation(memory, layout);
+        let before = state::reset_generation(memory, layout);
         let mut patience = Patience::new();
 
         registers::reset(registers);
@@ -168,7 +168,7 @@ impl<'a> Hardware<'a> {
             // Before the look at the state: this task may have been away for long.
             let is_over = patience.is_over();
 
-            if guest::reset_generation(memory, layout) != before {
+            if state::reset_generation(memory, layout) != before {
                 return Ok(());
             }
             if is_over {

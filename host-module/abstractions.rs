@@ -10,8 +10,6 @@ pub(crate) mod capability;
 pub(crate) mod clock;
 #[path = "../abstractions/deadline_timer.rs"]
 pub(crate) mod deadline_timer;
-#[path = "../abstractions/engine_memory.rs"]
-pub(crate) mod engine_memory;
 #[path = "../abstractions/eventfd.rs"]
 pub(crate) mod eventfd;
 #[path = "../abstractions/memfd.rs"]
@@ -20,6 +18,8 @@ pub(crate) mod memfd;
 pub(crate) mod miscdevice;
 #[path = "../abstractions/power.rs"]
 pub(crate) mod power;
+#[path = "../abstractions/protocol_memory.rs"]
+pub(crate) mod protocol_memory;
 #[path = "../abstractions/shared_memory.rs"]
 pub(crate) mod shared_memory;
 #[path = "../abstractions/task_work.rs"]

@@ -37,17 +37,23 @@ use crate::{
         weak_file::WeakFile, //
     },
     engine::{
-        self,
-        Creation,
-        Geometry,
-        Layout,
-        Name,
-        Policy,
-        Request,
-        Status,
-        Target, //
+        device::Target,
+        policy::{
+            Policy,
+            FEATURES, //
+        }, //
     },
     functions,
+    protocol::{
+        geometry::Geometry,
+        layout::Layout,
+        name::Name,
+        slot::{
+            Creation,
+            Request,
+            Status, //
+        }, //
+    },
     registry::Registry,
     server::{
         self,
@@ -63,7 +69,7 @@ use crate::{
 
 /// The features that this module can offer now.
 fn all_features() -> u64 {
-    engine::FEATURES | functions::features()
+    FEATURES | functions::features()
 }
 
 /// Those that need the policy's leave, whether the module has them now or not.

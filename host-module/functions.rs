@@ -8,9 +8,9 @@
 
 use kernel::prelude::*;
 
-use crate::engine::{
-    Functions,
-    Status, //
+use crate::{
+    engine::functions::Functions,
+    protocol::slot::Status, //
 };
 
 #[path = "../samples/host-power/host.rs"]

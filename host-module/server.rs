@@ -55,28 +55,36 @@ use crate::{
         weak_file::WeakFile, //
     },
     engine::{
-        Budget,
-        Chunk,
-        Clock,
-        ClockId,
-        Device,
-        Laps,
-        Layout,
-        Message,
-        Policy,
-        Record,
-        Reply,
-        Settle,
-        Stats,
-        Status,
-        Storage,
-        Target, //
+        budget::Budget,
+        clock::Clock,
+        device::{
+            Device,
+            Settle,
+            Stats,
+            Target, //
+        },
+        kept::Chunk,
+        policy::Policy,
+        storage::Storage, //
     },
     expiries::{
         self,
         Turn, //
     },
     functions::Table,
+    protocol::{
+        clock::ClockId,
+        layout::Layout,
+        record::{
+            Laps,
+            Record, //
+        },
+        slot::{
+            Message,
+            Reply,
+            Status, //
+        }, //
+    },
     registry::Admission,
     uapi, //
 };

@@ -10,8 +10,8 @@
 //! - [`expiries`]: how many timeouts all VMs together may note;
 //! - [`functions`]: what else than stopwatches a guest may ask for.
 //!
-//! What a stopwatch does and how a ring is read is in `engine/`, which knows no kernel. What
-//! needs `unsafe` is in `abstractions/`, which knows no stopwatch.
+//! What a stopwatch does is in `engine/`, how a ring is read in `protocol/`; neither knows a kernel.
+//! What needs `unsafe` is in `abstractions/`, which knows no stopwatch.
 
 use kernel::{
     prelude::*,
@@ -20,11 +20,15 @@ use kernel::{
 
 mod abstractions;
 mod control;
-#[allow(unreachable_pub, reason = "it is a crate of its own for programs")]
+#[allow(unreachable_pub, reason = "it is a crate of its own for tests")]
 #[path = "../engine/src/engine.rs"]
 mod engine;
 mod expiries;
 mod functions;
+#[allow(dead_code, reason = "each module uses its end of it")]
+#[allow(unreachable_pub, reason = "it is a crate of its own for programs")]
+#[path = "../protocol/src/protocol.rs"]
+mod protocol;
 mod registry;
 mod server;
 #[path = "../abstractions/uapi.rs"]

@@ -13,7 +13,7 @@ use kernel::{
 };
 
 use crate::{
-    engine::Geometry,
+    protocol::geometry::Geometry,
     server::Server,
     uapi, //
 };

@@ -28,7 +28,7 @@ impl Budget {
         Self::new(Self::SECTION)
     }
 
-    /// One section in which the caller of [`Device::settle`](super::Device::settle)
+    /// One section in which the caller of [`Device::settle`](super::device::Device::settle)
     /// acts, or looks at the device, if that is done.
     pub const fn settling() -> Self {
         Self::new(Self::SECTION - Self::ACT)

@@ -4,16 +4,16 @@
 //! are together, by deadlines of that own time. So nothing has to be moved
 //! when the VM is paused, or when the clocks go apart.
 
+use super::chunked::Chunked;
 use super::clock::Clock;
-use super::clock::ClockId;
-use super::clock::TimeBase;
-use super::clock::Times;
-use super::device::Storage;
-use super::storage::Chunked;
+use super::storage::Storage;
 use super::timers::Entry;
 use super::timers::Timer;
 use super::timers::Timers;
 use super::timers::HEAPS;
+use super::times::TimeBase;
+use super::times::Times;
+use crate::protocol::clock::ClockId;
 
 /// The deadline of a timeout that waits for its stopwatch to run.
 pub(super) const NEVER: u64 = u64::MAX;
@@ -164,7 +164,7 @@ impl<S: Storage> Deadlines<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::device::tests::Heap;
+    use crate::engine::storage::tests::Heap;
     use proptest::prelude::*;
     use std::vec;
 

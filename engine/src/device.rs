@@ -3,89 +3,36 @@
 //! The host's end of a device: all state that counts is here, private. What is
 //! in the region is read once and judged, or a published copy.
 
-use core::ops::DerefMut;
-
 use super::budget::Budget;
 use super::clock::Clock;
 use super::cut::Cut;
 use super::cut::Set;
-use super::geometry::Layout;
-use super::memory::Memory;
-use super::name::Name;
+use super::functions::Functions;
+use super::kept::Chunk;
+use super::policy::Policy;
 use super::posts::PostRings;
-use super::record::Laps;
-use super::record::Record;
-use super::ring;
-use super::ring::Posted;
-use super::ring::Poster;
 use super::rings::Next;
 use super::rings::Rings;
-use super::slot;
-use super::slot::Asker;
-use super::slot::Message;
-use super::slot::Reply;
-use super::slot::Status;
 use super::stopwatches::Responded;
 use super::stopwatches::Stopwatches;
-use super::storage::Chunk;
-use super::words::field;
-use super::words::store_from;
-use super::words::words_of;
+use super::storage::Storage;
+use super::validate;
+use super::validate::Asker;
+use crate::protocol::layout::Layout;
+use crate::protocol::memory::Memory;
+use crate::protocol::name::Name;
+use crate::protocol::record::Laps;
+use crate::protocol::record::Record;
+use crate::protocol::ring;
+use crate::protocol::ring::Posted;
+use crate::protocol::ring::Poster;
+use crate::protocol::slot;
+use crate::protocol::slot::Message;
+use crate::protocol::slot::Reply;
+use crate::protocol::words::field;
+use crate::protocol::words::store_from;
+use crate::protocol::words::words_of;
 use crate::uapi;
-
-/// All features that this engine knows.
-pub const FEATURES: u64 = uapi::STOPWATCH_F_TIMEOUT as u64
-    | uapi::STOPWATCH_F_HOST_TIME as u64
-    | uapi::STOPWATCH_F_POSTED as u64
-    | uapi::STOPWATCH_F_PORT_DOORBELLS as u64;
-
-/// Where a device keeps its state: arrays that are allocated by who makes it, or gives
-/// it more ([`Device::set_storage`]), and never grow.
-pub trait Storage {
-    /// An array.
-    type Slice<T: Copy>: DerefMut<Target = [T]>;
-    /// Why there is none.
-    type Error;
-
-    /// An array of `len` times `value`.
-    fn filled<T: Copy>(value: T, len: usize) -> Result<Self::Slice<T>, Self::Error>;
-}
-
-/// What a host does for its guests beside stopwatches: the operations from
-/// `STOPWATCH_OP_FUNCTIONS` on.
-pub trait Functions {
-    /// The feature that the guest must have turned on for an operation. `None` if
-    /// there is no such operation.
-    fn feature(&self, op: u16) -> Option<u64>;
-
-    /// Does it. This runs in [`Device::serve`] and its like, so what takes long or
-    /// sleeps is to be done later, by somebody else.
-    fn call(&self, op: u16, arg: u64) -> Status;
-}
-
-/// None.
-impl Functions for () {
-    fn feature(&self, _: u16) -> Option<u64> {
-        None
-    }
-
-    fn call(&self, _: u16, _: u64) -> Status {
-        Status::BadOp
-    }
-}
-
-/// What the VM's creator grants the guest.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Policy {
-    /// The features that are offered: of [`FEATURES`], and those that the host's
-    /// [`Functions`] need.
-    pub features: u64,
-    /// The shortest interval of a periodic timeout, in ns.
-    pub min_interval_ns: u64,
-    /// The host's `CLOCK_MONOTONIC` at VM time 0. Published only if
-    /// `STOPWATCH_F_HOST_TIME` is offered.
-    pub epoch_ns: u64,
-}
 
 /// How long after a run of [`Device::expire`] that was not done the next one is, in
 /// ns: often enough for the guest, and seldom enough for the CPU.
@@ -365,7 +312,7 @@ impl<S: Storage> Device<S> {
         if !end.next(mem, &mut posted) || posted.bad_owner {
             return None;
         }
-        let (watch, act) = slot::act(&posted.words, 0)?;
+        let (watch, act) = validate::act(&posted.words, 0)?;
         // The others are looked at after the request was found, as in `Rings`.
         if stopwatches.has(uapi::STOPWATCH_F_POSTED)
             && (stopwatches.posts.any_waits(mem) || others.any_waits(mem))
@@ -1022,6 +969,7 @@ impl<S: Storage> Device<S> {
     }
 
     /// The number of the stopwatch that has a name.
+    #[allow(dead_code, reason = "for tests: commands find names themselves")]
     pub fn find(&self, name: &Name) -> Option<u32> {
         self.stopwatches.find(name)
     }
@@ -1111,10 +1059,8 @@ impl Served {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
-    use std::vec;
-    use std::vec::Vec;
 
     /// After a burst a rate refuses, whatever the interval is.
     #[test]
@@ -1126,18 +1072,6 @@ pub(super) mod tests {
             }
             let next = rate.take(1_000, interval).unwrap_err();
             assert!(next > 1_000, "{interval}: {next}");
-        }
-    }
-
-    /// Arrays for the tests of all files.
-    pub(in super::super) struct Heap;
-
-    impl Storage for Heap {
-        type Slice<T: Copy> = Vec<T>;
-        type Error = core::convert::Infallible;
-
-        fn filled<T: Copy>(value: T, len: usize) -> Result<Vec<T>, Self::Error> {
-            Ok(vec![value; len])
         }
     }
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
 
-//! The stopwatch engine as an ordinary crate, for tests and tools.
+//! The stopwatch engine as an ordinary crate, for tests.
 //!
-//! The code is in `engine.rs` and the files beside it. The kernel modules
-//! compile the same files, as a module of theirs.
+//! The code is in `engine.rs` and the files beside it. The host module compiles the
+//! same files, as a module of its own.
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -11,9 +11,10 @@
 #[cfg(test)]
 extern crate std;
 
-pub use stopwatch_uapi as uapi;
+use stopwatch_protocol as protocol;
+use stopwatch_protocol::uapi;
 
-// By path, as the kernel modules do, so that its files lie beside it in both.
+// By path, as the host module does, so that its files lie beside it in both.
 #[path = "engine.rs"]
 mod engine;
 

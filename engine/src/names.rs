@@ -4,9 +4,9 @@
 //! searched in O(log n), and inserting moves 8 KiB at most, whatever names a
 //! guest thinks of; with a hash table it could choose them to collide.
 
-use super::device::Storage;
-use super::name::Name;
-use super::storage::Chunked;
+use super::chunked::Chunked;
+use super::storage::Storage;
+use crate::protocol::name::Name;
 use core::cmp::Ordering;
 
 /// The named stopwatches. The names themselves are with the stopwatches: the
@@ -77,7 +77,7 @@ impl<S: Storage> Names<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::device::tests::Heap;
+    use crate::engine::storage::tests::Heap;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
     use std::vec;

@@ -2,7 +2,7 @@
 
 //! Which numbers stopwatches exist under: a bit each.
 
-use super::device::Storage;
+use super::storage::Storage;
 
 const BITS: u32 = u64::BITS;
 
@@ -86,7 +86,7 @@ impl<S: Storage> Numbers<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::device::tests::Heap;
+    use crate::engine::storage::tests::Heap;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 

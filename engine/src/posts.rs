@@ -1,117 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
 
-//! Post rings: posted commands of programs that have a ring mapped, each for the
-//! one stopwatch that the ring is bound to. What is done for a post is not here.
+//! The host's ends of post rings. What is done for a post is not here.
 
-use super::clock::Times;
-use super::device::Storage;
-use super::geometry::Layout;
-use super::memory::Memory;
-use super::slot::Act;
-use super::slot::Binding;
-use super::slot::Status;
-use super::words::field;
-use super::words::WORD;
+use super::storage::Storage;
+use super::times::Times;
+use crate::protocol::command::Binding;
+use crate::protocol::layout::Layout;
+use crate::protocol::memory::Memory;
+use crate::protocol::post_ring::bits;
+use crate::protocol::post_ring::Post;
+use crate::protocol::post_ring::PostPlace;
+use crate::protocol::slot::Status;
+use crate::protocol::words::field;
 use crate::uapi;
-use core::mem::offset_of;
 
 // A bit for each ring fits in a word.
 const _: () = assert!(uapi::STOPWATCH_MAX_POST_RINGS <= u32::BITS);
-const _: () = assert!(uapi::STOPWATCH_POST_SLOTS.is_power_of_two());
-const _: () = assert!(size_of::<uapi::stopwatch_post_ring>() == uapi::STOPWATCH_PAGE_SIZE as usize);
-// Both are written at once.
-const _: () =
-    assert!(field!(stopwatch_post_ring.taken).is_beside(field!(stopwatch_post_ring.bound)));
-
-const POSTS: u32 = offset_of!(uapi::stopwatch_post_ring, posts) as u32;
-const OP: u64 = uapi::STOPWATCH_POST_OP_MASK as u64;
-const PHASE: u64 = uapi::STOPWATCH_POST_PHASE as u64;
-
-/// What is posted: a word of a post ring, less its phase.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Post(u64);
-
-impl Post {
-    /// An operation, by its number, at a VM time.
-    pub(super) fn new(op: u16, stamp_ns: u64) -> Self {
-        let op = (u64::from(op) & OP) << uapi::STOPWATCH_POST_OP_SHIFT;
-        Self((stamp_ns << uapi::STOPWATCH_POST_TIME_SHIFT) | op)
-    }
-
-    /// VM time of the act, as the guest has it.
-    #[inline]
-    pub(super) fn stamp(self) -> u64 {
-        self.0 >> uapi::STOPWATCH_POST_TIME_SHIFT
-    }
-
-    /// What is to be done. `None` if it is none of those that can be posted.
-    #[inline]
-    pub(super) fn act(self) -> Option<Act> {
-        Some(
-            match ((self.0 >> uapi::STOPWATCH_POST_OP_SHIFT) & OP) as u32 {
-                uapi::STOPWATCH_OP_START => Act::Start,
-                uapi::STOPWATCH_OP_PAUSE => Act::Pause,
-                uapi::STOPWATCH_OP_LAP => Act::Lap,
-                uapi::STOPWATCH_OP_RESET => Act::Reset,
-                _ => return None,
-            },
-        )
-    }
-}
-
-/// A place in a post ring: posts counted from its binding, and what follows from
-/// that.
-///
-/// # Invariants
-///
-/// `slot` is the offset of the slot here, and `phase` that of a word that is posted
-/// here.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct PostPlace {
-    number: u32,
-    slot: u32,
-    phase: u64,
-}
-
-impl PostPlace {
-    /// That of a post of the ring at `offset`.
-    #[inline]
-    pub(super) fn at(offset: u32, number: u32) -> Self {
-        let index = number & (uapi::STOPWATCH_POST_SLOTS - 1);
-        Self {
-            number,
-            // A layout has only rings that end below 2^32.
-            slot: offset.wrapping_add(POSTS).wrapping_add(index * WORD),
-            phase: PHASE * u64::from(number & uapi::STOPWATCH_POST_SLOTS == 0),
-        }
-    }
-
-    /// Posts counted from the ring's binding.
-    #[inline]
-    pub(super) fn number(self) -> u32 {
-        self.number
-    }
-
-    #[inline]
-    pub(super) fn next(self, offset: u32) -> Self {
-        Self::at(offset, self.number.wrapping_add(1))
-    }
-
-    /// Posts something here.
-    #[inline]
-    pub(super) fn post(self, mem: &impl Memory, post: Post) {
-        // Pairs with the one in `look()`.
-        mem.store_release(self.slot, post.0 | self.phase);
-    }
-
-    /// What is posted here. The word is read once, before all that follows.
-    #[inline]
-    pub(super) fn look(self, mem: &impl Memory) -> Option<Post> {
-        // Pairs with the one in `post()`.
-        let word = mem.load_acquire(self.slot);
-        (word & PHASE == self.phase).then_some(Post(word & !PHASE))
-    }
-}
 
 /// The host's end of a post ring.
 #[derive(Clone, Copy, Debug, Default)]
@@ -145,8 +49,7 @@ impl PostRing {
     /// Makes it empty.
     fn clear(&mut self, mem: &impl Memory) {
         for number in 0..uapi::STOPWATCH_POST_SLOTS {
-            // Of the other phase.
-            mem.store(PostPlace::at(self.offset, number).slot, 0);
+            PostPlace::at(self.offset, number).clear(mem);
         }
         self.place = PostPlace::at(self.offset, 0);
     }
@@ -154,7 +57,7 @@ impl PostRing {
     /// Says how many were taken, and whether it is bound.
     fn publish(&self, mem: &impl Memory, bound: bool) {
         let mut words = [0];
-        field!(stopwatch_post_ring.taken).set(&mut words, self.place.number);
+        field!(stopwatch_post_ring.taken).set(&mut words, self.place.number());
         field!(stopwatch_post_ring.bound).set(&mut words, bound);
         // After the posts were read: their slots are the guest's again.
         mem.store_release(self.offset, words[0]);
@@ -315,19 +218,14 @@ impl<S: Storage> PostRings<S> {
         self.waiting
     }
 
-    /// How many there are that are bound.
-    pub(super) fn any_bound(&self) -> bool {
-        self.bound != 0
-    }
-
     /// How many posts were taken from each since it was bound.
     pub(super) fn numbers(&self) -> impl Iterator<Item = u32> + '_ {
-        self.rings.iter().map(|end| end.place.number)
+        self.rings.iter().map(|end| end.place.number())
     }
 
     /// How many were taken from one since it was bound.
     pub(super) fn number(&self, ring: u32) -> u32 {
-        self.get(ring).map_or(0, |end| end.place.number)
+        self.get(ring).map_or(0, |end| end.place.number())
     }
 
     /// Whether any waits, of those that were found.
@@ -381,14 +279,4 @@ impl<S: Storage> PostRings<S> {
 
 fn bit(ring: u32) -> u32 {
     1u32.checked_shl(ring).unwrap_or(0)
-}
-
-/// The numbers of the bits that are set.
-#[inline]
-pub(super) fn bits(mut mask: u32) -> impl Iterator<Item = u32> {
-    core::iter::from_fn(move || {
-        let bit = (mask != 0).then(|| mask.trailing_zeros());
-        mask &= mask.wrapping_sub(1);
-        bit
-    })
 }

@@ -3,14 +3,14 @@
 //! All request rings of a device, taken together, in the order of their stamps.
 //! What is done for a request is not here, and the post rings are not.
 
-use super::clock::Times;
-use super::device::Storage;
-use super::geometry::Layout;
-use super::memory::Memory;
-use super::ring::Completer;
-use super::ring::Posted;
-use super::ring::SlotWords;
-use super::slot;
+use super::storage::Storage;
+use super::times::Times;
+use crate::protocol::layout::Layout;
+use crate::protocol::memory::Memory;
+use crate::protocol::ring::Completer;
+use crate::protocol::ring::Posted;
+use crate::protocol::ring::SlotWords;
+use crate::protocol::slot;
 use crate::uapi;
 
 // A bit for each ring fits in a word.

@@ -5,36 +5,36 @@
 
 use super::budget::Budget;
 use super::clock::Clock;
-use super::clock::TimeBase;
-use super::clock::Times;
-use super::device::Functions;
-use super::device::Policy;
-use super::device::Storage;
-use super::geometry::Layout;
-use super::memory::Memory;
-use super::name::Name;
+use super::functions::Functions;
+use super::kept::Chunk;
+use super::kept::Kept;
 use super::numbers::Numbers;
+use super::policy::Policy;
 use super::posts;
 use super::posts::PostRings;
-use super::record::Laps;
-use super::record::Record;
-use super::ring::Posted;
-use super::ring::SlotWords;
-use super::slot;
-use super::slot::Act;
-use super::slot::Asker;
-use super::slot::Creation;
-use super::slot::Event;
-use super::slot::Operation;
-use super::slot::Reply;
-use super::slot::Status;
-use super::slot::Terms;
 use super::stopwatch::Identity;
-use super::stopwatch::Reading;
 use super::stopwatch::Stopwatch;
 use super::stopwatch::Timeout;
-use super::storage::Chunk;
-use super::storage::Kept;
+use super::storage::Storage;
+use super::times::TimeBase;
+use super::times::Times;
+use super::validate;
+use super::validate::Asker;
+use super::validate::Terms;
+use crate::protocol::command::Act;
+use crate::protocol::command::Operation;
+use crate::protocol::layout::Layout;
+use crate::protocol::memory::Memory;
+use crate::protocol::name::Name;
+use crate::protocol::reading::Reading;
+use crate::protocol::record::Laps;
+use crate::protocol::record::Record;
+use crate::protocol::ring::Posted;
+use crate::protocol::ring::SlotWords;
+use crate::protocol::slot;
+use crate::protocol::slot::Event;
+use crate::protocol::slot::Reply;
+use crate::protocol::slot::Status;
 use crate::uapi;
 
 /// Units of a budget for a post that is taken.
@@ -295,7 +295,7 @@ impl<S: Storage> Stopwatches<S> {
         budget: &mut Budget,
     ) -> Responded {
         // The short way, which nearly all requests go.
-        if let Some((watch, act)) = slot::act(&posted.words, self.features) {
+        if let Some((watch, act)) = validate::act(&posted.words, self.features) {
             if !posted.bad_owner && self.existing.contains(watch) {
                 if let Some((status, reading)) = self.act(mem, clock, watch, act, budget) {
                     let status = status.to_wire();
@@ -344,7 +344,7 @@ impl<S: Storage> Stopwatches<S> {
     fn call(&self, functions: &impl Functions, op: u16, words: &SlotWords) -> Reply {
         let on = |feature| feature & !self.features == 0;
         let status = if functions.feature(op).is_some_and(on) {
-            match slot::judge_function(words) {
+            match validate::judge_function(words) {
                 Ok(arg) => functions.call(op, arg),
                 Err(status) => status,
             }
@@ -375,10 +375,10 @@ impl<S: Storage> Stopwatches<S> {
             features: self.features,
             min_interval_ns: self.policy.min_interval_ns,
         };
-        let done = match slot::judge(words, &terms) {
+        let done = match validate::judge(words, &terms) {
             Ok((_, Operation::Create)) => {
                 budget.charge(Budget::REQUEST_LONG);
-                Creation::judge(words).and_then(|identity| self.create(mem, clock, identity))
+                validate::identity(words).and_then(|identity| self.create(mem, clock, identity))
             }
             Ok((watch, operation)) => self.execute(mem, clock, watch, operation, asker, budget),
             Err(status) => Err(status),

@@ -4,8 +4,8 @@
 //! knows where each stopwatch stands in it, so that a timeout is armed, moved
 //! or disarmed in O(log n). Nothing is allocated here.
 
-use super::device::Storage;
-use super::storage::Chunked;
+use super::chunked::Chunked;
+use super::storage::Storage;
 
 /// An armed timeout. The order is that of the deadlines; of equal ones the
 /// lower number comes first.
@@ -176,7 +176,7 @@ impl Timers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::device::tests::Heap;
+    use crate::engine::storage::tests::Heap;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
     use std::vec;

@@ -9,11 +9,17 @@ use std::cell::{Cell, RefCell};
 
 use common::{at, device, request, Guest, Heap, Region, POLICY};
 use proptest::prelude::*;
-use stopwatch_engine::guest::PostRing;
-use stopwatch_engine::{
-    uapi, Budget, Chunk, Creation, Device, Geometry, Layout, Memory, Name, Policy, Request, Settle,
-    Stamped, Status, Target,
-};
+use stopwatch_engine::budget::Budget;
+use stopwatch_engine::device::{Device, Settle, Target};
+use stopwatch_engine::kept::Chunk;
+use stopwatch_engine::policy::Policy;
+use stopwatch_protocol::geometry::Geometry;
+use stopwatch_protocol::layout::Layout;
+use stopwatch_protocol::memory::Memory;
+use stopwatch_protocol::name::Name;
+use stopwatch_protocol::post_ring::PostRing;
+use stopwatch_protocol::slot::{Creation, Request, Stamped, Status};
+use stopwatch_protocol::uapi;
 
 const START: u32 = uapi::STOPWATCH_OP_START;
 const LAP: u32 = uapi::STOPWATCH_OP_LAP;
@@ -266,8 +272,9 @@ fn a_reset_is_done_in_slices() {
         let answered = device.stats().requests;
         let served = device.serve(&mem, &at(5), &(), 0, &mut Budget::section());
         assert_eq!((served.answered, served.more), (0, true));
-        let generation =
-            |mem: &Region| stopwatch_engine::guest::reset_generation(mem, device_layout(geometry));
+        let generation = |mem: &Region| {
+            stopwatch_protocol::state::reset_generation(mem, device_layout(geometry))
+        };
         assert_eq!(generation(&mem), 0, "it is not complete");
         let slices = finish(&mut device, &mem, 6);
         assert_eq!(generation(&mem), 7);
@@ -410,7 +417,7 @@ fn a_command_resolves_its_name() {
     };
     let mut command = |target, request| device.command(&mem, &at(5), target, request).reply;
     let created = command(Target::Number, creation("boot").into());
-    let message = |request: Request| -> stopwatch_engine::Message { request.into() };
+    let message = |request: Request| -> stopwatch_protocol::slot::Message { request.into() };
     // Whatever number is in there.
     let by_name = Target::Name(name("boot"));
     let started = command(by_name, message(request(START, 3, 0)));

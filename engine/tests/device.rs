@@ -5,11 +5,19 @@
 mod common;
 
 use common::{at, budget_for, device, read, request, Clocks, Guest, Heap, Region, POLICY};
-use stopwatch_engine::guest::{read_glance, read_laps, read_record, State};
-use stopwatch_engine::{
-    uapi, Budget, Creation, Device, Geometry, Layout, Memory, Message, Name, Policy, Reading,
-    Record, Request, Stamped, Status, Target, FEATURES,
-};
+use stopwatch_engine::budget::Budget;
+use stopwatch_engine::device::{Device, Target};
+use stopwatch_engine::policy::{Policy, FEATURES};
+use stopwatch_protocol::geometry::Geometry;
+use stopwatch_protocol::glance::read_glance;
+use stopwatch_protocol::layout::Layout;
+use stopwatch_protocol::memory::Memory;
+use stopwatch_protocol::name::Name;
+use stopwatch_protocol::reading::Reading;
+use stopwatch_protocol::record::{Laps, Record};
+use stopwatch_protocol::slot::{Creation, Message, Request, Stamped, Status};
+use stopwatch_protocol::state::State;
+use stopwatch_protocol::uapi;
 
 const GEOMETRY: Geometry = Geometry {
     stopwatches: 16,
@@ -200,7 +208,7 @@ fn events_without_room_are_counted_as_lost() {
     assert_eq!((state.events, state.events_lost), (8, 3));
     for watch in 0..11 {
         assert_eq!(read(&mut device, &mem, watch, 200).unwrap().timeouts, 1);
-        let record = read_record(&mem, device.layout().record(watch).unwrap()).unwrap();
+        let record = Record::read(&mem, device.layout().record(watch).unwrap()).unwrap();
         assert_eq!((record.timeouts, record.deadline_ns), (1, 0));
     }
     for watch in 0..8 {
@@ -266,7 +274,7 @@ fn a_reset_clears_the_transport_and_spares_the_stopwatches() {
             0
         );
     }
-    let record = read_record(&mem, device.layout().record(1).unwrap());
+    let record = Record::read(&mem, device.layout().record(1).unwrap());
     let expected = Record {
         exists: true,
         running: true,
@@ -370,7 +378,7 @@ fn a_name_is_one_stopwatch() {
         ..Record::default()
     };
     let record = device.layout().record(64).unwrap();
-    assert_eq!(read_record(&mem, record), Some(expected));
+    assert_eq!(Record::read(&mem, record), Some(expected));
     assert_eq!(device.describe(64), Some(expected));
     let description = expected.describe(64);
     assert_eq!((description.watch, description.uid), (64, 1000));
@@ -650,7 +658,7 @@ fn the_latest_laps_are_kept() {
     ] {
         let read = device.laps(&mem, 5, first, &mut laps).unwrap();
         assert_eq!((read.total, read.oldest, read.count), (300, 44, count));
-        assert_eq!(read_laps(&mem, &layout, 5, first, &mut laps), Some(read));
+        assert_eq!(Laps::read(&mem, &layout, 5, first, &mut laps), Some(read));
         for (lap, ns) in (first..first + count).zip(laps) {
             assert_eq!(ns, u64::from(lap + 1) * 10);
         }
@@ -875,7 +883,7 @@ fn records_of_a_larger_device_are_read_by_its_stride() {
         mem.store(to + offset, mem.load(from + offset));
     }
     mem.store(to + 128, u64::MAX);
-    let record = read_record(&mem, to).unwrap();
+    let record = Record::read(&mem, to).unwrap();
     assert_eq!(host.describe(1), Some(record));
     let glance = read_glance(&mem, to).unwrap();
     assert!(glance.exists() && glance.running() && glance.is_monotonic());

@@ -11,8 +11,13 @@ use std::ops::Range;
 use proptest::prelude::*;
 
 use common::{at, budget_for, device, read, request, Guest, Region};
-use stopwatch_engine::guest::read_record;
-use stopwatch_engine::{uapi, Geometry, Layout, Memory, Record, Status, FEATURES};
+use stopwatch_engine::policy::FEATURES;
+use stopwatch_protocol::geometry::Geometry;
+use stopwatch_protocol::layout::Layout;
+use stopwatch_protocol::memory::Memory;
+use stopwatch_protocol::record::Record;
+use stopwatch_protocol::slot::Status;
+use stopwatch_protocol::uapi;
 
 const GEOMETRY: Geometry = Geometry {
     stopwatches: uapi::STOPWATCH_NUMBERED + 2,
@@ -266,7 +271,7 @@ proptest! {
             // What the host has published is what it has.
             let mut deadlines = 0;
             for watch in 0..GEOMETRY.stopwatches {
-                let record = read_record(&region, layout.record(watch).unwrap()).unwrap();
+                let record = Record::read(&region, layout.record(watch).unwrap()).unwrap();
                 let Some(reading) = read(&mut device, &region, watch, now) else {
                     let generation = record.generation;
                     prop_assert_eq!(record, Record { generation, ..Record::default() });

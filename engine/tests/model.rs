@@ -11,11 +11,16 @@ use std::collections::{BTreeMap, VecDeque};
 use proptest::prelude::*;
 
 use common::{budget_for, device, read, Clocks, Guest, POLICY};
-use stopwatch_engine::guest::{read_laps, read_record, State};
-use stopwatch_engine::{
-    uapi, Budget, Creation, Event, Geometry, Laps, Message, Name, Reading, Record, Reply, Request,
-    Status, Target, FEATURES,
-};
+use stopwatch_engine::budget::Budget;
+use stopwatch_engine::device::Target;
+use stopwatch_engine::policy::FEATURES;
+use stopwatch_protocol::geometry::Geometry;
+use stopwatch_protocol::name::Name;
+use stopwatch_protocol::reading::Reading;
+use stopwatch_protocol::record::{Laps, Record};
+use stopwatch_protocol::slot::{Creation, Event, Message, Reply, Request, Status};
+use stopwatch_protocol::state::State;
+use stopwatch_protocol::uapi;
 
 const NUMBERED: u32 = uapi::STOPWATCH_NUMBERED;
 
@@ -639,7 +644,7 @@ proptest! {
                     }
                 }
                 Step::Vmm { paused } => {
-                    use stopwatch_engine::Memory as _;
+                    use stopwatch_protocol::memory::Memory as _;
                     let generation = mem.load(layout.vmm()) & !u64::from(u32::MAX);
                     mem.store(layout.vmm(), generation | u64::from(paused));
                     let change = device.vmm(&mem, &now, &(), &mut budget_for(u32::MAX));
@@ -674,7 +679,7 @@ proptest! {
             for watch in (0..3).chain(NUMBERED..GEOMETRY.stopwatches) {
                 let it = &model.watches[watch as usize];
                 let record = model.record(watch);
-                prop_assert_eq!(read_record(&mem, layout.record(watch).unwrap()), Some(record));
+                prop_assert_eq!(Record::read(&mem, layout.record(watch).unwrap()), Some(record));
                 prop_assert_eq!(
                     read(&mut device, &mem, watch, now),
                     it.exists.then(|| model.reading(watch))
@@ -686,7 +691,7 @@ proptest! {
                 let oldest = total.saturating_sub(256);
                 let mut laps = vec![0; total];
                 let first = if watch % 2 == 0 { oldest } else { total / 2 };
-                let read = read_laps(&mem, &layout, watch, first as u32, &mut laps);
+                let read = Laps::read(&mem, &layout, watch, first as u32, &mut laps);
                 let count = if first < oldest { 0 } else { total - first };
                 prop_assert_eq!(
                     read,

@@ -6,11 +6,16 @@
 mod common;
 
 use common::{at, budget_for, device, read, request, Clocks, Guest, Heap, Region};
-use stopwatch_engine::guest::{posts_wait, read_record, PostRing};
-use stopwatch_engine::{
-    uapi, Budget, ClockId, Creation, Device, Geometry, Memory, Request, Settle, Status, Target,
-    FEATURES,
-};
+use stopwatch_engine::budget::Budget;
+use stopwatch_engine::device::{Device, Settle, Target};
+use stopwatch_engine::policy::FEATURES;
+use stopwatch_protocol::clock::ClockId;
+use stopwatch_protocol::geometry::Geometry;
+use stopwatch_protocol::memory::Memory;
+use stopwatch_protocol::post_ring::{posts_wait, PostRing};
+use stopwatch_protocol::record::Record;
+use stopwatch_protocol::slot::{Creation, Request, Status};
+use stopwatch_protocol::uapi;
 
 const GEOMETRY: Geometry = Geometry {
     stopwatches: uapi::STOPWATCH_NUMBERED + 3,
@@ -174,7 +179,7 @@ fn a_post_is_done_with_the_stopwatch_of_the_ring() {
     );
     let reading = read(&mut it.device, &it.mem, 4, 50).unwrap();
     assert_eq!(reading.elapsed_ns, 38);
-    let record = read_record(&it.mem, it.device.layout().record(3).unwrap());
+    let record = Record::read(&it.mem, it.device.layout().record(3).unwrap());
     assert_eq!(record, it.device.describe(3));
 
     assert_eq!(one.post(&it.mem, RESET, 60), Some(true));

@@ -11,11 +11,18 @@ use std::collections::VecDeque;
 use proptest::prelude::*;
 
 use common::{at, budget_for, device, read, request, Clocks, Guest, Heap, Region};
-use stopwatch_engine::guest::{posts_wait, read_laps, read_record, PostRing, Token};
-use stopwatch_engine::{
-    uapi, Budget, Creation, Device, Functions, Geometry, Memory, Message, Reading, Reply, Request,
-    Stamped, Status, Target, FEATURES,
-};
+use stopwatch_engine::budget::Budget;
+use stopwatch_engine::device::{Device, Target};
+use stopwatch_engine::functions::Functions;
+use stopwatch_engine::policy::FEATURES;
+use stopwatch_protocol::geometry::Geometry;
+use stopwatch_protocol::memory::Memory;
+use stopwatch_protocol::post_ring::{posts_wait, PostRing};
+use stopwatch_protocol::reading::Reading;
+use stopwatch_protocol::record::{Laps, Record};
+use stopwatch_protocol::request_ring::Token;
+use stopwatch_protocol::slot::{Creation, Message, Reply, Request, Stamped, Status};
+use stopwatch_protocol::uapi;
 
 const GEOMETRY: Geometry = Geometry {
     stopwatches: uapi::STOPWATCH_NUMBERED + 3,
@@ -298,14 +305,14 @@ proptest! {
                 prop_assert_eq!(guest.rings[ring].is_idle(&mem), tokens.is_empty());
             }
             for (number, watch) in (0u32..).zip(&model.watches) {
-                let record = read_record(&mem, device.layout().record(number).unwrap()).unwrap();
+                let record = Record::read(&mem, device.layout().record(number).unwrap()).unwrap();
                 prop_assert_eq!(record.elapsed_ns, watch.elapsed);
                 prop_assert_eq!(record.started_ns(), watch.started);
                 prop_assert_eq!(record.laps as usize, watch.laps.len());
                 prop_assert_eq!(record.lap_ns, watch.laps.last().copied().unwrap_or(0));
                 let oldest = watch.laps.len().saturating_sub(256);
                 let mut laps = [0; 256];
-                read_laps(&mem, device.layout(), number, oldest as u32, &mut laps).unwrap();
+                Laps::read(&mem, device.layout(), number, oldest as u32, &mut laps).unwrap();
                 prop_assert_eq!(&laps[..watch.laps.len() - oldest], &watch.laps[oldest..]);
             }
             for (model, (ring, _)) in model.rings[RINGS..].iter().zip(POST_RINGS) {
@@ -568,7 +575,7 @@ fn functions_of_the_host_need_their_feature() {
     let layout = *device(GEOMETRY).0.layout();
     for offered in [FEATURES, FEATURES | HOST_POWER] {
         let mem = Region::new(&layout);
-        let policy = stopwatch_engine::Policy {
+        let policy = stopwatch_engine::policy::Policy {
             features: offered,
             ..common::POLICY
         };

@@ -7,10 +7,17 @@ mod common;
 
 use common::{at, budget_for, device, read, request, Guest, Heap, Region, POLICY};
 use proptest::prelude::*;
-use stopwatch_engine::{
-    uapi, Budget, Chunk, Creation, Device, Geometry, Layout, Memory, Name, Reply, Status, Storage,
-    Target, FEATURES,
-};
+use stopwatch_engine::budget::Budget;
+use stopwatch_engine::device::{Device, Target};
+use stopwatch_engine::kept::Chunk;
+use stopwatch_engine::policy::FEATURES;
+use stopwatch_engine::storage::Storage;
+use stopwatch_protocol::geometry::Geometry;
+use stopwatch_protocol::layout::Layout;
+use stopwatch_protocol::memory::Memory;
+use stopwatch_protocol::name::Name;
+use stopwatch_protocol::slot::{Creation, Reply, Status};
+use stopwatch_protocol::uapi;
 
 const SET_FEATURES: u32 = uapi::STOPWATCH_OP_SET_FEATURES;
 const TIMEOUT: u32 = uapi::STOPWATCH_OP_TIMEOUT;

@@ -9,8 +9,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{at, budget_for, device, request, Guest};
-use stopwatch_engine::guest::{read_laps, read_record, PostRing};
-use stopwatch_engine::{uapi, Clock, ClockId, Geometry, Stamped, Status};
+use stopwatch_engine::clock::Clock;
+use stopwatch_protocol::clock::ClockId;
+use stopwatch_protocol::geometry::Geometry;
+use stopwatch_protocol::post_ring::PostRing;
+use stopwatch_protocol::record::{Laps, Record};
+use stopwatch_protocol::slot::{Stamped, Status};
+use stopwatch_protocol::uapi;
 
 const GEOMETRY: Geometry = Geometry {
     stopwatches: 1,
@@ -41,9 +46,9 @@ fn a_record_is_never_half_written() {
                 loop {
                     let last = done.load(Ordering::Acquire);
                     let mut laps = [0; 256];
-                    if let Some(read) = read_laps(&mem, &layout, 0, 0, &mut laps) {
+                    if let Some(read) = Laps::read(&mem, &layout, 0, 0, &mut laps) {
                         let read = match read.count {
-                            0 => read_laps(&mem, &layout, 0, read.oldest, &mut laps),
+                            0 => Laps::read(&mem, &layout, 0, read.oldest, &mut laps),
                             _ => Some(read),
                         };
                         // If it was not overtaken once more.
@@ -53,7 +58,7 @@ fn a_record_is_never_half_written() {
                             }
                         }
                     }
-                    if let Some(record) = read_record(&mem, record) {
+                    if let Some(record) = Record::read(&mem, record) {
                         assert_eq!(record.lap_ns, u64::from(record.laps) * STEP);
                         assert!(record.laps >= before, "it went back");
                         seen += u32::from(record.laps != before);
@@ -248,11 +253,11 @@ fn a_post_ring_carries_laps_between_threads() {
             // What is read is of one moment, also in the middle of a long run of laps.
             while !done.load(Ordering::Acquire) {
                 let mut laps = [0; 256];
-                let Some(record) = read_record(&mem, layout.record(0).unwrap()) else {
+                let Some(record) = Record::read(&mem, layout.record(0).unwrap()) else {
                     continue;
                 };
                 let first = record.laps.saturating_sub(100);
-                let Some(read) = read_laps(&mem, &layout, 0, first, &mut laps) else {
+                let Some(read) = Laps::read(&mem, &layout, 0, first, &mut laps) else {
                     continue;
                 };
                 // If it was not overtaken.
@@ -262,7 +267,7 @@ fn a_post_ring_carries_laps_between_threads() {
             }
         });
         let mut turn = 0u32;
-        while read_record(&mem, layout.record(0).unwrap()).map(|it| it.laps) != Some(LAPS) {
+        while Record::read(&mem, layout.record(0).unwrap()).map(|it| it.laps) != Some(LAPS) {
             turn = turn.wrapping_add(1);
             let served = match turn % 2 {
                 0 => device.work(&mem, &clock, &(), &mut budget_for(8)),
@@ -275,6 +280,6 @@ fn a_post_ring_carries_laps_between_threads() {
         }
         done.store(true, Ordering::Release);
     });
-    let record = read_record(&mem, layout.record(0).unwrap()).unwrap();
+    let record = Record::read(&mem, layout.record(0).unwrap()).unwrap();
     assert_eq!(record.laps, LAPS);
 }

@@ -7,8 +7,8 @@ use crate::{
         capability,
         power, //
     },
-    engine::Status,
     functions::Function,
+    protocol::slot::Status,
     uapi, //
 };
 

@@ -14,11 +14,14 @@ use rustix::io::Errno;
 use rustix::mm::{mmap, munmap, MapFlags, ProtFlags};
 use stopwatch::host::{event_fd, sealed_memfd, Control, Geometry, VmInfo, DEVICE};
 use stopwatch::raw;
-use stopwatch_engine::guest::{read_laps, read_record, EventRing, RequestRing, State, Token};
-use stopwatch_engine::{
-    Creation, Event, InfoWords, Laps, Layout, Memory, Message, Reading, Record, Reply, Request,
-    Status,
-};
+use stopwatch_protocol::event_ring::EventRing;
+use stopwatch_protocol::layout::{InfoWords, Layout};
+use stopwatch_protocol::memory::Memory;
+use stopwatch_protocol::reading::Reading;
+use stopwatch_protocol::record::{Laps, Record};
+use stopwatch_protocol::request_ring::{RequestRing, Token};
+use stopwatch_protocol::slot::{Creation, Event, Message, Reply, Request, Status};
+use stopwatch_protocol::state::State;
 use stopwatch_uapi as uapi;
 
 /// The words of a slot.
@@ -242,7 +245,7 @@ impl Guest {
     pub fn record(&self, watch: u32) -> Record {
         let offset = self.layout.record(watch).expect("a stopwatch of this VM");
         loop {
-            if let Some(record) = read_record(&self.region, offset) {
+            if let Some(record) = Record::read(&self.region, offset) {
                 return record;
             }
         }
@@ -251,7 +254,7 @@ impl Guest {
     /// The published laps from `first` on, as many as `into` has room for.
     pub fn laps(&self, watch: u32, first: u32, into: &mut [u64]) -> Laps {
         loop {
-            if let Some(laps) = read_laps(&self.region, &self.layout, watch, first, into) {
+            if let Some(laps) = Laps::read(&self.region, &self.layout, watch, first, into) {
                 return laps;
             }
         }

@@ -9,7 +9,9 @@ use std::thread;
 use std::time::Duration;
 
 use stopwatch::host::Vm;
-use stopwatch_engine::{Geometry, Layout, Memory};
+use stopwatch_protocol::geometry::Geometry;
+use stopwatch_protocol::layout::Layout;
+use stopwatch_protocol::memory::Memory;
 use stopwatch_uapi::{STOPWATCH_LAP_SLOTS, STOPWATCH_SLOT_SIZE};
 
 use crate::harness::Region;

@@ -8,11 +8,20 @@
 use std::convert::Infallible;
 use std::sync::atomic::{fence, AtomicU64, Ordering};
 
-use stopwatch_engine::guest::{EventRing, RequestRing};
-use stopwatch_engine::{
-    uapi, Budget, Clock, ClockId, Device, Geometry, Layout, Memory, Message, Policy, Reading,
-    Reply, Request, Status, Storage, Target, FEATURES,
-};
+use stopwatch_engine::budget::Budget;
+use stopwatch_engine::clock::Clock;
+use stopwatch_engine::device::{Device, Target};
+use stopwatch_engine::policy::{Policy, FEATURES};
+use stopwatch_engine::storage::Storage;
+use stopwatch_protocol::clock::ClockId;
+use stopwatch_protocol::event_ring::EventRing;
+use stopwatch_protocol::geometry::Geometry;
+use stopwatch_protocol::layout::Layout;
+use stopwatch_protocol::memory::Memory;
+use stopwatch_protocol::reading::Reading;
+use stopwatch_protocol::request_ring::RequestRing;
+use stopwatch_protocol::slot::{Message, Reply, Request, Status};
+use stopwatch_protocol::uapi;
 
 pub struct Heap;
 

@@ -11,8 +11,11 @@
 use loom::sync::atomic::{fence, AtomicBool, AtomicU64, Ordering};
 use loom::sync::{Arc, Mutex};
 use loom::thread;
-use stopwatch_engine::guest::{posts_wait, PostRing, RequestRing};
-use stopwatch_engine::{uapi, Layout, Stamped};
+use stopwatch_protocol::layout::Layout;
+use stopwatch_protocol::post_ring::{posts_wait, PostRing};
+use stopwatch_protocol::request_ring::RequestRing;
+use stopwatch_protocol::slot::Stamped;
+use stopwatch_protocol::uapi;
 
 use crate::region::{binding, explore, finds, layout, request, Host, Region, Turn, Weak};
 

@@ -7,8 +7,12 @@ use std::ops::Range;
 use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::sync::Arc;
 use loom::thread;
-use stopwatch_engine::guest::{read_record, PostRing, RequestRing};
-use stopwatch_engine::{uapi, Layout, Status};
+use stopwatch_protocol::layout::Layout;
+use stopwatch_protocol::post_ring::PostRing;
+use stopwatch_protocol::record::Record;
+use stopwatch_protocol::request_ring::RequestRing;
+use stopwatch_protocol::slot::Status;
+use stopwatch_protocol::uapi;
 
 use crate::region::{binding, explore, finds, layout, request, Host, Weak};
 
@@ -32,7 +36,7 @@ fn bound(layout: Layout, shared: &[Range<u32>], weak: Weak) -> (Host, RequestRin
 
 fn laps(host: &Host) -> u32 {
     let record = layout(1).record(0).unwrap();
-    read_record(&*host.mem, record).unwrap().laps
+    Record::read(&*host.mem, record).unwrap().laps
 }
 
 const LAP: u16 = uapi::STOPWATCH_OP_LAP as u16;

@@ -10,11 +10,18 @@ use std::sync::atomic::AtomicU64 as Counter;
 use std::sync::{Arc, Mutex};
 
 use loom::sync::atomic::{fence, AtomicU64, Ordering};
-use stopwatch_engine::guest::RequestRing;
-use stopwatch_engine::{
-    uapi, Budget, Clock, ClockId, Device, Geometry, Layout, Memory, Policy, Reply, Request, Status,
-    Storage, FEATURES,
-};
+use stopwatch_engine::budget::Budget;
+use stopwatch_engine::clock::Clock;
+use stopwatch_engine::device::Device;
+use stopwatch_engine::policy::{Policy, FEATURES};
+use stopwatch_engine::storage::Storage;
+use stopwatch_protocol::clock::ClockId;
+use stopwatch_protocol::geometry::Geometry;
+use stopwatch_protocol::layout::Layout;
+use stopwatch_protocol::memory::Memory;
+use stopwatch_protocol::request_ring::RequestRing;
+use stopwatch_protocol::slot::{Reply, Request, Status};
+use stopwatch_protocol::uapi;
 
 /// What is left out of the orderings that the engine asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

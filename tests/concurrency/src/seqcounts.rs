@@ -3,9 +3,13 @@
 //! Records, laps and the clock page, which are read while they are written.
 
 use loom::thread;
-use stopwatch_engine::guest::{read_glance, read_laps, read_record, Pauses, RequestRing};
-use stopwatch_engine::guest_clock::{self, Estimate};
-use stopwatch_engine::uapi;
+use stopwatch_protocol::clock_page;
+use stopwatch_protocol::clock_page::Estimate;
+use stopwatch_protocol::glance::read_glance;
+use stopwatch_protocol::record::{Laps, Record};
+use stopwatch_protocol::request_ring::RequestRing;
+use stopwatch_protocol::state::Pauses;
+use stopwatch_protocol::uapi;
 
 use crate::region::{explore, finds, layout, request, Host, Region, Weak};
 
@@ -42,7 +46,7 @@ fn about(ns: u64, laps: u64) -> bool {
 }
 
 fn read_whole(mem: &Region) {
-    if let Some(record) = read_record(mem, layout(1).record(0).unwrap()) {
+    if let Some(record) = Record::read(mem, layout(1).record(0).unwrap()) {
         let (ns, laps) = (record.lap_ns, record.laps.into());
         assert!(about(ns, laps), "torn: {laps} laps, {ns} ns");
     }
@@ -50,7 +54,7 @@ fn read_whole(mem: &Region) {
 
 fn read_its_laps(mem: &Region) {
     let mut into = [0; 4];
-    if let Some(laps) = read_laps(mem, &layout(1), 0, 0, &mut into) {
+    if let Some(laps) = Laps::read(mem, &layout(1), 0, 0, &mut into) {
         for (lap, ns) in (1..=laps.count.into()).zip(into) {
             assert!(about(ns, lap), "torn: lap {lap} at {ns} ns");
         }
@@ -146,20 +150,20 @@ fn clock_page(weak: Weak) -> impl Fn() {
             },
             samples: n,
         };
-        guest_clock::publish(&*mem, 0, Some(&estimate(1)));
+        clock_page::publish(&*mem, 0, Some(&estimate(1)));
 
         let reader = {
             let mem = mem.clone();
             thread::spawn(move || {
                 // As if the counter and the device were in step with the second one.
-                if let Some(now) = guest_clock::now(&*mem, 0, || 2, || 2) {
+                if let Some(now) = clock_page::now(&*mem, 0, || 2, || 2) {
                     let whole = (now.time_ns, now.error_ns, now.paused_ns) == (2, 2, 2);
                     assert!(whole, "torn: {now:?}");
                 }
             })
         };
-        guest_clock::publish(&*mem, 0, Some(&estimate(2)));
-        guest_clock::publish(&*mem, 0, Some(&estimate(3)));
+        clock_page::publish(&*mem, 0, Some(&estimate(2)));
+        clock_page::publish(&*mem, 0, Some(&estimate(3)));
         reader.join().unwrap();
     }
 }

@@ -5,8 +5,12 @@
 use std::ops::Range;
 
 use loom::thread;
-use stopwatch_engine::guest::{EventRing, RequestRing};
-use stopwatch_engine::{uapi, Memory, Slots, Status};
+use stopwatch_protocol::event_ring::EventRing;
+use stopwatch_protocol::memory::Memory;
+use stopwatch_protocol::request_ring::RequestRing;
+use stopwatch_protocol::ring::Slots;
+use stopwatch_protocol::slot::Status;
+use stopwatch_protocol::uapi;
 
 use crate::region::{explore, finds, layout, request, Host, Weak};
 

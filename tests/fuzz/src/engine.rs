@@ -17,11 +17,21 @@ use std::ops::Range;
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use stopwatch_engine::guest::{read_record, reset_generation, RequestRing};
-use stopwatch_engine::{
-    uapi, Budget, Chunk, Clock, ClockId, Device, Geometry, Layout, Memory, Policy, Record, Request,
-    Served, Settle, Status, Storage, Target, FEATURES,
-};
+use stopwatch_engine::budget::Budget;
+use stopwatch_engine::clock::Clock;
+use stopwatch_engine::device::{Device, Served, Settle, Target};
+use stopwatch_engine::kept::Chunk;
+use stopwatch_engine::policy::{Policy, FEATURES};
+use stopwatch_engine::storage::Storage;
+use stopwatch_protocol::clock::ClockId;
+use stopwatch_protocol::geometry::Geometry;
+use stopwatch_protocol::layout::Layout;
+use stopwatch_protocol::memory::Memory;
+use stopwatch_protocol::record::Record;
+use stopwatch_protocol::request_ring::RequestRing;
+use stopwatch_protocol::slot::{Request, Status};
+use stopwatch_protocol::state::reset_generation;
+use stopwatch_protocol::uapi;
 
 const GEOMETRY: Geometry = Geometry {
     stopwatches: uapi::STOPWATCH_NUMBERED + 70,
@@ -585,7 +595,7 @@ impl Host {
         let mut next = 0;
         for number in 0..GEOMETRY.stopwatches {
             let offset = region.layout.record(number).unwrap();
-            let record = read_record(region, offset).expect("left half written");
+            let record = Record::read(region, offset).expect("left half written");
             match self.device.describe(number) {
                 Some(described) => {
                     assert_eq!(described, record, "published is something else");

@@ -36,8 +36,11 @@ use rustix::net::{
 };
 use rustix::thread::{capabilities, set_capabilities, CapabilitySet};
 use stopwatch::raw;
-use stopwatch_engine::guest::RequestRing;
-use stopwatch_engine::{Geometry, Layout, Memory, Request};
+use stopwatch_protocol::geometry::Geometry;
+use stopwatch_protocol::layout::Layout;
+use stopwatch_protocol::memory::Memory;
+use stopwatch_protocol::request_ring::RequestRing;
+use stopwatch_protocol::slot::Request;
 use stopwatch_tests::harness::{control, open_node, RawRequest, Region};
 use stopwatch_tests::kmsg;
 use stopwatch_uapi as uapi;

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use stopwatch::host::{event_fd, sealed_memfd, Control, Status as VmStatus, DEVICE};
-use stopwatch_engine::{Creation, Status};
+use stopwatch_protocol::slot::{Creation, Status};
 use stopwatch_tests::debug_kernel;
 use stopwatch_tests::faults::{Faults, Injected};
 use stopwatch_tests::harness::{control, event_fds, ioctl, kick, open_node, Argument, Vm, SMALL};

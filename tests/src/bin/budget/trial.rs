@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use rustix::event::epoll;
 use stopwatch::host::{Control, Geometry, Operation};
 use stopwatch::{Creation, Which};
-use stopwatch_engine::Memory;
+use stopwatch_protocol::memory::Memory;
 use stopwatch_tests::harness::{control, RawRequest, Region, SlotWords, Vm};
 use stopwatch_uapi::*;
 

@@ -12,7 +12,7 @@ use std::{env, thread};
 use rustix::process::{kill_process, waitpid, Pid, Signal, WaitOptions};
 use stopwatch::host::{event_fd, Geometry, Operation};
 use stopwatch::Which;
-use stopwatch_engine::Request;
+use stopwatch_protocol::slot::Request;
 use stopwatch_tests::harness::{control, event_fds, kick, Vm, SMALL};
 use stopwatch_tests::suite::{eventually, figure, host_module};
 use stopwatch_tests::tests;

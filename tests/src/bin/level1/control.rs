@@ -19,7 +19,8 @@ use rustix::io::Errno;
 use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
 use stopwatch::host::{event_fd, sealed_memfd, Control, Geometry, Policy, VmInfo, DEVICE};
 use stopwatch::Features;
-use stopwatch_engine::{Layout, Memory};
+use stopwatch_protocol::layout::Layout;
+use stopwatch_protocol::memory::Memory;
 use stopwatch_tests::harness::{control, event_fds, ioctl, Argument, Vm, SMALL};
 use stopwatch_tests::kvm::Kvm;
 use stopwatch_tests::suite::{figure, host_module};
@@ -169,9 +170,14 @@ fn features_withheld() {
         STOPWATCH_OP_SET_FEATURES,
         0,
         1,
-        stopwatch_engine::Status::BadArg,
+        stopwatch_protocol::slot::Status::BadArg,
     );
-    vm.refused(STOPWATCH_OP_TIMEOUT, 0, 1, stopwatch_engine::Status::BadOp);
+    vm.refused(
+        STOPWATCH_OP_TIMEOUT,
+        0,
+        1,
+        stopwatch_protocol::slot::Status::BadOp,
+    );
     vm.ok(STOPWATCH_OP_SET_FEATURES, 0, 0);
 }
 
@@ -200,7 +206,7 @@ fn geometry_gives_the_size_of_the_region() {
             ring_slots,
             event_slots,
         };
-        let layout = Layout::new(stopwatch_engine::Geometry {
+        let layout = Layout::new(stopwatch_protocol::geometry::Geometry {
             stopwatches,
             rings,
             ring_slots,
@@ -617,7 +623,7 @@ fn the_region_is_cleared_and_described() {
     memfd.write_all(&vec![0xff; size as usize]).unwrap();
     control.set_region(&memfd).unwrap();
     let region = stopwatch_tests::harness::Region::map(&memfd, size as u32);
-    let layout = Layout::new(stopwatch_engine::Geometry {
+    let layout = Layout::new(stopwatch_protocol::geometry::Geometry {
         stopwatches: SMALL.stopwatches,
         rings: SMALL.rings,
         ring_slots: SMALL.ring_slots,

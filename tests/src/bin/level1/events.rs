@@ -6,7 +6,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use stopwatch::host::{Geometry, Status as VmStatus, VmmStatus};
-use stopwatch_engine::{Event, Request};
+use stopwatch_protocol::slot::{Event, Request};
 use stopwatch_tests::harness::{Vm, SMALL};
 use stopwatch_tests::suite::eventually;
 use stopwatch_tests::tests;
@@ -347,7 +347,7 @@ fn a_reset_by_the_vmm() {
     assert_eq!((info.resets, info.features.0), (1, 0));
     // Both rings are empty with phase 1; what was not served is forgotten.
     vm.guest.forget();
-    vm.refused(TIMEOUT, 0, MS, stopwatch_engine::Status::BadOp);
+    vm.refused(TIMEOUT, 0, MS, stopwatch_protocol::slot::Status::BadOp);
     vm.turn_on_timeouts();
     vm.command(1, READ, 0, 0);
     assert!(!vm.guest.record(1).running);
@@ -394,7 +394,7 @@ fn garbage_in_the_vmm_page() {
     let mut vm = Vm::new(SMALL);
     vm.ok(START, 0, 0);
     for offset in (0..STOPWATCH_PAGE_SIZE).step_by(8) {
-        use stopwatch_engine::Memory;
+        use stopwatch_protocol::memory::Memory;
         vm.guest.region.store(offset, u64::MAX);
     }
     vm.kick(0);
@@ -412,7 +412,7 @@ fn garbage_in_the_vmm_page() {
 
 /// The guest may write anything there; it only hurts itself.
 fn garbage_in_the_event_ring() {
-    use stopwatch_engine::Memory;
+    use stopwatch_protocol::memory::Memory;
     let mut vm = Vm::with_timeouts(SMALL);
     let slots = vm.guest.layout.events();
     for index in 0..slots.count() {

@@ -317,7 +317,7 @@ fn two_vms_cannot_see_each_other() {
         let Guest { region, layout, .. } = &vm.guest;
         let words = (0..layout.region_size()).step_by(8);
         words
-            .map(|offset| stopwatch_engine::Memory::load(region, offset))
+            .map(|offset| stopwatch_protocol::memory::Memory::load(region, offset))
             .collect::<Vec<_>>()
     };
     let before = quiet(&second);

@@ -3,7 +3,8 @@
 //! Stopwatches that come and go: names, numbers, owners, what a reset leaves.
 
 use stopwatch::host::Geometry;
-use stopwatch_engine::{Creation, Name, Reply, Status};
+use stopwatch_protocol::name::Name;
+use stopwatch_protocol::slot::{Creation, Reply, Status};
 use stopwatch_tests::harness::{owner_and_status, RawRequest, Vm, SMALL};
 use stopwatch_tests::tests;
 use stopwatch_uapi::*;

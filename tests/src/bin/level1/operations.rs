@@ -5,7 +5,8 @@
 use std::thread::sleep;
 use std::time::Duration;
 
-use stopwatch_engine::{Reading, Status};
+use stopwatch_protocol::reading::Reading;
+use stopwatch_protocol::slot::Status;
 use stopwatch_tests::harness::{owner_and_status, RawRequest, Vm, SMALL};
 use stopwatch_tests::tests;
 use stopwatch_uapi::{self as uapi, *};

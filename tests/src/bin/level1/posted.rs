@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use stopwatch::host::{Geometry, Operation};
 use stopwatch::Which;
-use stopwatch_engine::guest::PostRing;
-use stopwatch_engine::{Stamped, Status};
+use stopwatch_protocol::post_ring::PostRing;
+use stopwatch_protocol::slot::{Stamped, Status};
 use stopwatch_tests::harness::{control, Vm, SMALL};
 use stopwatch_tests::suite::eventually;
 use stopwatch_tests::tests;

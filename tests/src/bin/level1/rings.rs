@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use rustix::event::{eventfd, EventfdFlags};
 use stopwatch::host::{event_fd, Geometry};
-use stopwatch_engine::guest::read_record;
-use stopwatch_engine::Status;
+use stopwatch_protocol::record::Record;
+use stopwatch_protocol::slot::Status;
 use stopwatch_tests::harness::{control, event_fds, kick, Vm, SMALL};
 use stopwatch_tests::suite::eventually;
 use stopwatch_tests::tests;
@@ -144,9 +144,10 @@ fn rings_at_once() {
     thread::scope(|scope| {
         for ring in 0..RINGS {
             scope.spawn(move || {
-                let mut end = stopwatch_engine::guest::RequestRing::new(layout.ring(ring).unwrap());
+                let mut end =
+                    stopwatch_protocol::request_ring::RequestRing::new(layout.ring(ring).unwrap());
                 let mut command = |op: u32, watch: u32| {
-                    let request = stopwatch_engine::Request {
+                    let request = stopwatch_protocol::slot::Request {
                         op: op as u16,
                         watch,
                         ..Default::default()
@@ -201,7 +202,7 @@ fn readers_see_whole_records() {
                     let mut seen = 0u64;
                     let mut laps = [0u64; 3];
                     while !done.load(Ordering::Relaxed) {
-                        let Some(record) = read_record(&region, offset) else {
+                        let Some(record) = Record::read(&region, offset) else {
                             continue;
                         };
                         seen += 1;

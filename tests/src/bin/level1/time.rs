@@ -7,7 +7,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use stopwatch::host::{Geometry, Policy};
-use stopwatch_engine::{Creation, Event, Reply, Request, Status};
+use stopwatch_protocol::slot::{Creation, Event, Reply, Request, Status};
 use stopwatch_tests::harness::{control, Vm, SMALL};
 use stopwatch_tests::suite::eventually;
 use stopwatch_tests::tests;

@@ -36,7 +36,7 @@ fn what_get_vm_tells() {
     let mut vm = Vm::with_timeouts(SMALL);
     let before = vm.info();
     vm.ok(STOPWATCH_OP_START, 0, 0);
-    vm.refused(99, 0, 0, stopwatch_engine::Status::BadOp);
+    vm.refused(99, 0, 0, stopwatch_protocol::slot::Status::BadOp);
     let info = vm.info();
     let expected = VmInfo {
         time_ns: info.time_ns,

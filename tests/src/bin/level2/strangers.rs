@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use rustix::io::{fcntl_setfd, FdFlags};
-use stopwatch_engine::Memory;
+use stopwatch_protocol::memory::Memory;
 use stopwatch_tests::harness::{control, Region, Vm, SMALL};
 use stopwatch_tests::suite::environment;
 use stopwatch_tests::tests;

@@ -14,7 +14,10 @@ use std::time::Duration;
 use anyhow::{ensure, Context, Result};
 use rustix::mm::{mmap, munmap, MapFlags, ProtFlags};
 use stopwatch::host::{Control, Geometry, Vm, DEVICE};
-use stopwatch_engine::{guest::RequestRing, InfoWords, Layout, Memory, Request, Status};
+use stopwatch_protocol::layout::{InfoWords, Layout};
+use stopwatch_protocol::memory::Memory;
+use stopwatch_protocol::request_ring::RequestRing;
+use stopwatch_protocol::slot::{Request, Status};
 use stopwatch_uapi as uapi;
 
 use crate::counter;

@@ -268,12 +268,13 @@ mod tests {
         let Command::Host(HostCommand::Run(Run { vm: new, .. })) = cli.command else {
             panic!("not run");
         };
-        let layout = stopwatch_engine::Layout::new(stopwatch_engine::Geometry {
-            stopwatches: new.stopwatches,
-            rings: new.rings.expect("it is given"),
-            ring_slots: new.ring_slots,
-            event_slots: new.event_slots,
-        });
+        let layout =
+            stopwatch_protocol::layout::Layout::new(stopwatch_protocol::geometry::Geometry {
+                stopwatches: new.stopwatches,
+                rings: new.rings.expect("it is given"),
+                ring_slots: new.ring_slots,
+                event_slots: new.event_slots,
+            });
         let bytes = layout.unwrap().region_size();
         format!("{:.1} MiB", f64::from(bytes) / f64::from(1 << 20))
     }

@@ -3,7 +3,7 @@
 //! The record of a stopwatch, and its laps: written by the host, read by
 //! anybody at the same time, under a sequence count.
 
-use super::geometry::Layout;
+use super::layout::Layout;
 use super::memory::Memory;
 use super::name::Name;
 use super::words::bytes;
@@ -63,7 +63,7 @@ const CLOCK: u32 = uapi::STOPWATCH_RECORD_CLOCK_MASK;
 
 /// The clock, `STOPWATCH_CLOCK_*`, that the flags of a record tell.
 #[inline]
-pub(super) fn clock_of(flags: u32) -> u32 {
+pub fn clock_of(flags: u32) -> u32 {
     (flags & CLOCK) >> uapi::STOPWATCH_RECORD_CLOCK_SHIFT
 }
 
@@ -167,20 +167,14 @@ impl Record {
 
     /// Writes the record, at `offset`, for readers that may be reading it. `seq`
     /// is the count that it was written with last.
-    pub(super) fn publish(&self, mem: &impl Memory, offset: u32, seq: &mut u32) {
+    pub fn publish(&self, mem: &impl Memory, offset: u32, seq: &mut u32) {
         write(mem, offset, &mut self.encode(), seq, || ());
     }
 
     /// [`Self::publish`], where nothing has changed that is not counted. With it
     /// goes a lap, if its offset is given.
     #[inline]
-    pub(super) fn publish_counts(
-        &self,
-        mem: &impl Memory,
-        offset: u32,
-        seq: &mut u32,
-        lap: Option<u32>,
-    ) {
+    pub fn publish_counts(&self, mem: &impl Memory, offset: u32, seq: &mut u32, lap: Option<u32>) {
         let mut words = [0; COUNTS];
         self.encode_counts(&mut words);
         write(mem, offset, &mut words, seq, || {
@@ -192,7 +186,7 @@ impl Record {
 
     /// Says that the record at `offset` is being written, until it is published, for
     /// who writes laps meanwhile.
-    pub(super) fn begin(&self, mem: &impl Memory, offset: u32, seq: u32) {
+    pub fn begin(&self, mem: &impl Memory, offset: u32, seq: u32) {
         let mut words = [0];
         field!(stopwatch_record.flags).set(&mut words, self.flags());
         begin(mem, offset, &mut words, seq);
@@ -223,7 +217,7 @@ impl Record {
     }
 
     /// Reads the record at `offset`. `None` if the host was writing it.
-    pub(super) fn read(mem: &impl Memory, offset: u32) -> Option<Self> {
+    pub fn read(mem: &impl Memory, offset: u32) -> Option<Self> {
         Self::read_with(mem, offset, |_| ()).map(|(record, ())| record)
     }
 }
@@ -272,7 +266,7 @@ pub struct Laps {
 impl Laps {
     /// Reads those that are kept of a stopwatch that has taken `total`, from
     /// lap `first` on.
-    pub(super) fn copy(
+    pub fn copy(
         mem: &impl Memory,
         layout: &Layout,
         watch: u32,
@@ -299,7 +293,7 @@ impl Laps {
 
     /// [`Self::copy`], for who does not know the total. `None` if the host was
     /// writing, or if there is no such record.
-    pub(super) fn read(
+    pub fn read(
         mem: &impl Memory,
         layout: &Layout,
         watch: u32,

@@ -10,7 +10,7 @@ use super::words::WORD;
 use crate::uapi;
 
 /// A slot, as words. It is copied from the region once, and then judged.
-pub(super) type SlotWords = [u64; (uapi::STOPWATCH_SLOT_SIZE / WORD) as usize];
+pub type SlotWords = [u64; (uapi::STOPWATCH_SLOT_SIZE / WORD) as usize];
 
 // Owner is at the same place in all slots, so one definition serves.
 const OWNER: Field = field!(stopwatch_request.owner);
@@ -30,7 +30,7 @@ pub struct Slots {
 
 impl Slots {
     /// `count` slots, a power of two, from `offset` on.
-    pub(super) fn new(offset: u32, count: u32) -> Self {
+    pub fn new(offset: u32, count: u32) -> Self {
         Self {
             offset,
             mask: count.wrapping_sub(1),
@@ -91,7 +91,7 @@ impl Owner {
 /// `offset` is that of the slot here, and `flip` makes of an owner here one as if
 /// the phase were 1, and back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub struct Place {
     number: u32,
     offset: u32,
     flip: u64,
@@ -126,7 +126,7 @@ impl Place {
 
     /// The slot's number within the ring.
     #[inline]
-    pub(super) fn index(self, slots: Slots) -> u32 {
+    pub fn index(self, slots: Slots) -> u32 {
         self.number & slots.mask
     }
 
@@ -173,7 +173,7 @@ impl Place {
 /// Makes slots free, with phase 1 to come. What else they say does not matter as
 /// long as they are free. The largest device has 266,240 slots, so it is done in
 /// slices.
-pub(super) fn clear(mem: &impl Memory, slots: Slots, indices: core::ops::Range<u32>) {
+pub fn clear(mem: &impl Memory, slots: Slots, indices: core::ops::Range<u32>) {
     for index in indices {
         mem.store(slots.slot(index), 0);
     }
@@ -182,33 +182,33 @@ pub(super) fn clear(mem: &impl Memory, slots: Slots, indices: core::ops::Range<u
 /// The end of a ring that posts: the guest in a request ring, the host in the
 /// event ring.
 #[derive(Clone, Copy)]
-pub(super) struct Poster {
+pub struct Poster {
     slots: Slots,
     place: Place,
 }
 
 impl Poster {
     /// The poster of an empty ring.
-    pub(super) fn new(slots: Slots) -> Self {
+    pub fn new(slots: Slots) -> Self {
         Self {
             slots,
             place: Place::first(slots),
         }
     }
 
-    pub(super) fn slots(&self) -> Slots {
+    pub fn slots(&self) -> Slots {
         self.slots
     }
 
     /// Where the next slot will be posted.
     #[inline]
-    pub(super) fn place(&self) -> Place {
+    pub fn place(&self) -> Place {
         self.place
     }
 
     /// Posts a slot; `None` if the ring is full.
     #[inline]
-    pub(super) fn post(&mut self, mem: &impl Memory, mut words: SlotWords) -> Option<Place> {
+    pub fn post(&mut self, mem: &impl Memory, mut words: SlotWords) -> Option<Place> {
         let place = self.place;
         // Acquire, so that the slot is not overwritten before the completer is
         // done with it.
@@ -221,7 +221,7 @@ impl Poster {
     }
 
     /// Whether the completer has completed all that was posted.
-    pub(super) fn is_idle(&self, mem: &impl Memory) -> bool {
+    pub fn is_idle(&self, mem: &impl Memory) -> bool {
         let last = self.place.previous(self.slots);
         // Acquire, for what the completer did before. A slot that was never used
         // is one that was completed in the round before the first.
@@ -231,7 +231,7 @@ impl Poster {
     /// Makes `blank` of what was posted at `place`, unless the completer has completed
     /// it: the field of that place in the first word becomes zero. Whether it did. If
     /// not, it is completed.
-    pub(super) fn take_back(&self, mem: &impl Memory, place: Place, blank: Field) -> bool {
+    pub fn take_back(&self, mem: &impl Memory, place: Place, blank: Field) -> bool {
         // Acquire, for what is read of a slot that is completed.
         let word = mem.load_acquire(place.offset);
         if place.owner(word) != Owner::Posted {
@@ -244,7 +244,7 @@ impl Poster {
 
     /// What the completer left at `place`, once it has.
     #[inline]
-    pub(super) fn completed(&self, mem: &impl Memory, place: Place) -> Option<SlotWords> {
+    pub fn completed(&self, mem: &impl Memory, place: Place) -> Option<SlotWords> {
         let mut words = SlotWords::default();
         place
             .read(mem, &mut words, |owner| owner == Owner::Completed)
@@ -254,44 +254,44 @@ impl Poster {
 
 /// A slot that waits for the completer.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Posted {
+pub struct Posted {
     /// What it says.
-    pub(super) words: SlotWords,
+    pub words: SlotWords,
     /// Whether its owner field broke the rules.
-    pub(super) bad_owner: bool,
+    pub bad_owner: bool,
 }
 
 /// The end of a ring that completes: the host in a request ring, the guest in
 /// the event ring.
 #[derive(Clone, Copy)]
-pub(super) struct Completer {
+pub struct Completer {
     slots: Slots,
     place: Place,
 }
 
 impl Completer {
     /// The completer of an empty ring.
-    pub(super) fn new(slots: Slots) -> Self {
+    pub fn new(slots: Slots) -> Self {
         Self {
             slots,
             place: Place::first(slots),
         }
     }
 
-    pub(super) fn slots(&self) -> Slots {
+    pub fn slots(&self) -> Slots {
         self.slots
     }
 
     /// Slots completed so far.
     #[inline]
-    pub(super) fn number(&self) -> u32 {
+    pub fn number(&self) -> u32 {
         self.place.number
     }
 
     /// Copies the next slot, if it is for the completer; each word once. Whether it
     /// is.
     #[inline(always)]
-    pub(super) fn next(&self, mem: &impl Memory, posted: &mut Posted) -> bool {
+    pub fn next(&self, mem: &impl Memory, posted: &mut Posted) -> bool {
         self.place.read(mem, &mut posted.words, |owner| {
             posted.bad_owner = owner == Owner::Bad;
             matches!(owner, Owner::Posted | Owner::Bad)
@@ -300,21 +300,21 @@ impl Completer {
 
     /// Whether the next slot is for the completer.
     #[inline(always)]
-    pub(super) fn waiting(&self, mem: &impl Memory) -> bool {
+    pub fn waiting(&self, mem: &impl Memory) -> bool {
         let owner = self.place.owner(mem.load(self.place.offset));
         matches!(owner, Owner::Posted | Owner::Bad)
     }
 
     /// Completes the slot that [`Self::next`] told of, and goes on.
     #[inline(always)]
-    pub(super) fn complete(&mut self, mem: &impl Memory, words: &mut SlotWords) {
+    pub fn complete(&mut self, mem: &impl Memory, words: &mut SlotWords) {
         self.place.write(mem, self.place.completed(), words);
         self.place = self.place.next(self.slots);
     }
 
     /// [`Self::complete`], for a ring in which the completer writes nothing but
     /// the owner.
-    pub(super) fn give_back(&mut self, mem: &impl Memory, words: &SlotWords) {
+    pub fn give_back(&mut self, mem: &impl Memory, words: &SlotWords) {
         let mut first = [words[0]];
         OWNER.set(&mut first, self.place.completed());
         // Pairs with the acquire in `Poster::post()`.

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The region as the engine wants it: the one place where the abstractions meet the engine.
+//! The region as the protocol has it: the one place where the abstractions meet the protocol.
 
 use super::shared_memory::SharedMemory;
-use crate::engine::Memory;
+use crate::protocol::memory::Memory;
 
 impl Memory for SharedMemory<'_> {
     #[inline]

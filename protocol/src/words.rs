@@ -3,14 +3,14 @@
 //! Fields of the shared structs, in the 64-bit words that hold them. Where a
 //! field lies is taken from the C headers, by way of `offset_of!`.
 
-use super::Memory;
+use super::memory::Memory;
 
 /// Bytes of a word.
-pub(super) const WORD: u32 = 8;
+pub const WORD: u32 = 8;
 
 /// A field of a shared struct: some bytes of one word.
 #[derive(Clone, Copy)]
-pub(super) struct Field {
+pub struct Field {
     word: usize,
     shift: u32,
     mask: u64,
@@ -19,7 +19,7 @@ pub(super) struct Field {
 impl Field {
     /// The field of `size` bytes at byte `offset`. For constants: it does not
     /// compile if the field is not within one word.
-    pub(super) const fn new(offset: usize, size: usize) -> Self {
+    pub const fn new(offset: usize, size: usize) -> Self {
         assert!(size == 2 || size == 4 || size == 8);
         assert!(offset % size == 0);
         Self {
@@ -31,31 +31,31 @@ impl Field {
 
     /// The whole word that the field is in, or 0 if `words` is too short to hold it.
     #[inline]
-    pub(super) fn word(self, words: &[u64]) -> u64 {
+    pub fn word(self, words: &[u64]) -> u64 {
         words.get(self.word).copied().unwrap_or(0)
     }
 
     /// The offset of the word that the field is in, from the start of the struct, in
     /// bytes.
-    pub(super) const fn offset(self) -> u32 {
+    pub const fn offset(self) -> u32 {
         self.word as u32 * WORD
     }
 
     /// The field's value, given the word that it is in.
     #[inline]
-    pub(super) const fn of(self, word: u64) -> u64 {
+    pub const fn of(self, word: u64) -> u64 {
         (word >> self.shift) & self.mask
     }
 
     /// [`Self::of`], for a field of at most 32 bits.
     #[inline]
-    pub(super) const fn get32_of(self, word: u64) -> u32 {
+    pub const fn get32_of(self, word: u64) -> u32 {
         self.of(word) as u32
     }
 
     /// Whether the field is the low half of a word, of which `other` is the high
     /// one.
-    pub(super) const fn is_beside(self, other: Self) -> bool {
+    pub const fn is_beside(self, other: Self) -> bool {
         self.word == other.word
             && self.mask == u32::MAX as u64
             && other.mask == u32::MAX as u64
@@ -65,7 +65,7 @@ impl Field {
 
     /// The field's value, or 0 if `words` is too short to hold it.
     #[inline]
-    pub(super) fn get(self, words: &[u64]) -> u64 {
+    pub fn get(self, words: &[u64]) -> u64 {
         match words.get(self.word) {
             Some(word) => self.of(*word),
             None => 0,
@@ -74,13 +74,13 @@ impl Field {
 
     /// [`Self::get`], for a field of at most 32 bits.
     #[inline]
-    pub(super) fn get32(self, words: &[u64]) -> u32 {
+    pub fn get32(self, words: &[u64]) -> u32 {
         self.get(words) as u32
     }
 
     /// Sets the field to the low bits of `value`.
     #[inline]
-    pub(super) fn set(self, words: &mut [u64], value: impl Into<u64>) {
+    pub fn set(self, words: &mut [u64], value: impl Into<u64>) {
         if let Some(word) = words.get_mut(self.word) {
             *word &= !(self.mask << self.shift);
             *word |= (value.into() & self.mask) << self.shift;
@@ -90,14 +90,14 @@ impl Field {
 
 /// A field of a shared struct that is a string of bytes: some words.
 #[derive(Clone, Copy)]
-pub(super) struct Bytes<const N: usize> {
+pub struct Bytes<const N: usize> {
     word: usize,
 }
 
 impl<const N: usize> Bytes<N> {
     /// The field of `N` bytes at byte `offset`. For constants: it does not
     /// compile if the field is not whole words.
-    pub(super) const fn new(offset: usize) -> Self {
+    pub const fn new(offset: usize) -> Self {
         assert!(offset % WORD as usize == 0 && N % WORD as usize == 0);
         Self {
             word: offset / WORD as usize,
@@ -105,7 +105,7 @@ impl<const N: usize> Bytes<N> {
     }
 
     /// The field's bytes; 0 where `words` is too short to hold them.
-    pub(super) fn get(self, words: &[u64]) -> [u8; N] {
+    pub fn get(self, words: &[u64]) -> [u8; N] {
         let mut bytes = [0; N];
         let words = words.iter().skip(self.word);
         for (bytes, word) in bytes.chunks_exact_mut(WORD as usize).zip(words) {
@@ -115,7 +115,7 @@ impl<const N: usize> Bytes<N> {
     }
 
     /// Sets the field.
-    pub(super) fn set(self, words: &mut [u64], bytes: [u8; N]) {
+    pub fn set(self, words: &mut [u64], bytes: [u8; N]) {
         let words = words.iter_mut().skip(self.word);
         for (bytes, word) in bytes.chunks_exact(WORD as usize).zip(words) {
             let mut value = [0; WORD as usize];
@@ -126,44 +126,46 @@ impl<const N: usize> Bytes<N> {
 }
 
 /// The size of a field, which `offset_of!` does not tell.
-pub(super) const fn size_of_field<S, F>(_: fn(&S) -> &F) -> usize {
+pub const fn size_of_field<S, F>(_: fn(&S) -> &F) -> usize {
     size_of::<F>()
 }
 
 /// The [`Field`] of a struct of `crate::uapi`.
+#[macro_export]
 macro_rules! field {
     ($struct:ident.$field:ident) => {
         const {
-            crate::engine::words::Field::new(
-                ::core::mem::offset_of!(crate::uapi::$struct, $field),
-                crate::engine::words::size_of_field(|it: &crate::uapi::$struct| &it.$field),
+            $crate::protocol::words::Field::new(
+                ::core::mem::offset_of!($crate::uapi::$struct, $field),
+                $crate::protocol::words::size_of_field(|it: &$crate::uapi::$struct| &it.$field),
             )
         }
     };
 }
-pub(super) use field;
+pub use field;
 
 /// The [`Bytes`] of a struct of `crate::uapi`.
+#[macro_export]
 macro_rules! bytes {
     ($struct:ident.$field:ident) => {
         const {
-            crate::engine::words::Bytes::<
-                { crate::engine::words::size_of_field(|it: &crate::uapi::$struct| &it.$field) },
-            >::new(::core::mem::offset_of!(crate::uapi::$struct, $field))
+            $crate::protocol::words::Bytes::<
+                { $crate::protocol::words::size_of_field(|it: &$crate::uapi::$struct| &it.$field) },
+            >::new(::core::mem::offset_of!($crate::uapi::$struct, $field))
         }
     };
 }
-pub(super) use bytes;
+pub use bytes;
 
 /// The words that a struct takes up.
-pub(super) const fn words_of<S>() -> usize {
+pub const fn words_of<S>() -> usize {
     assert!(size_of::<S>() % WORD as usize == 0);
     size_of::<S>() / WORD as usize
 }
 
 /// Writes `words` from the one at `first` on, in order, without ordering.
 #[inline]
-pub(super) fn store_from(mem: &impl Memory, offset: u32, words: &[u64], first: u32) {
+pub fn store_from(mem: &impl Memory, offset: u32, words: &[u64], first: u32) {
     if let Some(words) = words.get(first as usize..) {
         mem.store_all(offset + first * WORD, words);
     }
@@ -171,7 +173,7 @@ pub(super) fn store_from(mem: &impl Memory, offset: u32, words: &[u64], first: u
 
 /// Reads `words` from the one at `first` on, in order, without ordering.
 #[inline]
-pub(super) fn load_from(mem: &impl Memory, offset: u32, words: &mut [u64], first: u32) {
+pub fn load_from(mem: &impl Memory, offset: u32, words: &mut [u64], first: u32) {
     if let Some(words) = words.get_mut(first as usize..) {
         mem.load_all(offset + first * WORD, words);
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
 
-//! The region, as the engine reaches it.
+//! The region, as both ends reach it.
 
 use core::sync::atomic::fence;
 use core::sync::atomic::Ordering;
@@ -8,7 +8,7 @@ use core::sync::atomic::Ordering;
 /// The region shared by host and guest, as 64-bit words.
 ///
 /// Offsets are bytes from the start of the region, in host and guest alike.
-/// Those that the engine asks for come from a [`Layout`](super::Layout) and
+/// Those that the two ends ask for come from a [`Layout`](super::layout::Layout) and
 /// never from the other side: they are multiples of 8 and less than
 /// `Layout::region_size`.
 ///

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
+
+//! Post rings: posted commands of programs that have a ring mapped, each for the one
+//! stopwatch that the ring is bound to. What a post says, and the guest's end.
+
+use super::command::Act;
+use super::layout::Layout;
+use super::memory::Memory;
+use super::words::field;
+use super::words::WORD;
+use crate::uapi;
+use core::mem::offset_of;
+
+const _: () = assert!(uapi::STOPWATCH_POST_SLOTS.is_power_of_two());
+const _: () = assert!(size_of::<uapi::stopwatch_post_ring>() == uapi::STOPWATCH_PAGE_SIZE as usize);
+// Both are written at once.
+const _: () =
+    assert!(field!(stopwatch_post_ring.taken).is_beside(field!(stopwatch_post_ring.bound)));
+
+const POSTS: u32 = offset_of!(uapi::stopwatch_post_ring, posts) as u32;
+const OP: u64 = uapi::STOPWATCH_POST_OP_MASK as u64;
+const PHASE: u64 = uapi::STOPWATCH_POST_PHASE as u64;
+
+/// What is posted: a word of a post ring, less its phase.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Post(u64);
+
+impl Post {
+    /// An operation, by its number, at a VM time.
+    pub fn new(op: u16, stamp_ns: u64) -> Self {
+        let op = (u64::from(op) & OP) << uapi::STOPWATCH_POST_OP_SHIFT;
+        Self((stamp_ns << uapi::STOPWATCH_POST_TIME_SHIFT) | op)
+    }
+
+    /// VM time of the act, as the guest has it.
+    #[inline]
+    pub fn stamp(self) -> u64 {
+        self.0 >> uapi::STOPWATCH_POST_TIME_SHIFT
+    }
+
+    /// What is to be done. `None` if it is none of those that can be posted.
+    #[inline]
+    pub fn act(self) -> Option<Act> {
+        Some(
+            match ((self.0 >> uapi::STOPWATCH_POST_OP_SHIFT) & OP) as u32 {
+                uapi::STOPWATCH_OP_START => Act::Start,
+                uapi::STOPWATCH_OP_PAUSE => Act::Pause,
+                uapi::STOPWATCH_OP_LAP => Act::Lap,
+                uapi::STOPWATCH_OP_RESET => Act::Reset,
+                _ => return None,
+            },
+        )
+    }
+}
+
+/// A place in a post ring: posts counted from its binding, and what follows from
+/// that.
+///
+/// # Invariants
+///
+/// `slot` is the offset of the slot here, and `phase` that of a word that is posted
+/// here.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PostPlace {
+    number: u32,
+    slot: u32,
+    phase: u64,
+}
+
+impl PostPlace {
+    /// That of a post of the ring at `offset`.
+    #[inline]
+    pub fn at(offset: u32, number: u32) -> Self {
+        let index = number & (uapi::STOPWATCH_POST_SLOTS - 1);
+        Self {
+            number,
+            // A layout has only rings that end below 2^32.
+            slot: offset.wrapping_add(POSTS).wrapping_add(index * WORD),
+            phase: PHASE * u64::from(number & uapi::STOPWATCH_POST_SLOTS == 0),
+        }
+    }
+
+    /// Posts counted from the ring's binding.
+    #[inline]
+    pub fn number(self) -> u32 {
+        self.number
+    }
+
+    #[inline]
+    pub fn next(self, offset: u32) -> Self {
+        Self::at(offset, self.number.wrapping_add(1))
+    }
+
+    /// Posts nothing here.
+    pub fn clear(self, mem: &impl Memory) {
+        // Of the other phase, in the first round.
+        mem.store(self.slot, 0);
+    }
+
+    /// Posts something here.
+    #[inline]
+    pub fn post(self, mem: &impl Memory, post: Post) {
+        // Pairs with the one in `look()`.
+        mem.store_release(self.slot, post.0 | self.phase);
+    }
+
+    /// What is posted here. The word is read once, before all that follows.
+    #[inline]
+    pub fn look(self, mem: &impl Memory) -> Option<Post> {
+        // Pairs with the one in `post()`.
+        let word = mem.load_acquire(self.slot);
+        (word & PHASE == self.phase).then_some(Post(word & !PHASE))
+    }
+}
+
+/// The guest's end of a post ring, after it was bound. Programs have their own.
+pub struct PostRing {
+    offset: u32,
+    place: PostPlace,
+}
+
+impl PostRing {
+    /// The guest's end of the ring at `offset`, of [`Layout::post_ring`].
+    pub fn new(offset: u32) -> Self {
+        Self {
+            offset,
+            place: PostPlace::at(offset, 0),
+        }
+    }
+
+    /// Posts an operation as of a VM time. `None` if the ring is not bound, else
+    /// whether there was room.
+    pub fn post(&mut self, mem: &impl Memory, op: u16, stamp_ns: u64) -> Option<bool> {
+        // Acquire: a slot is not overwritten before the host has read it.
+        let words = [mem.load_acquire(self.offset)];
+        let taken = field!(stopwatch_post_ring.taken).get32(&words);
+        if field!(stopwatch_post_ring.bound).get32(&words) == 0 {
+            return None;
+        }
+        let waiting = self.place.number().wrapping_sub(taken);
+        let has_room = waiting < uapi::STOPWATCH_POST_SLOTS;
+        if has_room {
+            self.place.post(mem, Post::new(op, stamp_ns));
+            self.place = self.place.next(self.offset);
+        }
+        Some(has_room)
+    }
+}
+
+/// Whether something waits for the host in any of the post rings whose bits are set in
+/// `rings`. Who writes a ring can make this wrong; it concerns what is in there, and
+/// nothing else.
+pub fn posts_wait(mem: &impl Memory, layout: &Layout, rings: u32) -> bool {
+    let waits = |offset| {
+        let words = [mem.load_acquire(offset)];
+        let place = PostPlace::at(offset, field!(stopwatch_post_ring.taken).get32(&words));
+        field!(stopwatch_post_ring.bound).get32(&words) != 0 && place.look(mem).is_some()
+    };
+    bits(rings)
+        .filter_map(|ring| layout.post_ring(ring))
+        .any(waits)
+}
+
+/// The numbers of the bits that are set.
+#[inline]
+pub fn bits(mut mask: u32) -> impl Iterator<Item = u32> {
+    core::iter::from_fn(move || {
+        let bit = (mask != 0).then(|| mask.trailing_zeros());
+        mask &= mask.wrapping_sub(1);
+        bit
+    })
+}

@@ -1,0 +1,389 @@
+// SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
+
+//! What slots say: requests, replies, events.
+
+use super::name::Name;
+use super::reading::Reading;
+use super::ring::SlotWords;
+use super::words::bytes;
+use super::words::field;
+use crate::uapi;
+
+/// Status of a completed request: `STOPWATCH_S_*`, whose numbers it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Status {
+    /// Done.
+    Ok = uapi::STOPWATCH_S_OK,
+    /// It was in that state; no change.
+    Already = uapi::STOPWATCH_S_ALREADY,
+    /// Needs a running stopwatch; no change.
+    Stopped = uapi::STOPWATCH_S_STOPPED,
+    /// The name is taken; no change.
+    Exists = uapi::STOPWATCH_S_EXISTS,
+    /// Unknown operation, or its feature is off.
+    BadOp = uapi::STOPWATCH_S_BAD_OP,
+    /// There is no stopwatch of that number.
+    BadWatch = uapi::STOPWATCH_S_BAD_WATCH,
+    /// Unknown flag, or a reserved field is not zero.
+    BadFlags = uapi::STOPWATCH_S_BAD_FLAGS,
+    /// The argument is out of range.
+    BadArg = uapi::STOPWATCH_S_BAD_ARG,
+    /// The owner field broke the rules.
+    BadOwner = uapi::STOPWATCH_S_BAD_OWNER,
+    /// The name is not one.
+    BadName = uapi::STOPWATCH_S_BAD_NAME,
+    /// No number is free.
+    Full = uapi::STOPWATCH_S_FULL,
+    /// The VM's creator does not allow it.
+    Denied = uapi::STOPWATCH_S_DENIED,
+    /// A later request has overtaken this one.
+    Stale = uapi::STOPWATCH_S_STALE,
+    /// The guest took the request back.
+    Cancelled = uapi::STOPWATCH_S_CANCELLED,
+}
+
+impl Status {
+    /// The number that the header gives it.
+    #[inline]
+    pub fn to_wire(self) -> u32 {
+        self as u32
+    }
+
+    /// The status of that number; the number itself if there is none.
+    #[inline]
+    pub fn from_wire(status: u32) -> Result<Self, u32> {
+        Ok(match status {
+            uapi::STOPWATCH_S_OK => Self::Ok,
+            uapi::STOPWATCH_S_ALREADY => Self::Already,
+            uapi::STOPWATCH_S_STOPPED => Self::Stopped,
+            uapi::STOPWATCH_S_EXISTS => Self::Exists,
+            uapi::STOPWATCH_S_BAD_OP => Self::BadOp,
+            uapi::STOPWATCH_S_BAD_WATCH => Self::BadWatch,
+            uapi::STOPWATCH_S_BAD_FLAGS => Self::BadFlags,
+            uapi::STOPWATCH_S_BAD_ARG => Self::BadArg,
+            uapi::STOPWATCH_S_BAD_OWNER => Self::BadOwner,
+            uapi::STOPWATCH_S_BAD_NAME => Self::BadName,
+            uapi::STOPWATCH_S_FULL => Self::Full,
+            uapi::STOPWATCH_S_DENIED => Self::Denied,
+            uapi::STOPWATCH_S_STALE => Self::Stale,
+            uapi::STOPWATCH_S_CANCELLED => Self::Cancelled,
+            unknown => return Err(unknown),
+        })
+    }
+
+    /// Whether nothing was done, and there is no reading.
+    pub fn is_refused(self) -> bool {
+        self.to_wire() >= uapi::STOPWATCH_S_REFUSED
+    }
+
+    /// Whether it is one of `STOPWATCH_S_BAD_*`: the request broke the rules.
+    pub fn is_bad(self) -> bool {
+        self.is_refused()
+            && !matches!(
+                self,
+                Self::Full | Self::Denied | Self::Stale | Self::Cancelled
+            )
+    }
+}
+
+/// Whether a slot asks for a new stopwatch.
+#[inline]
+pub fn creates(words: &SlotWords) -> bool {
+    field!(stopwatch_request.op).get32(words) == uapi::STOPWATCH_OP_CREATE
+}
+
+/// The operation that a slot asks for, if it is not a stopwatch's.
+#[inline]
+pub fn function(words: &SlotWords) -> Option<u16> {
+    let op = field!(stopwatch_request.op).get(words) as u16;
+    (u32::from(op) >= uapi::STOPWATCH_OP_FUNCTIONS).then_some(op)
+}
+
+/// The stamp of what was not posted: later than any time at which it is served.
+pub const NOT_POSTED: u64 = u64::MAX;
+
+/// The VM time that a slot gives itself, below [`NOT_POSTED`] if it was posted.
+#[inline]
+pub fn stamp(words: &SlotWords) -> u64 {
+    if field!(stopwatch_request.flags).get32(words) & uapi::STOPWATCH_REQUEST_POSTED == 0 {
+        return NOT_POSTED;
+    }
+    field!(stopwatch_request.stamp_ns)
+        .get(words)
+        .min(NOT_POSTED - 1)
+}
+
+/// The words of a request, without owner. Made from a [`Request`], a [`Stamped`]
+/// or a [`Creation`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Message(pub SlotWords);
+
+impl Message {
+    #[inline]
+    pub fn words(&self) -> &SlotWords {
+        &self.0
+    }
+}
+
+/// A request, as the guest or a program of the host makes it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Request {
+    /// `STOPWATCH_OP_*`; for `STOPWATCH_OP_CREATE` there is [`Creation`].
+    pub op: u16,
+    /// Number of the stopwatch.
+    pub watch: u32,
+    /// As the operation says, else zero.
+    pub flags: u32,
+    /// As the operation says, else zero.
+    pub arg: u64,
+    /// ns, for `STOPWATCH_OP_TIMEOUT`; the ticket of `STOPWATCH_OP_BIND` and
+    /// `_UNBIND`; else zero.
+    pub interval: u64,
+}
+
+impl From<Request> for Message {
+    #[inline]
+    fn from(request: Request) -> Self {
+        let mut words = SlotWords::default();
+        field!(stopwatch_request.op).set(&mut words, request.op);
+        field!(stopwatch_request.watch).set(&mut words, request.watch);
+        field!(stopwatch_request.flags).set(&mut words, request.flags);
+        field!(stopwatch_request.arg).set(&mut words, request.arg);
+        field!(stopwatch_request.interval).set(&mut words, request.interval);
+        Self(words)
+    }
+}
+
+/// A request that is posted: carried out as of its stamp, without a doorbell of
+/// its own. Needs `STOPWATCH_F_POSTED`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamped {
+    /// `STOPWATCH_OP_START`, `_PAUSE`, `_LAP` or `_RESET`.
+    pub op: u16,
+    /// Number of the stopwatch.
+    pub watch: u32,
+    /// VM time of the act.
+    pub stamp_ns: u64,
+}
+
+impl From<Stamped> for Message {
+    #[inline]
+    fn from(stamped: Stamped) -> Self {
+        let mut words = SlotWords::default();
+        field!(stopwatch_request.op).set(&mut words, stamped.op);
+        field!(stopwatch_request.watch).set(&mut words, stamped.watch);
+        field!(stopwatch_request.flags).set(&mut words, uapi::STOPWATCH_REQUEST_POSTED);
+        field!(stopwatch_request.stamp_ns).set(&mut words, stamped.stamp_ns);
+        Self(words)
+    }
+}
+
+/// A request for a new stopwatch: `STOPWATCH_OP_CREATE`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Creation {
+    /// Its name, if it shall have one.
+    pub name: Name,
+    /// `STOPWATCH_CREATE_*`.
+    pub flags: u32,
+    /// The guest's user whose it will be.
+    pub uid: u32,
+    /// `STOPWATCH_MODE_*`.
+    pub mode: u32,
+    /// `STOPWATCH_CLOCK_*`.
+    pub clock: u32,
+}
+
+impl From<Creation> for Message {
+    fn from(creation: Creation) -> Self {
+        let mut words = SlotWords::default();
+        field!(stopwatch_create.op).set(&mut words, uapi::STOPWATCH_OP_CREATE);
+        field!(stopwatch_create.flags).set(&mut words, creation.flags);
+        bytes!(stopwatch_create.name).set(&mut words, creation.name.bytes());
+        field!(stopwatch_create.uid).set(&mut words, creation.uid);
+        field!(stopwatch_create.mode).set(&mut words, creation.mode);
+        field!(stopwatch_create.clock).set(&mut words, creation.clock);
+        Self(words)
+    }
+}
+
+/// What the host answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// The status; its number if it is an unknown one.
+    pub status: Result<Status, u32>,
+    /// Number of the stopwatch, as in the request; of the new one after
+    /// `STOPWATCH_OP_CREATE`, or of the one that has the name.
+    pub watch: u32,
+    /// The stopwatch after the operation; all zero if it was refused.
+    pub reading: Reading,
+}
+
+impl Reply {
+    /// What is answered to a request in a slot that is refused.
+    pub fn refusal(request: &SlotWords, status: Status) -> Self {
+        Self {
+            status: Ok(status),
+            watch: field!(stopwatch_request.watch).get32(request),
+            reading: Reading::default(),
+        }
+    }
+
+    /// Whether the request broke the rules.
+    pub fn is_bad(&self) -> bool {
+        self.status.is_ok_and(Status::is_bad)
+    }
+
+    /// The words of a completed slot. Operation and flags stay as they were in
+    /// the request.
+    pub fn encode(&self, request: &SlotWords) -> SlotWords {
+        let status = match self.status {
+            Ok(status) => status.to_wire(),
+            Err(number) => number,
+        };
+        encode_reply(request, status, self.watch, &self.reading)
+    }
+
+    /// The reply in a completed slot.
+    #[inline]
+    pub fn decode(words: &SlotWords) -> Self {
+        Self {
+            status: Status::from_wire(field!(stopwatch_reply.status).get32(words)),
+            watch: field!(stopwatch_reply.watch).get32(words),
+            reading: Reading {
+                elapsed_ns: field!(stopwatch_reply.elapsed_ns).get(words),
+                time_ns: field!(stopwatch_reply.time_ns).get(words),
+                lap_ns: field!(stopwatch_reply.lap_ns).get(words),
+                deadline_ns: field!(stopwatch_reply.deadline_ns).get(words),
+                running: field!(stopwatch_reply.state).get32(words) == uapi::STOPWATCH_RUNNING,
+                laps: field!(stopwatch_reply.laps).get32(words),
+                timeouts: field!(stopwatch_reply.timeouts).get32(words),
+            },
+        }
+    }
+}
+
+/// The words of a completed slot, without owner.
+#[inline]
+pub fn encode_reply(request: &SlotWords, status: u32, watch: u32, reading: &Reading) -> SlotWords {
+    let mut words = SlotWords::default();
+    let op = field!(stopwatch_request.op).get(request);
+    let flags = field!(stopwatch_request.flags).get(request);
+    field!(stopwatch_reply.op).set(&mut words, op);
+    field!(stopwatch_reply.watch).set(&mut words, watch);
+    field!(stopwatch_reply.flags).set(&mut words, flags);
+    field!(stopwatch_reply.status).set(&mut words, status);
+    field!(stopwatch_reply.elapsed_ns).set(&mut words, reading.elapsed_ns);
+    field!(stopwatch_reply.time_ns).set(&mut words, reading.time_ns);
+    field!(stopwatch_reply.lap_ns).set(&mut words, reading.lap_ns);
+    field!(stopwatch_reply.deadline_ns).set(&mut words, reading.deadline_ns);
+    field!(stopwatch_reply.state).set(&mut words, reading.state());
+    field!(stopwatch_reply.laps).set(&mut words, reading.laps);
+    field!(stopwatch_reply.timeouts).set(&mut words, reading.timeouts);
+    words
+}
+
+/// What the host tells by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// `STOPWATCH_EVENT_*`.
+    pub kind: u16,
+    /// Number of the stopwatch.
+    pub watch: u32,
+    /// Of this event; lost ones are counted, too. Goes on over a reset.
+    pub sequence: u64,
+    /// Of the stopwatch's own time, for which it was armed.
+    pub deadline_ns: u64,
+    /// Of its own time, at which the host's timer ran.
+    pub time_ns: u64,
+    /// Of that stopwatch, this one included.
+    pub timeouts: u32,
+    /// How many timeouts this tells of, from 1.
+    pub count: u32,
+}
+
+impl Event {
+    /// The slot's words, without owner.
+    pub fn encode(&self) -> SlotWords {
+        let mut words = SlotWords::default();
+        field!(stopwatch_event.type_).set(&mut words, self.kind);
+        field!(stopwatch_event.watch).set(&mut words, self.watch);
+        field!(stopwatch_event.sequence).set(&mut words, self.sequence);
+        field!(stopwatch_event.deadline_ns).set(&mut words, self.deadline_ns);
+        field!(stopwatch_event.time_ns).set(&mut words, self.time_ns);
+        field!(stopwatch_event.timeouts).set(&mut words, self.timeouts);
+        field!(stopwatch_event.count).set(&mut words, self.count);
+        words
+    }
+
+    /// The event in a slot.
+    pub fn decode(words: &SlotWords) -> Self {
+        Self {
+            kind: field!(stopwatch_event.type_).get(words) as u16,
+            watch: field!(stopwatch_event.watch).get32(words),
+            sequence: field!(stopwatch_event.sequence).get(words),
+            deadline_ns: field!(stopwatch_event.deadline_ns).get(words),
+            time_ns: field!(stopwatch_event.time_ns).get(words),
+            timeouts: field!(stopwatch_event.timeouts).get32(words),
+            count: field!(stopwatch_event.count).get32(words),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replies_and_events_come_back_as_they_went() {
+        let reading = Reading {
+            elapsed_ns: 1,
+            time_ns: 2,
+            lap_ns: 3,
+            deadline_ns: 4,
+            running: true,
+            laps: 5,
+            timeouts: 6,
+        };
+        let reply = Reply {
+            status: Ok(Status::Stopped),
+            watch: 8,
+            reading,
+        };
+        let Message(request) = Message::from(Request {
+            op: 3,
+            watch: 2,
+            flags: 7,
+            arg: 9,
+            ..Request::default()
+        });
+        let words = reply.encode(&request);
+        assert_eq!(Reply::decode(&words), reply);
+        assert_eq!(field!(stopwatch_reply.op).get(&words), 3);
+        assert_eq!(field!(stopwatch_reply.flags).get(&words), 7);
+
+        let event = Event {
+            kind: 1,
+            watch: 2,
+            sequence: 3,
+            deadline_ns: 4,
+            time_ns: 5,
+            timeouts: 6,
+            count: 7,
+        };
+        assert_eq!(Event::decode(&event.encode()), event);
+    }
+
+    #[test]
+    fn statuses_keep_their_numbers() {
+        for number in 0..64 {
+            match Status::from_wire(number) {
+                Ok(status) => {
+                    assert_eq!(status.to_wire(), number);
+                    assert_eq!(status.is_refused(), number >= uapi::STOPWATCH_S_REFUSED);
+                }
+                Err(unknown) => assert_eq!(unknown, number),
+            }
+        }
+    }
+}
