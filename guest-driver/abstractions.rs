@@ -44,7 +44,6 @@ pub(crate) mod while_bound;
 #[allow(dead_code, reason = "generated for both modules")]
 mod shim {
     use kernel::bindings::{
-        callback_head,
         file,
         file_operations,
         folio,

@@ -35,7 +35,6 @@ pub(crate) mod weak_file;
 #[allow(dead_code, reason = "generated for both modules")]
 mod shim {
     use kernel::bindings::{
-        callback_head,
         file,
         file_operations,
         folio,
