@@ -37,6 +37,8 @@ pub(crate) fn run(arguments: &[String]) -> Option<ExitCode> {
         ["passed", private, readable] => passed(number(private), number(readable)),
         ["fill", count] => fill(number(count)),
         ["empty"] => empty(),
+        ["flood", what, first] => floods::flood(what, number(first)),
+        ["given-up", enough] => abuse::given_up(enough),
         ["storm", count] => storm(number(count)),
         ["terminal", ms, ref command @ ..] => {
             return Some(terminal(Duration::from_millis(number(ms).into()), command))

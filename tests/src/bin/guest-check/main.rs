@@ -4,9 +4,11 @@
 //! `<linux/stopwatch.h>`. Uses the numbered stopwatches from 40 on, and created
 //! ones, which it deletes.
 
+mod abuse;
 mod arguments;
 mod children;
 mod events;
+mod floods;
 mod laps;
 mod mapping;
 mod names;
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         events::tests(),
         mapping::tests(),
         posts::tests(),
+        abuse::tests(),
     ];
     let trials = tests
         .concat()

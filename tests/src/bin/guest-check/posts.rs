@@ -213,7 +213,7 @@ fn it_ends_with_the_stopwatch() {
     assert_eq!(ok(&file, READ, other, 0).laps, 0);
 }
 
-fn bind(file: &File, watch: u32) -> Result<(), Errno> {
+pub(crate) fn bind(file: &File, watch: u32) -> Result<(), Errno> {
     let binding = stopwatch_binding {
         watch,
         ..Default::default()
@@ -231,7 +231,7 @@ fn map_ring_as(file: &File, protection: ProtFlags, flags: MapFlags) -> Result<Pa
     )
 }
 
-fn map_ring(file: &File) -> Result<Pages, Errno> {
+pub(crate) fn map_ring(file: &File) -> Result<Pages, Errno> {
     map_ring_as(file, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED)
 }
 

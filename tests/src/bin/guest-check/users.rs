@@ -273,10 +273,10 @@ fn a_file_passed_to_another_user_s_process() {
 }
 
 /// The device's node, as one that everybody may open.
-struct OpenNode;
+pub(crate) struct OpenNode;
 
 impl OpenNode {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::set(0o666);
         Self
     }

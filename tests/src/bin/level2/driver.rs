@@ -166,7 +166,7 @@ fn a_file_that_outlives_a_rebind() {
 }
 
 /// The file by which the QEMU of a guest holds its VM in the host module.
-fn control_of(guest: &Guest) -> OwnedFd {
+pub(crate) fn control_of(guest: &Guest) -> OwnedFd {
     let pid = guest.pid();
     let fds = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
     let fd = fds.map(Result::unwrap).find(|fd| {

@@ -6,6 +6,7 @@
 //! All guests boot at the same time, in the beginning. What takes one of them
 //! down comes last.
 
+mod abuse;
 mod clocks;
 mod descriptors;
 mod driver;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         clocks::tests(),
         operator::tests(),
         driver::tests(),
+        abuse::tests(),
         path::tests(),
         samples::tests(),
         strangers::tests(),
