@@ -13,6 +13,7 @@
 struct file;
 struct file_operations;
 struct folio;
+struct notifier_block;
 struct page;
 struct vm_area_struct;
 struct wait_queue_entry;
@@ -43,6 +44,8 @@ int shim_map_pfn(struct vm_area_struct *vma, unsigned long addr, unsigned long p
 /* Ordinary functions of headers that the kernel crate does not bind. */
 struct file *anon_inode_getfile(const char *name, const struct file_operations *fops,
 				void *priv, int flags);
+int register_reboot_notifier(struct notifier_block *nb);
+int unregister_reboot_notifier(struct notifier_block *nb);
 void vunmap(const void *addr);
 void orderly_poweroff(_Bool force);
 

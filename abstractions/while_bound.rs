@@ -11,10 +11,7 @@
 
 use kernel::{
     bindings,
-    device::{
-        Bound,
-        Core, //
-    },
+    device::Bound,
     error::to_result,
     ffi::c_void,
     pci,
@@ -112,11 +109,11 @@ impl<F: CovariantForLt> WhileBound<F> {
         self.value.try_access().map(Access)
     }
 
-    /// Drops the value earlier than at the end of unbinding from `pdev`, after those who have an
-    /// [`Access`] have let go of it; nothing if this is of another device. May sleep.
-    pub(crate) fn end(&self, pdev: &pci::Device<Core<'_>>) {
-        // While the device has this context, its lock is held, so it is not unbound meanwhile.
-        if device(pdev) == device(&self.pdev) && self.value.revoke() {
+    /// Drops the value earlier than at the end of unbinding, after those who have an [`Access`]
+    /// have let go of it. May sleep.
+    pub(crate) fn end(&self) {
+        // If the driver is unbound meanwhile, the action waits for this.
+        if self.value.revoke() {
             self.dropped.complete_all();
         }
     }

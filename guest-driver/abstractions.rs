@@ -27,6 +27,8 @@ pub(crate) mod pci_irq;
 pub(crate) mod pm_notifier;
 #[path = "../abstractions/protocol_memory.rs"]
 pub(crate) mod protocol_memory;
+#[path = "../abstractions/reboot_notifier.rs"]
+pub(crate) mod reboot_notifier;
 #[path = "../abstractions/shared_memory.rs"]
 pub(crate) mod shared_memory;
 #[path = "../abstractions/shared_page.rs"]
@@ -47,6 +49,7 @@ mod shim {
         file,
         file_operations,
         folio,
+        notifier_block,
         page,
         vm_area_struct,
         wait_queue_entry, //

@@ -19,7 +19,6 @@ use kernel::{
     cpu::CpuId,
     device::{
         Bound,
-        Core,
         Device, //
     },
     fs::{
@@ -54,6 +53,7 @@ use crate::{
             PmHandler,
             Sleep, //
         },
+        reboot_notifier::RebootHandler,
         shared_memory::SharedMemory,
         shared_page::SharedPage, //
     },
@@ -860,9 +860,9 @@ impl StopwatchDevice {
         self.events.tell();
     }
 
-    /// Ends all use of the device, from which the driver is being unbound. May sleep.
-    pub(crate) fn disconnect(&self, pdev: &pci::Device<Core<'_>>) {
-        self.transport.disconnect(pdev);
+    /// Ends all use of the device. May sleep.
+    pub(crate) fn disconnect(&self) {
+        self.transport.disconnect();
         self.events.close();
     }
 }
@@ -899,5 +899,15 @@ impl PmHandler for Arc<StopwatchDevice> {
 
     fn awake(&self, _sleep: Sleep) {
         self.clock.wake();
+    }
+}
+
+/// Nobody resets the device before a kernel that takes over by kexec has a driver for it: what is
+/// armed would interrupt that kernel, which has something else behind these vectors, or nothing.
+impl RebootHandler for Arc<StopwatchDevice> {
+    fn ends(&self) {
+        // What was posted is of before the end.
+        self.settle();
+        self.disconnect();
     }
 }

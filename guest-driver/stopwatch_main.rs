@@ -58,7 +58,8 @@ use abstractions::{
         MsixHandlers,
         MsixVectors, //
     },
-    pm_notifier::PmNotifier, //
+    pm_notifier::PmNotifier,
+    reboot_notifier::RebootNotifier, //
 };
 use device::{
     Interrupt,
@@ -119,6 +120,8 @@ struct Binding<'bound> {
     _irqs: MsixHandlers<'bound, Interrupt>,
     #[pin]
     _pm: PmNotifier<Arc<StopwatchDevice>>,
+    #[pin]
+    _reboot: RebootNotifier<Arc<StopwatchDevice>>,
     scripts: Arc<Scripts>,
     device: Arc<StopwatchDevice>,
     _claim: Claim,
@@ -168,6 +171,7 @@ impl pci::Driver for StopwatchDriver {
                     device.turn_on_features(pdev.as_ref())?;
                 },
                 _pm <- PmNotifier::new(device.clone()),
+                _reboot <- RebootNotifier::new(device.clone()),
                 scripts: Scripts::new(device.clone())?,
                 _top_files: scripts.top_files()?,
                 // Last, for a program may open it at once.
@@ -184,8 +188,8 @@ impl pci::Driver for StopwatchDriver {
         })
     }
 
-    fn unbind<'bound>(pdev: &'bound pci::Device<Core<'_>>, this: Pin<&Self::Data<'bound>>) {
-        this.device.disconnect(pdev);
+    fn unbind<'bound>(_pdev: &'bound pci::Device<Core<'_>>, this: Pin<&Self::Data<'bound>>) {
+        this.device.disconnect();
         this.scripts.close();
     }
 }

@@ -21,10 +21,7 @@ use kernel::{
         nr_cpu_ids,
         CpuId, //
     },
-    device::{
-        Bound,
-        Core, //
-    },
+    device::Bound,
     new_spinlock_irq,
     pci,
     prelude::*,
@@ -529,8 +526,8 @@ impl Transport {
     }
 
     /// Ends all use of the device, as said at the top of this file. May sleep.
-    pub(crate) fn disconnect(&self, pdev: &pci::Device<Core<'_>>) {
-        self.hardware.end(pdev);
+    pub(crate) fn disconnect(&self) {
+        self.hardware.end();
     }
 }
 

@@ -38,6 +38,7 @@ mod shim {
         file,
         file_operations,
         folio,
+        notifier_block,
         page,
         vm_area_struct,
         wait_queue_entry, //

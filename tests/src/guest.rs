@@ -227,6 +227,13 @@ impl Guest {
         self.next_ready();
     }
 
+    /// Boots the kernel that `guest-kexec` has loaded, and waits until the guest is up
+    /// again.
+    pub fn kexec(&mut self) {
+        self.send("guest-kexec");
+        self.next_ready();
+    }
+
     /// Reads up to the next marker: what came before it, and the marker.
     fn answer(&mut self, limit: Duration, what: &str) -> (String, String) {
         const MARK: u8 = 0x1e;
