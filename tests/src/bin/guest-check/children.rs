@@ -29,6 +29,7 @@ pub(crate) fn run(arguments: &[String]) -> Option<ExitCode> {
     match arguments[..] {
         ["hold"] => hold(),
         ["touch", what] => touch(what),
+        ["call"] => call_until_it_is_gone(),
         ["map-node", path] => map_node(path),
         ["bind", watch] => bind_and_lap(number(watch), None),
         ["bind", watch, other] => bind_and_lap(number(watch), Some(number(other))),
@@ -160,6 +161,23 @@ fn touch(what: &str) {
         false
     });
     println!("still there");
+}
+
+/// Calls the host by two threads until the device is gone, and says what they got then.
+fn call_until_it_is_gone() {
+    println!("calling");
+    let calls = || {
+        let file = open();
+        (0..)
+            .map(|_| give(&file, READ, 61, 0).0)
+            .find_map(|result| result.err())
+    };
+    thread::scope(|scope| {
+        let threads = [(); 2].map(|()| scope.spawn(calls));
+        for thread in threads {
+            println!("{}", in_words(Err(thread.join().unwrap().unwrap())));
+        }
+    });
 }
 
 /// What the crate's reader makes of a stopwatch, as JSON.

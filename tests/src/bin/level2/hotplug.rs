@@ -20,6 +20,7 @@ tests![
     what_the_host_allows,
     what_the_host_does_not_allow,
     what_cannot_be_plugged,
+    unplugged_under_programs_that_ring,
 ];
 
 const VM: &str = "plugged";
@@ -180,4 +181,53 @@ fn what_cannot_be_plugged() {
     );
     let says = host_refused(&["detach", "--qmp", &socket, "--id", "nothing"], 1);
     assert!(says.contains("nothing"), "{says}");
+}
+
+/// How often a device goes that is written to.
+const ROUNDS: u32 = 4;
+
+/// Starts programs in the guest that say `ready` when they have begun, each in a file.
+fn start(guest: &mut Guest, programs: &[(&str, &str)]) {
+    for (number, (program, ready)) in programs.iter().enumerate() {
+        guest.shell(&format!(
+            "{program} >/tmp/said-{number} 2>&1 & n=0; until grep -q {ready} /tmp/said-{number}; do \
+             sleep 0.1; n=$((n + 1)); [ $n -lt 300 ] || exit 1; done"
+        ));
+    }
+}
+
+/// What they have said when they have ended.
+fn said(guest: &mut Guest, programs: &[(&str, &str)]) -> Vec<String> {
+    guest.shell(
+        "n=0; while pidof guest-check; do \
+         sleep 0.1; n=$((n + 1)); [ $n -lt 300 ] || exit 1; done",
+    );
+    (0..programs.len())
+        .map(|number| guest.shell(&format!("cat /tmp/said-{number}")))
+        .collect()
+}
+
+/// Calls end with an error, mapped pages and rings with a signal.
+fn unplugged_under_programs_that_ring() {
+    let programs = [
+        ("guest-check call", "calling"),
+        ("guest-check touch pages", "touching"),
+        ("guest-check touch ring", "touching"),
+    ];
+    let mut guest = strangers();
+    guest.load_driver();
+    for round in 0..ROUNDS {
+        // By both kinds of doorbells.
+        attach(&[
+            "--doorbells",
+            if round % 2 == 0 { "port" } else { "memory" },
+        ]);
+        arrived(&mut guest);
+        start(&mut guest, &programs);
+        detach();
+        let expected = ["calling\nENODEV\nENODEV\n", "touching\n", "touching\n"];
+        assert_eq!(said(&mut guest, &programs), expected, "in round {round}");
+    }
+    guest.shell("rmmod stopwatch");
+    guest.check_log();
 }
