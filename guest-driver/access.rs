@@ -16,7 +16,7 @@ use crate::{
         capability,
         user, //
     },
-    protocol::glance::Ownership,
+    protocol::ownership::Ownership,
     uapi, //
 };
 

@@ -27,17 +27,20 @@ use crate::{
             Frame,
             Showing, //
         },
+        shared_memory::SharedMemory,
         shared_page::SharedPage, //
     },
     protocol::{
         clock_page::{
             self,
-            Now, //
+            ClockPage, //
         },
         guest_clock::{
             GuestClock,
             Sample, //
         },
+        part::Part,
+        reader::Reader,
         state::Pauses, //
     },
     transport::Answer, //
@@ -155,11 +158,23 @@ impl Clock {
         self.is_asleep.store(false, Relaxed);
     }
 
-    /// VM time, if it is known; `pauses` reads how many pauses and resumes there were. Usable in
-    /// any context.
+    /// VM time, if it is known, given the state of the device. Usable in any context.
     #[inline]
-    pub(crate) fn now(&self, pauses: impl FnOnce() -> u64) -> Option<Now> {
-        clock_page::now(&self.page.memory(), 0, counter::now, pauses)
+    pub(crate) fn time(&self, state: Part<&SharedMemory<'_>>) -> Option<u64> {
+        ClockPage::new(Part::new(self.page.memory(), 0), state).time(&counter::now)
+    }
+
+    /// Reads a record by this clock, given the state of the device. Usable in any context.
+    #[inline(always)]
+    pub(crate) fn reader<'a>(
+        &'a self,
+        state: Part<&'a SharedMemory<'a>>,
+        record: Part<&'a SharedMemory<'a>>,
+    ) -> Reader<SharedMemory<'a>, &'a SharedMemory<'a>, &'a SharedMemory<'a>> {
+        Reader::new(
+            ClockPage::new(Part::new(self.page.memory(), 0), state),
+            record,
+        )
     }
 
     /// How long a call has taken, by this kernel's clock; 0 without a counter.

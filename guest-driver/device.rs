@@ -44,6 +44,7 @@ use kernel::{
 use crate::{
     abstractions::{
         clock::monotonic_ns,
+        counter,
         deadline_timer::DeadlineTimer,
         miscdevice::{
             AddressSpace,
@@ -64,13 +65,15 @@ use crate::{
     clock::Clock,
     events::Events,
     protocol::{
-        glance::{
+        layout::Layout,
+        name::Name,
+        ownership::{
             self,
             Ownership, //
         },
-        layout::Layout,
-        name::Name,
         page::Page,
+        part::Part,
+        reader::Shown,
         record::{
             Laps,
             Record, //
@@ -305,7 +308,7 @@ impl StopwatchDevice {
     fn ownership(&self, memory: &SharedMemory<'_>, watch: u32) -> Result<Ownership> {
         let offset = self.layout.record(watch).ok_or(ENOENT)?;
 
-        Self::settled(|| glance::read_ownership(memory, offset))
+        Self::settled(|| ownership::read_ownership(memory, offset))
     }
 
     /// Looks at one stopwatch after the other until `look` has found what it looks for. The tries
@@ -419,17 +422,24 @@ impl StopwatchDevice {
             &self.transport,
             |memory| self.admit(memory, Want::Control, watch),
             |memory| {
-                let now = self
-                    .clock
-                    .now(|| state::count_pauses(memory, &self.layout))?;
+                let stamp_ns = self.clock.time(Part::new(memory, self.layout.state()))?;
 
                 Some(Stamped {
                     op,
                     watch,
-                    stamp_ns: now.time_ns,
+                    stamp_ns,
                 })
             },
         )
+    }
+
+    /// Looks once at the record at `offset`; `None` if it is being written.
+    #[inline(always)]
+    fn look(&self, memory: &SharedMemory<'_>, offset: u32) -> Option<Shown> {
+        let state = Part::new(memory, self.layout.state());
+        let reader = self.clock.reader(state, Part::new(memory, offset));
+
+        reader.shown(&counter::now)
     }
 
     /// What a stopwatch shows, and how wrong that can be, without asking the host. `None` if that
@@ -443,24 +453,16 @@ impl StopwatchDevice {
         let offset = self.layout.record(watch).ok_or(ENOENT)?;
 
         self.transport.look(|memory| {
-            let record = Self::settled(|| glance::read_glance(memory, offset))?;
-            if !record.exists() {
-                return Err(ENOENT);
-            }
-            if !record.running() {
-                return Ok(Some((record.elapsed_ns(), 0)));
-            }
-            if !record.is_monotonic() {
-                // Only of that clock the mapping is known.
-                return Ok(None);
-            }
-            let Some(now) = self.clock.now(|| state::count_pauses(memory, &self.layout)) else {
-                return Ok(None);
+            let shown = match self.look(memory, offset) {
+                Some(shown) => shown,
+                None => Tries::new().settled(|| self.look(memory, offset))?,
             };
-            Ok(Some((
-                record.elapsed_at(now.time_ns, now.paused_ns),
-                now.error_ns,
-            )))
+
+            match shown {
+                Shown::Elapsed(ns, error_ns) => Ok(Some((ns, error_ns))),
+                Shown::Unavailable => Ok(None),
+                Shown::NoSuchWatch => Err(ENOENT),
+            }
         })?
     }
 
@@ -567,7 +569,7 @@ impl StopwatchDevice {
 
         self.walk(created, |memory, watch, tries| {
             let offset = self.layout.record(watch).ok_or(ENOENT)?;
-            let ownership = tries.settled(|| glance::read_ownership(memory, offset))?;
+            let ownership = tries.settled(|| ownership::read_ownership(memory, offset))?;
 
             has += usize::from(ownership.exists && ownership.uid == uid);
             Ok((has >= quota).then_some(()))
@@ -632,7 +634,7 @@ impl StopwatchDevice {
         let offset = self.layout.record(watch).ok_or(ENOENT)?;
 
         self.transport
-            .look(|memory| Self::settled(|| glance::read_generation(memory, offset)))?
+            .look(|memory| Self::settled(|| ownership::read_generation(memory, offset)))?
     }
 
     /// Whether the current task may see a stopwatch, of which this is the record.
@@ -676,7 +678,7 @@ impl StopwatchDevice {
             let offset = self.layout.record(watch).ok_or(ENOENT)?;
 
             if !tries
-                .settled(|| glance::read_ownership(memory, offset))?
+                .settled(|| ownership::read_ownership(memory, offset))?
                 .exists
             {
                 return Ok(None);
@@ -849,7 +851,7 @@ impl StopwatchDevice {
                     let Some(offset) = self.layout.record(watch) else {
                         return Some(Ownership::default());
                     };
-                    let ownership = tries.settled(|| glance::read_ownership(memory, offset));
+                    let ownership = tries.settled(|| ownership::read_ownership(memory, offset));
 
                     Some(ownership.unwrap_or_default())
                 })

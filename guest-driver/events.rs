@@ -43,8 +43,8 @@ use crate::{
     },
     protocol::{
         event_ring::EventRing,
-        glance::Ownership,
         memory::Memory,
+        ownership::Ownership,
         ring::Slots,
         slot::Event, //
     },

@@ -9,10 +9,10 @@ use stopwatch_engine::budget::Budget;
 use stopwatch_engine::device::{Device, Target};
 use stopwatch_engine::policy::{Policy, FEATURES};
 use stopwatch_protocol::geometry::Geometry;
-use stopwatch_protocol::glance::read_glance;
 use stopwatch_protocol::layout::Layout;
 use stopwatch_protocol::memory::Memory;
 use stopwatch_protocol::name::Name;
+use stopwatch_protocol::ownership::read_ownership;
 use stopwatch_protocol::reading::Reading;
 use stopwatch_protocol::record::{Laps, Record};
 use stopwatch_protocol::slot::{Creation, Message, Request, Stamped, Status};
@@ -885,7 +885,5 @@ fn records_of_a_larger_device_are_read_by_its_stride() {
     mem.store(to + 128, u64::MAX);
     let record = Record::read(&mem, to).unwrap();
     assert_eq!(host.describe(1), Some(record));
-    let glance = read_glance(&mem, to).unwrap();
-    assert!(glance.exists() && glance.running() && glance.is_monotonic());
-    assert_eq!(glance.elapsed_at(40, 0), 30);
+    assert!(read_ownership(&mem, to).unwrap().exists);
 }

@@ -3,7 +3,9 @@
 //! The clock page: VM time by the CPU's counter, as the guest's driver publishes it.
 
 use super::memory::Memory;
+use super::part::Part;
 use super::state::Pauses;
+use super::unavailable::Unavailable;
 use super::words::field;
 use super::words::store_from;
 use super::words::words_of;
@@ -11,7 +13,6 @@ use super::words::Field;
 #[cfg(test)]
 use super::words::WORD;
 use crate::uapi;
-use core::mem::offset_of;
 
 /// Nanoseconds a tick are fixed point numbers with so many bits behind the point.
 pub const POINT: u32 = 32;
@@ -37,28 +38,6 @@ pub struct Estimate {
     pub pauses: Pauses,
     /// How many calls it was learned from.
     pub samples: u64,
-}
-
-impl Estimate {
-    /// VM time when the counter is at `counter`, if this tells it.
-    #[inline]
-    pub fn time(&self, counter: u64) -> Option<u64> {
-        let ticks = counter.wrapping_sub(self.counter_base);
-        // One comparison for before and after.
-        if ticks >= self.valid_ticks {
-            return None;
-        }
-        let since = ticks.wrapping_mul(self.mult) >> POINT;
-        Some(self.time_ns.wrapping_add(since))
-    }
-
-    /// How wrong [`Self::time`] can be when it says `time_ns`.
-    #[inline]
-    pub fn error(&self, time_ns: u64) -> u64 {
-        let since = time_ns.wrapping_sub(self.time_ns);
-        let drift = since.wrapping_mul(self.drift) >> POINT;
-        self.error_ns.wrapping_add(drift)
-    }
 }
 
 type PageWords = [u64; words_of::<uapi::stopwatch_clock_page>()];
@@ -105,46 +84,119 @@ pub struct Now {
     pub time_ns: u64,
     /// How wrong it can be.
     pub error_ns: u64,
-    /// For how much of it the VM was paused.
-    pub paused_ns: u64,
 }
 
-/// VM time by the `struct stopwatch_clock_page` at `offset`. `counter` reads the
-/// counter, `pauses` how often the VM was paused and resumed, in that order. `None` if the page
-/// does not tell it, or is being written.
-#[inline]
-pub fn now(
-    mem: &impl Memory,
-    offset: u32,
-    counter: impl FnOnce() -> u64,
-    pauses: impl FnOnce() -> u64,
-) -> Option<Now> {
-    let field = |field: usize| mem.load_acquire(offset + field as u32);
-    // As in `read()`, with the words that are needed.
-    let first = mem.load_acquire(offset);
-    let counter = counter();
-    let estimate = Estimate {
-        counter_base: field(offset_of!(uapi::stopwatch_clock_page, counter_base)),
-        valid_ticks: field(offset_of!(uapi::stopwatch_clock_page, valid_ticks)),
-        time_ns: field(offset_of!(uapi::stopwatch_clock_page, time_ns)),
-        mult: field(offset_of!(uapi::stopwatch_clock_page, mult)),
-        error_ns: field(offset_of!(uapi::stopwatch_clock_page, error_ns)),
-        drift: field(offset_of!(uapi::stopwatch_clock_page, drift)),
-        pauses: Pauses {
-            count: field(offset_of!(uapi::stopwatch_clock_page, pauses)),
-            paused_ns: field(offset_of!(uapi::stopwatch_clock_page, paused_ns)),
-        },
-        samples: 0,
-    };
-    if first % 2 != 0 || mem.load(offset) != first || pauses() != estimate.pauses.count {
-        return None;
+/// The page of the guest's driver, and the state of the device, which says whether the
+/// page holds.
+#[derive(Clone, Copy, Debug)]
+pub struct ClockPage<C, S> {
+    page: Part<C>,
+    state: Part<S>,
+}
+
+impl<C: Memory, S: Memory> ClockPage<C, S> {
+    /// The `struct stopwatch_clock_page` and the `struct stopwatch_state` of a device.
+    #[inline(always)]
+    pub fn new(page: Part<C>, state: Part<S>) -> Self {
+        Self { page, state }
     }
-    let time_ns = estimate.time(counter)?;
-    Some(Now {
-        time_ns,
-        error_ns: estimate.error(time_ns),
-        paused_ns: estimate.pauses.paused_ns,
-    })
+
+    /// VM time, if the page tells it and is not being written. `counter` reads the CPU's
+    /// counter after all loads before it.
+    #[inline]
+    pub fn now(&self, counter: &impl Fn() -> u64) -> Option<Now> {
+        let first = self.begin();
+        let now = self.now_between(counter)?;
+        self.page.fence_acquire();
+        self.is_still(first).then_some(now)
+    }
+
+    /// [`Self::now`], without the error.
+    #[inline]
+    pub fn time(&self, counter: &impl Fn() -> u64) -> Option<u64> {
+        let first = self.begin();
+        let time_ns = self.time_between(counter)?;
+        self.page.fence_acquire();
+        self.is_still(first).then_some(time_ns)
+    }
+
+    /// Why the page does not tell the time, if it does not; of a page that is not being
+    /// written.
+    pub fn unavailable(&self, counter: &impl Fn() -> u64) -> Option<Unavailable> {
+        if self.page.get(field!(stopwatch_clock_page.valid_ticks)) == 0 {
+            Some(Unavailable::NoClock)
+        } else if self.was_paused() {
+            Some(Unavailable::Paused)
+        } else {
+            self.now_between(counter)
+                .is_none()
+                .then_some(Unavailable::Stale)
+        }
+    }
+
+    /// The first word of the page, to be read before the others.
+    #[inline(always)]
+    pub(super) fn begin(&self) -> u64 {
+        // Acquire: the fields are read after the count. Pairs with the release in
+        // `publish()`.
+        self.page.word_acquire(field!(stopwatch_clock_page.seq))
+    }
+
+    /// Whether the page is as it was when this was its first word, and was not being
+    /// written. To be read after a fence that comes after the fields.
+    #[inline(always)]
+    pub(super) fn is_still(&self, first: u64) -> bool {
+        let seq = field!(stopwatch_clock_page.seq);
+        seq.of(first) % 2 == 0 && self.page.word(seq) == first
+    }
+
+    /// So much has passed since the time that the page has, if the page holds.
+    #[inline(always)]
+    fn since_between(&self, counter: &impl Fn() -> u64) -> Option<u64> {
+        let ticks =
+            counter().wrapping_sub(self.page.get(field!(stopwatch_clock_page.counter_base)));
+        // One comparison for before and after. The pauses are read after the counter: if
+        // that was read after a pause, this shows it.
+        if ticks >= self.page.get(field!(stopwatch_clock_page.valid_ticks)) || self.was_paused() {
+            return None;
+        }
+        Some(ticks.wrapping_mul(self.page.get(field!(stopwatch_clock_page.mult))) >> POINT)
+    }
+
+    /// [`Self::now`], between [`Self::begin`] and [`Self::is_still`].
+    #[inline(always)]
+    pub(super) fn now_between(&self, counter: &impl Fn() -> u64) -> Option<Now> {
+        let since = self.since_between(counter)?;
+        let drift = self.page.get(field!(stopwatch_clock_page.drift));
+        let error_ns = self.page.get(field!(stopwatch_clock_page.error_ns));
+        let time_ns = self.page.get(field!(stopwatch_clock_page.time_ns));
+        Some(Now {
+            time_ns: time_ns.wrapping_add(since),
+            error_ns: error_ns.wrapping_add(since.wrapping_mul(drift) >> POINT),
+        })
+    }
+
+    /// [`Self::time`], between [`Self::begin`] and [`Self::is_still`].
+    #[inline(always)]
+    pub(super) fn time_between(&self, counter: &impl Fn() -> u64) -> Option<u64> {
+        let time_ns = self.page.get(field!(stopwatch_clock_page.time_ns));
+        Some(time_ns.wrapping_add(self.since_between(counter)?))
+    }
+
+    /// For how much of VM time the VM was paused, when the page was written; between
+    /// [`Self::begin`] and [`Self::is_still`].
+    #[inline(always)]
+    pub(super) fn paused_between(&self) -> u64 {
+        self.page.get(field!(stopwatch_clock_page.paused_ns))
+    }
+
+    /// Whether the VM is paused, or was since the page was written.
+    #[inline(always)]
+    fn was_paused(&self) -> bool {
+        // Acquire: pairs with the release in `Device::publish_state()`.
+        self.state.word_acquire(field!(stopwatch_state.pauses))
+            != self.page.get(field!(stopwatch_clock_page.pauses))
+    }
 }
 
 /// Reads the `struct stopwatch_clock_page` at `offset`. `None` if it says
@@ -180,11 +232,13 @@ fn read(mem: &impl Memory, offset: u32) -> Option<Estimate> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use core::cell::Cell;
+    use crate::atomic_words::AtomicWords;
+    use core::sync::atomic::AtomicU64;
 
     #[test]
     fn what_is_published_is_what_is_read() {
-        let memory = Page::default();
+        let words: [AtomicU64; 32] = Default::default();
+        let memory = AtomicWords(&words);
         assert_eq!(read(&memory, 64), None);
         let estimate = Estimate {
             counter_base: 1,
@@ -203,11 +257,16 @@ mod tests {
         assert_eq!(read(&memory, 64), Some(estimate));
         assert_eq!(memory.load(64) as u32, 2);
         // It holds while it is as young as it says, and the VM was not paused since.
-        let now = |counter, pauses| now(&memory, 64, || counter, || pauses);
+        let now = |counter, pauses| {
+            let words: [AtomicU64; 32] = Default::default();
+            let state = AtomicWords(&words);
+            let offset = field!(stopwatch_state.pauses).offset();
+            state.store(offset, pauses);
+            ClockPage::new(Part::new(memory, 64), Part::new(state, 0)).now(&|| counter)
+        };
         let first = Now {
             time_ns: 3,
             error_ns: 5,
-            paused_ns: 7,
         };
         assert_eq!((now(1, 4), now(3, 4), now(0, 4)), (Some(first), None, None));
         for pauses in [0, 2, 3, 5, 6] {
@@ -221,32 +280,5 @@ mod tests {
         memory.store(64, memory.load(64) + 1);
         assert_eq!(read(&memory, 64), None);
         assert_eq!(now(1, 4), None);
-    }
-
-    #[derive(Default)]
-    struct Page([Cell<u64>; 32]);
-
-    impl Memory for Page {
-        fn load(&self, offset: u32) -> u64 {
-            self.0[offset as usize / 8].get()
-        }
-
-        fn load_acquire(&self, offset: u32) -> u64 {
-            self.load(offset)
-        }
-
-        fn store(&self, offset: u32, value: u64) {
-            self.0[offset as usize / 8].set(value);
-        }
-
-        fn store_release(&self, offset: u32, value: u64) {
-            self.store(offset, value);
-        }
-
-        fn exchange(&self, offset: u32, old: u64, new: u64) -> bool {
-            self.0[offset as usize / 8].replace(new) == old
-        }
-
-        fn fence_release(&self) {}
     }
 }

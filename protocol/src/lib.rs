@@ -14,6 +14,8 @@ extern crate std;
 
 pub use stopwatch_uapi as uapi;
 
+pub mod atomic_words;
+
 // By path, as the kernel modules do, so that its files lie beside it in both. Public
 // for the macros alone.
 #[doc(hidden)]

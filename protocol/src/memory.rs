@@ -86,3 +86,40 @@ pub trait Memory {
         fence(Ordering::Acquire);
     }
 }
+
+impl<M: Memory> Memory for &M {
+    #[inline(always)]
+    fn load(&self, offset: u32) -> u64 {
+        M::load(self, offset)
+    }
+
+    #[inline(always)]
+    fn load_acquire(&self, offset: u32) -> u64 {
+        M::load_acquire(self, offset)
+    }
+
+    #[inline(always)]
+    fn store(&self, offset: u32, value: u64) {
+        M::store(self, offset, value);
+    }
+
+    #[inline(always)]
+    fn store_release(&self, offset: u32, value: u64) {
+        M::store_release(self, offset, value);
+    }
+
+    #[inline(always)]
+    fn exchange(&self, offset: u32, old: u64, new: u64) -> bool {
+        M::exchange(self, offset, old, new)
+    }
+
+    #[inline(always)]
+    fn fence_release(&self) {
+        M::fence_release(self);
+    }
+
+    #[inline(always)]
+    fn fence_acquire(&self) {
+        M::fence_acquire(self);
+    }
+}

@@ -27,6 +27,7 @@ pub struct Post(u64);
 
 impl Post {
     /// An operation, by its number, at a VM time.
+    #[inline]
     pub fn new(op: u16, stamp_ns: u64) -> Self {
         let op = (u64::from(op) & OP) << uapi::STOPWATCH_POST_OP_SHIFT;
         Self((stamp_ns << uapi::STOPWATCH_POST_TIME_SHIFT) | op)
@@ -113,37 +114,80 @@ impl PostPlace {
     }
 }
 
-/// The guest's end of a post ring, after it was bound. Programs have their own.
+/// Why nothing was posted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotPosted {
+    /// The ring is not bound any more.
+    Unbound,
+    /// There is no room.
+    Full,
+    /// The time is not known.
+    NoTime,
+}
+
+/// The producer of a post ring, after it was bound: what a program has.
+#[derive(Debug, Default)]
+pub struct PostProducer {
+    /// How many were posted.
+    number: u32,
+}
+
+impl PostProducer {
+    /// Posts an operation as of the VM time that `time` tells, in the ring at `offset`.
+    /// Whether there is room for another one.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not posted.
+    #[inline(always)]
+    pub fn post(
+        &mut self,
+        mem: &impl Memory,
+        offset: u32,
+        op: u16,
+        time: impl FnOnce() -> Option<u64>,
+    ) -> Result<bool, NotPosted> {
+        // Acquire: a slot is not overwritten before the host has read it.
+        let header = mem.load_acquire(offset);
+        if field!(stopwatch_post_ring.bound).of(header) == 0 {
+            return Err(NotPosted::Unbound);
+        }
+        let taken = field!(stopwatch_post_ring.taken).get32_of(header);
+        let waiting = self.number.wrapping_sub(taken);
+        if waiting >= uapi::STOPWATCH_POST_SLOTS {
+            return Err(NotPosted::Full);
+        }
+        let stamp_ns = time().ok_or(NotPosted::NoTime)?;
+        PostPlace::at(offset, self.number).post(mem, Post::new(op, stamp_ns));
+        self.number = self.number.wrapping_add(1);
+        Ok(waiting != uapi::STOPWATCH_POST_SLOTS - 1)
+    }
+}
+
+/// A producer, and where its ring is in a region.
+#[derive(Debug)]
 pub struct PostRing {
     offset: u32,
-    place: PostPlace,
+    producer: PostProducer,
 }
 
 impl PostRing {
-    /// The guest's end of the ring at `offset`, of [`Layout::post_ring`].
+    /// That of the ring at `offset`, of [`Layout::post_ring`].
     pub fn new(offset: u32) -> Self {
         Self {
             offset,
-            place: PostPlace::at(offset, 0),
+            producer: PostProducer::default(),
         }
     }
 
     /// Posts an operation as of a VM time. `None` if the ring is not bound, else
     /// whether there was room.
     pub fn post(&mut self, mem: &impl Memory, op: u16, stamp_ns: u64) -> Option<bool> {
-        // Acquire: a slot is not overwritten before the host has read it.
-        let words = [mem.load_acquire(self.offset)];
-        let taken = field!(stopwatch_post_ring.taken).get32(&words);
-        if field!(stopwatch_post_ring.bound).get32(&words) == 0 {
-            return None;
+        match self.producer.post(mem, self.offset, op, || Some(stamp_ns)) {
+            Ok(_) => Some(true),
+            Err(NotPosted::Unbound) => None,
+            Err(_) => Some(false),
         }
-        let waiting = self.place.number().wrapping_sub(taken);
-        let has_room = waiting < uapi::STOPWATCH_POST_SLOTS;
-        if has_room {
-            self.place.post(mem, Post::new(op, stamp_ns));
-            self.place = self.place.next(self.offset);
-        }
-        Some(has_room)
     }
 }
 

@@ -6,12 +6,13 @@
 //!
 //! | what | where |
 //! |---|---|
-//! | the region as 64-bit words, and the fields in them | [`memory`], [`words`] |
+//! | the region as 64-bit words, and the fields in them | [`memory`], [`words`], [`part`] |
 //! | how much a device has, and where it lies | [`geometry`], [`layout`], [`page`] |
 //! | rings of slots, and what slots say | [`ring`], [`slot`], [`command`] |
 //! | the guest's ends of rings | [`request_ring`], [`event_ring`], [`post_ring`] |
-//! | what the host publishes | [`record`], [`glance`], [`state`] |
+//! | what the host publishes | [`record`], [`ownership`], [`state`] |
 //! | VM time by the CPU's counter | [`clock_page`], [`guest_clock`] |
+//! | readings without an exit | [`reader`], [`unavailable`] |
 //! | what is said in several of these | [`clock`], [`name`], [`reading`] |
 //!
 //! Nothing here allocates, sleeps, panics or takes a lock. The crate around this module
@@ -24,17 +25,20 @@ pub mod clock_page;
 pub mod command;
 pub mod event_ring;
 pub mod geometry;
-pub mod glance;
 pub mod guest_clock;
 pub mod layout;
 pub mod memory;
 pub mod name;
+pub mod ownership;
 pub mod page;
+pub mod part;
 pub mod post_ring;
+pub mod reader;
 pub mod reading;
 pub mod record;
 pub mod request_ring;
 pub mod ring;
 pub mod slot;
 pub mod state;
+pub mod unavailable;
 pub mod words;

@@ -7,6 +7,7 @@
 //! | [`guest`] | in a VM, which uses the stopwatches | `/dev/stopwatch` |
 //! | [`host`] | on the host, which makes VMs and looks at them | `/dev/vhost-stopwatch` |
 //! | [`raw`] | that has to say what the other two cannot | either |
+//! | [`protocol`] | that reads or writes a region itself | either |
 //!
 //! Numbers, names and the meaning of every field are those of the C headers
 //! under `include/uapi/linux`. Times are nanoseconds; "VM time" is the host's
@@ -14,6 +15,8 @@
 
 #![deny(unsafe_op_in_unsafe_fn)]
 #![warn(clippy::undocumented_unsafe_blocks)]
+
+pub use stopwatch_protocol as protocol;
 
 pub mod guest;
 pub mod host;

@@ -8,7 +8,8 @@ use std::time::Instant;
 
 use rustix::io::Errno;
 use rustix::mm::{mmap, mprotect, munmap, MapFlags, MprotectFlags, ProtFlags};
-use stopwatch::guest::{Device, Operation, Timeout, WhyNot};
+use stopwatch::guest::{Device, Operation, Timeout};
+use stopwatch::protocol::unavailable::Unavailable;
 use stopwatch::{Clock, Creation, Reading, Source};
 use stopwatch_tests::suite::figure;
 use stopwatch_tests::tests;
@@ -98,7 +99,7 @@ fn readings_hold_their_bound() {
         let mapped = match reader.read_exit_free(watch) {
             Ok(reading) => reading,
             // The call has renewed it, but this task may have slept since.
-            Err(WhyNot::Stale) if renewed < READINGS => {
+            Err(why) if why == Unavailable::Stale.into() && renewed < READINGS => {
                 renewed += 1;
                 continue;
             }
@@ -157,9 +158,15 @@ fn a_stopped_one_is_exact() {
     };
     assert_eq!(same, called);
     device.command(watch, Operation::Delete).unwrap();
-    assert_eq!(reader.read_exit_free(watch), Err(WhyNot::NoSuchWatch));
+    assert_eq!(
+        reader.read_exit_free(watch),
+        Err(Unavailable::NoSuchWatch.into())
+    );
     let beyond = device.info().unwrap().stopwatches;
-    assert_eq!(reader.read_exit_free(beyond), Err(WhyNot::NoSuchWatch));
+    assert_eq!(
+        reader.read_exit_free(beyond),
+        Err(Unavailable::NoSuchWatch.into())
+    );
 }
 
 fn other_clocks_take_a_call() {
@@ -175,7 +182,10 @@ fn other_clocks_take_a_call() {
             .read_exit_free(watch)
             .expect("a stopped one shows what it shows");
         device.command(watch, Operation::Start).unwrap();
-        assert_eq!(reader.read_exit_free(watch), Err(WhyNot::OtherClock));
+        assert_eq!(
+            reader.read_exit_free(watch),
+            Err(Unavailable::OtherClock.into())
+        );
         assert_eq!(reader.read(watch).unwrap().source, Source::Call);
     }
 }

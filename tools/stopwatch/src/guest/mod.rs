@@ -44,12 +44,13 @@
 //! [`Device::reader`] reads without a system call, [`Device::poster`] commands
 //! without one.
 
-mod clock;
 mod cpu;
 mod error;
 mod event;
+mod pages;
 mod poster;
 mod reader;
+mod unavailable;
 
 use std::fmt;
 use std::fs::File;
@@ -71,7 +72,8 @@ pub use cpu::Cpu;
 pub use error::Error;
 pub use event::{Event, EventType};
 pub use poster::Poster;
-pub use reader::{Reader, WhyNot};
+pub use reader::Reader;
+pub use unavailable::Unavailable;
 
 /// The usual device node.
 pub const DEVICE: &str = "/dev/stopwatch";

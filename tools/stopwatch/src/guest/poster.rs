@@ -7,28 +7,29 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{fence, AtomicU64, Ordering};
 
 use rustix::io::Errno;
+use stopwatch_protocol::atomic_words::AtomicWords;
+use stopwatch_protocol::post_ring::{NotPosted, PostProducer};
 use stopwatch_uapi as uapi;
 
-use super::clock::{self, halves, word, ClockPage};
+use super::pages::Pages;
 use super::{explain, Device, Error, Operation};
 use crate::raw::{counter, Access, Mapping, Request, View};
 
 // SAFETY: <linux/stopwatch.h> gives the number this struct.
 const BIND: Request<uapi::stopwatch_binding> = unsafe { Request::new(uapi::STOPWATCH_IOC_BIND) };
 
-const SLOTS: u32 = uapi::STOPWATCH_POST_SLOTS;
 const RING_SIZE: usize = size_of::<uapi::stopwatch_post_ring>();
 
 /// The number of an operation that can be posted.
 #[inline]
-fn number(operation: Operation) -> Option<u32> {
+fn number(operation: Operation) -> Option<u16> {
     Some(match operation {
         Operation::Start => uapi::STOPWATCH_OP_START,
         Operation::Pause => uapi::STOPWATCH_OP_PAUSE,
         Operation::Lap => uapi::STOPWATCH_OP_LAP,
         Operation::Reset => uapi::STOPWATCH_OP_RESET,
         _ => return None,
-    })
+    } as u16)
 }
 
 /// Posts commands for one stopwatch: without a system call where that is possible,
@@ -72,10 +73,9 @@ enum Posted {
 struct Ring {
     /// The one file that has this ring.
     file: Device,
-    clock: ClockPage,
+    pages: Pages,
     words: View<[AtomicU64; RING_SIZE / 8]>,
-    /// How many were posted since it was bound.
-    posted: u32,
+    producer: PostProducer,
 }
 
 impl Ring {
@@ -90,52 +90,33 @@ impl Ring {
         }
         let map = || {
             let info = file.raw_info().ok()?;
-            let pages = clock::map(file.as_fd(), &info).ok()?;
+            let pages = Pages::map(file.as_fd(), &info).ok()?;
             let offset = uapi::STOPWATCH_POST_RING_OFFSET.into();
             let ring = Mapping::new(file.as_fd(), offset, RING_SIZE, Access::ReadWrite).ok()?;
-            Some((ClockPage::new(&pages), ring.words(0)))
+            Some((pages, ring.words(0)))
         };
         let mapped = map();
-        Ok(mapped.map(|(clock, words)| Self {
+        Ok(mapped.map(|(pages, words)| Self {
             file,
-            clock,
+            pages,
             words,
-            posted: 0,
+            producer: PostProducer::default(),
         }))
     }
 
     #[inline]
-    fn post(&mut self, op: u32, counter: impl Fn() -> u64) -> Posted {
-        const POSTS: usize = word!(stopwatch_post_ring.posts);
-
-        // Acquire: a slot is not overwritten before the host has read it.
-        let header = self.words[word!(stopwatch_post_ring.taken)].load(Ordering::Acquire);
-        let (taken, bound) = halves(header);
-        if bound == 0 {
-            return Posted::Unbound;
-        }
-        let waiting = self.posted.wrapping_sub(taken);
-        if waiting >= SLOTS {
-            return Posted::Not;
-        }
-        let Some(time_ns) = self.clock.time_ns(&counter) else {
-            return Posted::Not;
-        };
-        let phase = match self.posted & SLOTS {
-            0 => uapi::STOPWATCH_POST_PHASE,
-            _ => 0,
-        };
-        let low = phase | (op << uapi::STOPWATCH_POST_OP_SHIFT);
-        let post = (time_ns << uapi::STOPWATCH_POST_TIME_SHIFT) | u64::from(low);
-        let slot = POSTS + (self.posted & (SLOTS - 1)) as usize;
-        self.words[slot].store(post, Ordering::Release);
-        self.posted = self.posted.wrapping_add(1);
-        if waiting == SLOTS - 1 {
-            return Posted::Full;
+    fn post(&mut self, op: u16, counter: impl Fn() -> u64) -> Posted {
+        let clock = self.pages.clock();
+        let time = || clock.time(&counter);
+        match self.producer.post(&AtomicWords(&*self.words), 0, op, time) {
+            Ok(true) => {}
+            Ok(false) => return Posted::Full,
+            Err(NotPosted::Unbound) => return Posted::Unbound,
+            Err(NotPosted::Full | NotPosted::NoTime) => return Posted::Not,
         }
         // Either the driver sees the post, or it is seen here that it has looked.
         fence(Ordering::SeqCst);
-        match self.clock.doorbell_is_set() {
+        match self.pages.doorbell_is_set() {
             true => Posted::Done,
             false => Posted::Tell,
         }
@@ -195,7 +176,7 @@ impl<'a> Poster<'a> {
     fn post_slowly(
         &mut self,
         operation: Operation,
-        op: u32,
+        op: u16,
         mut posted: Posted,
     ) -> Result<(), Error> {
         while let Some(ring) = &mut self.ring {

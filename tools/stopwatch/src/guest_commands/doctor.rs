@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use serde::Serialize;
-use stopwatch::guest::{Cpu, Device, Error, Info, Operation, Reader, WhyNot};
+use stopwatch::guest::{Cpu, Device, Error, Info, Operation, Reader, Unavailable};
 use stopwatch::{Features, Nanoseconds};
 use stopwatch_uapi as uapi;
 
@@ -176,7 +176,7 @@ fn exit_free(reader: &Reader<'_>) -> Finding {
     }
 }
 
-fn mapping(ticks: Result<(f64, f64), WhyNot>) -> Finding {
+fn mapping(ticks: Result<(f64, f64), Unavailable>) -> Finding {
     const CHECK: &str = "mapping";
     let (mapped, memory) = match ticks {
         Ok(ticks) => ticks,
@@ -303,7 +303,13 @@ mod tests {
             .ends_with("cacheable, as far as that tells"));
         assert_eq!(verdict(700.0, 1.0).verdict, Verdict::Note);
         assert!(verdict(30.0, 1.0).found.contains("does not tell"));
-        assert_eq!(mapping(Err(WhyNot::NoClock)).verdict, Verdict::Note);
+        assert_eq!(
+            mapping(Err(
+                stopwatch::protocol::unavailable::Unavailable::NoClock.into()
+            ))
+            .verdict,
+            Verdict::Note
+        );
     }
 
     #[test]

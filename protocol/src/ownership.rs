@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
 
-//! Parts of a record, read without the others.
+//! Whose a stopwatch is, and which of those that have had its number: parts of a record,
+//! read without the others.
 
 use super::memory::Memory;
-use super::record;
 use super::words::field;
 use crate::uapi;
 
@@ -69,105 +69,17 @@ pub fn read_generation(mem: &impl Memory, offset: u32) -> Option<Option<u32>> {
     })
 }
 
-/// What it takes to say what a stopwatch shows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Glance {
-    /// `STOPWATCH_RECORD_*`.
-    flags: u32,
-    elapsed_ns: u64,
-    base_ns: u64,
-}
-
-impl Glance {
-    /// Whether there is a stopwatch of that number.
-    #[inline]
-    pub fn exists(&self) -> bool {
-        self.flags & uapi::STOPWATCH_RECORD_EXISTS != 0
-    }
-
-    /// Whether it runs.
-    #[inline]
-    pub fn running(&self) -> bool {
-        self.flags & uapi::STOPWATCH_RECORD_RUNNING != 0
-    }
-
-    /// Whether it goes by VM time.
-    #[inline]
-    pub fn is_monotonic(&self) -> bool {
-        record::clock_of(self.flags) == uapi::STOPWATCH_CLOCK_MONOTONIC
-    }
-
-    /// What it shows if it stands.
-    #[inline]
-    pub fn elapsed_ns(&self) -> u64 {
-        self.elapsed_ns
-    }
-
-    /// What it shows at a VM time, if it runs and goes by that, in a VM that was paused
-    /// for `paused_ns` in all.
-    #[inline]
-    pub fn elapsed_at(&self, time_ns: u64, paused_ns: u64) -> u64 {
-        let mut own = time_ns;
-        if self.flags & uapi::STOPWATCH_RECORD_SKIP_PAUSED != 0 {
-            own = own.wrapping_sub(paused_ns);
-        }
-        let shown = self.base_ns.wrapping_add(own);
-        // So far as the time can be off, it can be before the start.
-        if shown.wrapping_sub(self.elapsed_ns) as i64 >= 0 {
-            shown
-        } else {
-            self.elapsed_ns
-        }
-    }
-}
-
-/// Reads of the record at `offset` only what the stopwatch shows. `None` if the
-/// host was writing it: try again.
-#[inline]
-pub fn read_glance(mem: &impl Memory, offset: u32) -> Option<Glance> {
-    glimpse(mem, offset, |first| Glance {
-        flags: field!(stopwatch_record.flags).get32_of(first),
-        elapsed_ns: load!(mem, offset, elapsed_ns),
-        base_ns: load!(mem, offset, base_ns),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::record::Record;
     use super::*;
-    use core::cell::Cell;
-
-    #[derive(Default)]
-    struct Page([Cell<u64>; 32]);
-
-    impl Memory for Page {
-        fn load(&self, offset: u32) -> u64 {
-            self.0[offset as usize / 8].get()
-        }
-
-        fn load_acquire(&self, offset: u32) -> u64 {
-            self.load(offset)
-        }
-
-        fn store(&self, offset: u32, value: u64) {
-            self.0[offset as usize / 8].set(value);
-        }
-
-        fn store_release(&self, offset: u32, value: u64) {
-            self.store(offset, value);
-        }
-
-        fn exchange(&self, offset: u32, old: u64, new: u64) -> bool {
-            self.0[offset as usize / 8].replace(new) == old
-        }
-
-        fn fence_release(&self) {}
-    }
+    use crate::atomic_words::AtomicWords;
+    use core::sync::atomic::AtomicU64;
 
     #[test]
     fn parts_of_a_record_say_what_all_of_it_says() {
-        let memory = Page::default();
+        let words: [AtomicU64; 32] = Default::default();
+        let memory = AtomicWords(&words);
         let mut seq = 0;
         for skip_paused in [false, true] {
             for running in [false, true] {
@@ -193,22 +105,11 @@ mod tests {
                 assert_eq!(read_ownership(&memory, 64), Some(ownership));
                 let generation = running.then_some(7);
                 assert_eq!(read_generation(&memory, 64), Some(generation));
-                let glance = read_glance(&memory, 64).unwrap();
-                assert_eq!((glance.exists(), glance.running()), (running, running));
-                assert_eq!(glance.is_monotonic(), !skip_paused);
-                assert_eq!(glance.elapsed_ns(), 100);
-                let paused = if skip_paused { 50 } else { 0 };
-                assert_eq!(glance.elapsed_at(2500 + paused, 50), 600);
-                assert_eq!(glance.elapsed_at(2000 + paused, 50), 100);
-                // The time may be off, up to before the start.
-                assert_eq!(glance.elapsed_at(1999 + paused, 50), 100);
-                assert_eq!(glance.elapsed_at(1500 + paused, 50), 100);
             }
         }
         // Being written.
         memory.store(64, memory.load(64) + 1);
         assert_eq!(read_ownership(&memory, 64), None);
         assert_eq!(read_generation(&memory, 64), None);
-        assert_eq!(read_glance(&memory, 64), None);
     }
 }
