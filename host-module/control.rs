@@ -45,12 +45,12 @@ use crate::{
     },
     functions,
     protocol::{
+        command::Command,
         geometry::Geometry,
         layout::Layout,
         name::Name,
         slot::{
             Creation,
-            Request,
             Status, //
         }, //
     },
@@ -394,37 +394,34 @@ impl ControlFile {
         let vm = self.registry.get(it.vm)?;
         let server = vm.server();
 
-        let reply = if it.op == uapi::STOPWATCH_OP_CREATE {
+        let (target, command) = if it.op == uapi::STOPWATCH_OP_CREATE {
             // The host has no file with which a stopwatch without a name could go.
             if name.is_none() || it.watch != 0 {
                 return Err(EINVAL);
             }
-            server.command(
-                Target::Number,
-                Creation {
-                    name,
-                    flags: it.flags,
-                    uid: 0,
-                    mode: it.mode,
-                    clock: it.clock,
-                },
-            )?
+            let creation = Creation {
+                name,
+                flags: it.flags,
+                uid: 0,
+                mode: it.mode,
+                clock: it.clock,
+            };
+
+            (
+                Target::Number(0),
+                Command::Create(creation.try_into().map_err(|_| EINVAL)?),
+            )
         } else {
             zero(it.flags | it.clock | it.mode)?;
             let target = if name.is_none() {
-                Target::Number
+                Target::Number(it.watch)
             } else {
                 Target::Name(name)
             };
-            server.command(
-                target,
-                Request {
-                    op,
-                    watch: it.watch,
-                    ..Request::default()
-                },
-            )?
+
+            (target, Command::plain(op).ok_or(EOPNOTSUPP)?)
         };
+        let reply = server.command(target, command)?;
 
         let result = match reply.status {
             Ok(Status::Ok) => Ok(()),

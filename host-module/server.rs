@@ -74,13 +74,13 @@ use crate::{
     functions::Table,
     protocol::{
         clock::ClockId,
+        command::Command,
         layout::Layout,
         record::{
             Laps,
             Record, //
         },
         slot::{
-            Message,
             Reply,
             Status, //
         }, //
@@ -485,16 +485,14 @@ impl DeadlineTimer<Core> {
     }
 
     /// Carries out an operation of the host's. Task context; may sleep.
-    pub(crate) fn command(&self, target: Target, message: impl Into<Message>) -> Result<Reply> {
-        let message = message.into();
-
+    pub(crate) fn command(&self, target: Target, command: Command) -> Result<Reply> {
         loop {
             let reply = {
                 let mut state = self.settled()?;
                 let commanded =
                     state
                         .engine
-                        .command(&self.region.memory(), &self.clock, target, message);
+                        .command(&self.region.memory(), &self.clock, target, command);
 
                 if state.started && commanded.deadline_changed {
                     self.program(&state);

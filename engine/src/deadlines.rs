@@ -11,9 +11,9 @@ use super::timers::Entry;
 use super::timers::Timer;
 use super::timers::Timers;
 use super::timers::HEAPS;
-use super::times::TimeBase;
 use super::times::Times;
 use crate::protocol::clock::ClockId;
+use crate::protocol::clock::TimeBase;
 
 /// The deadline of a timeout that waits for its stopwatch to run.
 pub(super) const NEVER: u64 = u64::MAX;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
 
 //! The host's end of a device: all state that counts is here, private. What is
-//! in the region is read once and judged, or a published copy.
+//! in the region is read once and validated, or a published copy.
 
 use super::budget::Budget;
 use super::clock::Clock;
@@ -16,8 +16,7 @@ use super::rings::Rings;
 use super::stopwatches::Responded;
 use super::stopwatches::Stopwatches;
 use super::storage::Storage;
-use super::validate;
-use super::validate::Asker;
+use crate::protocol::command::Command;
 use crate::protocol::layout::Layout;
 use crate::protocol::memory::Memory;
 use crate::protocol::name::Name;
@@ -27,7 +26,6 @@ use crate::protocol::ring;
 use crate::protocol::ring::Posted;
 use crate::protocol::ring::Poster;
 use crate::protocol::slot;
-use crate::protocol::slot::Message;
 use crate::protocol::slot::Reply;
 use crate::protocol::words::field;
 use crate::protocol::words::store_from;
@@ -156,9 +154,9 @@ pub struct Commanded {
 /// The stopwatch that a program of the host means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// The one of the number in the request; none, if that creates one.
-    Number,
-    /// The one that has this name, whatever number is in the request.
+    /// The one of this number; 0 where none is meant.
+    Number(u32),
+    /// The one that has this name.
     Name(Name),
 }
 
@@ -312,7 +310,7 @@ impl<S: Storage> Device<S> {
         if !end.next(mem, &mut posted) || posted.bad_owner {
             return None;
         }
-        let (watch, act) = validate::act(&posted.words, 0)?;
+        let (watch, act) = slot::act(&posted.words, 0)?;
         // The others are looked at after the request was found, as in `Rings`.
         if stopwatches.has(uapi::STOPWATCH_F_POSTED)
             && (stopwatches.posts.any_waits(mem) || others.any_waits(mem))
@@ -771,20 +769,17 @@ impl<S: Storage> Device<S> {
         mem: &impl Memory,
         clock: &impl Clock,
         target: Target,
-        request: impl Into<Message>,
+        command: Command,
     ) -> Commanded {
-        let mut words = *request.into().words();
-        if let Target::Name(name) = target {
+        let watch = match target {
+            Target::Number(watch) => watch,
             // No stopwatch has the number that stands for nobody.
-            let watch = self.stopwatches.find(&name).unwrap_or(u32::MAX);
-            field!(stopwatch_request.watch).set(&mut words, watch);
-        }
+            Target::Name(name) => self.stopwatches.find(&name).unwrap_or(u32::MAX),
+        };
         self.stopwatches.times.advance(clock);
         self.stopwatches.times.settle();
         Commanded {
-            reply: self
-                .stopwatches
-                .answer(mem, clock, &words, Asker::Host, &mut Budget::new(0)),
+            reply: self.stopwatches.command(mem, clock, watch, command),
             deadline_changed: self.stopwatches.kept.deadlines.take_changed(),
         }
     }

@@ -6,21 +6,11 @@
 //! All times here are of the stopwatch's own time, save `time_ns`.
 
 use super::deadlines::NEVER;
-use super::times::TimeBase;
 use crate::protocol::command::Act;
-use crate::protocol::name::Name;
+use crate::protocol::command::Identity;
 use crate::protocol::reading::Reading;
 use crate::protocol::record::Record;
 use crate::protocol::slot::Status;
-
-/// What a stopwatch is made with.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Identity {
-    pub(super) name: Name,
-    pub(super) uid: u32,
-    pub(super) mode: u32,
-    pub(super) time_base: TimeBase,
-}
 
 /// What a stopwatch counts. A reset sets it to its default.
 #[derive(Clone, Copy, Debug, Default)]

@@ -12,17 +12,16 @@ use super::numbers::Numbers;
 use super::policy::Policy;
 use super::posts;
 use super::posts::PostRings;
-use super::stopwatch::Identity;
 use super::stopwatch::Stopwatch;
 use super::stopwatch::Timeout;
 use super::storage::Storage;
-use super::times::TimeBase;
 use super::times::Times;
-use super::validate;
 use super::validate::Asker;
-use super::validate::Terms;
+use super::validate::Context;
+use crate::protocol::clock::TimeBase;
 use crate::protocol::command::Act;
-use crate::protocol::command::Operation;
+use crate::protocol::command::Command;
+use crate::protocol::command::Identity;
 use crate::protocol::layout::Layout;
 use crate::protocol::memory::Memory;
 use crate::protocol::name::Name;
@@ -32,6 +31,7 @@ use crate::protocol::record::Record;
 use crate::protocol::ring::Posted;
 use crate::protocol::ring::SlotWords;
 use crate::protocol::slot;
+use crate::protocol::slot::Asked;
 use crate::protocol::slot::Event;
 use crate::protocol::slot::Reply;
 use crate::protocol::slot::Status;
@@ -295,7 +295,7 @@ impl<S: Storage> Stopwatches<S> {
         budget: &mut Budget,
     ) -> Responded {
         // The short way, which nearly all requests go.
-        if let Some((watch, act)) = validate::act(&posted.words, self.features) {
+        if let Some((watch, act)) = slot::act(&posted.words, self.features) {
             if !posted.bad_owner && self.existing.contains(watch) {
                 if let Some((status, reading)) = self.act(mem, clock, watch, act, budget) {
                     let status = status.to_wire();
@@ -325,10 +325,10 @@ impl<S: Storage> Stopwatches<S> {
     ) -> (SlotWords, Responded) {
         budget.charge(Budget::REQUEST_OTHER);
         let words = &posted.words;
-        let reply = match slot::function(words) {
-            _ if posted.bad_owner => Reply::refusal(words, Status::BadOwner),
-            Some(op) => self.call(functions, op, words),
-            None => self.answer(mem, clock, words, Asker::Guest(ring), budget),
+        let reply = if posted.bad_owner {
+            Reply::refusal(words, Status::BadOwner)
+        } else {
+            self.answer(mem, clock, functions, ring, words, budget)
         };
         let responded = if self.unclean {
             Responded::Later
@@ -340,66 +340,106 @@ impl<S: Storage> Stopwatches<S> {
         (reply.encode(words), responded)
     }
 
-    /// Has the host do what is no stopwatch's work.
-    fn call(&self, functions: &impl Functions, op: u16, words: &SlotWords) -> Reply {
-        let on = |feature| feature & !self.features == 0;
-        let status = if functions.feature(op).is_some_and(on) {
-            match validate::judge_function(words) {
-                Ok(arg) => functions.call(op, arg),
-                Err(status) => status,
-            }
-        } else {
-            Status::BadOp
-        };
-        let mut reply = Reply::refusal(words, status);
-        if !status.is_refused() {
-            reply.reading.time_ns = self.times.vm_time();
-        }
-        reply
-    }
-
-    /// Judges a request, and does what it asks for. VM time is that of the last
-    /// [`Times::advance`].
-    pub(super) fn answer(
+    /// Validates a request of the guest, and does what it asks for. VM time is that of
+    /// the last [`Times::advance`].
+    fn answer(
         &mut self,
         mem: &impl Memory,
         clock: &impl Clock,
+        functions: &impl Functions,
+        ring: u32,
         words: &SlotWords,
-        asker: Asker,
         budget: &mut Budget,
     ) -> Reply {
-        let terms = Terms {
+        match self.carry_out(
+            mem,
+            clock,
+            functions,
+            Asker::Guest(ring),
+            Asked::decode(words),
+            budget,
+        ) {
+            Ok(reply) => reply,
+            Err(status) => Reply::refusal(words, status),
+        }
+    }
+
+    /// Does what a program of the host asks for.
+    pub(super) fn command(
+        &mut self,
+        mem: &impl Memory,
+        clock: &impl Clock,
+        watch: u32,
+        command: Command,
+    ) -> Reply {
+        let asked = Asked::by_host(watch, command);
+        self.carry_out(mem, clock, &(), Asker::Host, asked, &mut Budget::new(0))
+            .unwrap_or_else(|status| Reply::refused(watch, status))
+    }
+
+    /// Validates what is asked for, and does it.
+    fn carry_out(
+        &mut self,
+        mem: &impl Memory,
+        clock: &impl Clock,
+        functions: &impl Functions,
+        asker: Asker,
+        asked: Result<Asked, Status>,
+        budget: &mut Budget,
+    ) -> Result<Reply, Status> {
+        let asked = asked?;
+        let context = Context {
             asker,
             existing: &self.existing,
             offered: self.policy.features,
             features: self.features,
             min_interval_ns: self.policy.min_interval_ns,
         };
-        let done = match validate::judge(words, &terms) {
-            Ok((_, Operation::Create)) => {
-                budget.charge(Budget::REQUEST_LONG);
-                validate::identity(words).and_then(|identity| self.create(mem, clock, identity))
-            }
-            Ok((watch, operation)) => self.execute(mem, clock, watch, operation, asker, budget),
-            Err(status) => Err(status),
+        let needs = match asked.is_function() {
+            true => functions.feature(asked.op).ok_or(Status::BadOp)?,
+            false => 0,
         };
-        match done {
-            Ok(done) => self.reply(&done),
-            Err(status) => Reply::refusal(words, status),
-        }
+        let (watch, command) = context.validate(&asked, needs)?;
+        let done = match command {
+            Command::Function { op, arg } => self.call(functions, op, arg),
+            Command::Create(identity) => {
+                budget.charge(Budget::REQUEST_LONG);
+                self.create(mem, clock, identity)
+            }
+            _ => self.execute(mem, clock, watch, command, asker, budget),
+        }?;
+        Ok(self.reply(&done))
     }
 
-    /// Does what a judged request asks for, and publishes what that changed.
+    /// Has the host do what is no stopwatch's work.
+    fn call(&self, functions: &impl Functions, op: u16, arg: u64) -> Result<Done, Status> {
+        let status = functions.call(op, arg);
+        if status.is_refused() {
+            return Err(status);
+        }
+        let now = self.times.vm_time();
+        Ok(Done {
+            watch: 0,
+            status,
+            now,
+            before: Some(Reading {
+                time_ns: now,
+                ..Reading::default()
+            }),
+        })
+    }
+
+    /// Does what a valid request asks of a stopwatch, and publishes what that changed.
     fn execute(
         &mut self,
         mem: &impl Memory,
         clock: &impl Clock,
         watch: u32,
-        operation: Operation,
+        command: Command,
         asker: Asker,
         budget: &mut Budget,
     ) -> Result<Done, Status> {
-        if let Operation::Act(act) = operation {
+        if let Command::Act(act) = command {
             let (status, reading) = self
                 .act(mem, clock, watch, act, budget)
                 .ok_or(Status::BadWatch)?;
@@ -424,54 +464,47 @@ impl<S: Storage> Stopwatches<S> {
             now,
             before: None,
         };
-        budget.charge(match operation {
-            Operation::Act(_)
-            | Operation::ReadReset
-            | Operation::Timeout(..)
-            | Operation::TimeoutElapsed(..)
-            | Operation::Disarm => Budget::TIMEOUT,
+        budget.charge(match command {
+            Command::ReadReset | Command::Timeout(_) => Budget::TIMEOUT,
             _ => Budget::REQUEST_LONG,
         });
-        match operation {
-            Operation::Act(_) => return Err(Status::BadOp),
-            Operation::ReadReset => {
+        match command {
+            // They were done before.
+            Command::Act(_) | Command::Create(_) | Command::Function { .. } => {
+                return Err(Status::BadOp)
+            }
+            Command::ReadReset => {
                 done.before = Some(stopwatch.read(now, self.times.vm_time()));
                 stopwatch.reset();
                 self.disarm(mem, watch);
             }
-            Operation::Timeout(ns, interval) => {
+            Command::Timeout(timeout) if timeout.disarms() => self.disarm(mem, watch),
+            Command::Timeout(timeout) => {
                 stopwatch.set_timeout(Timeout {
-                    target: None,
-                    interval,
+                    target: timeout.at_elapsed.then_some(timeout.ns),
+                    interval: timeout.interval_ns,
                 });
                 stopwatch.armed_by = ring;
-                self.kept.arm(watch, now.saturating_add(ns));
-                self.publish(mem, watch);
-            }
-            Operation::TimeoutElapsed(target, interval) => {
-                stopwatch.set_timeout(Timeout {
-                    target: Some(target),
-                    interval,
-                });
-                stopwatch.armed_by = ring;
-                if let Some(deadline) = stopwatch.elapsed_deadline(now, None) {
+                let deadline = match timeout.at_elapsed {
+                    true => stopwatch.elapsed_deadline(now, None),
+                    false => Some(now.saturating_add(timeout.ns)),
+                };
+                if let Some(deadline) = deadline {
                     self.kept.arm(watch, deadline);
                 }
                 self.publish(mem, watch);
             }
-            Operation::Disarm => self.disarm(mem, watch),
-            Operation::Create => return Err(Status::BadOp),
-            Operation::Delete => self.delete(mem, watch),
-            Operation::SetMode { uid, mode } => {
+            Command::Delete => self.delete(mem, watch),
+            Command::SetMode { uid, mode } => {
                 stopwatch.identity.uid = uid;
                 stopwatch.identity.mode = mode;
                 self.publish(mem, watch);
                 // Who may go on is told when it is bound again.
                 self.posts.unbind_watch(mem, watch);
             }
-            Operation::Bind(binding) => self.posts.bind(mem, binding, watch)?,
-            Operation::Unbind(binding) => self.posts.end_binding(mem, binding)?,
-            Operation::SetFeatures(features) => {
+            Command::Bind(binding) => self.posts.bind(mem, binding, watch)?,
+            Command::Unbind(binding) => self.posts.end_binding(mem, binding)?,
+            Command::SetFeatures(features) => {
                 self.set_features(features);
                 self.clean(mem, budget);
             }

@@ -4,6 +4,7 @@
 
 use super::clock::Clock;
 use crate::protocol::clock::ClockId;
+use crate::protocol::clock::TimeBase;
 
 /// Something for each clock.
 #[derive(Clone, Copy, Debug, Default)]
@@ -28,36 +29,6 @@ impl<T> PerClock<T> {
             ClockId::MonotonicRaw => &mut self.monotonic_raw,
             ClockId::Boottime => &mut self.boottime,
         }
-    }
-}
-
-/// How the own time of a stopwatch goes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct TimeBase {
-    pub(super) clock: ClockId,
-    /// It stands still while the VM is paused.
-    pub(super) skip_paused: bool,
-}
-
-impl TimeBase {
-    /// All there are.
-    pub(super) const ALL: [Self; 6] = [
-        Self::new(ClockId::Monotonic, false),
-        Self::new(ClockId::Monotonic, true),
-        Self::new(ClockId::MonotonicRaw, false),
-        Self::new(ClockId::MonotonicRaw, true),
-        Self::new(ClockId::Boottime, false),
-        Self::new(ClockId::Boottime, true),
-    ];
-
-    pub(super) const fn new(clock: ClockId, skip_paused: bool) -> Self {
-        Self { clock, skip_paused }
-    }
-
-    /// Where it is in [`Self::ALL`].
-    #[inline]
-    pub(super) fn index(self) -> usize {
-        2 * self.clock as usize + usize::from(self.skip_paused)
     }
 }
 

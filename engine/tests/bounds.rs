@@ -7,12 +7,13 @@ mod common;
 
 use std::cell::{Cell, RefCell};
 
-use common::{at, device, request, Guest, Heap, Region, POLICY};
+use common::{at, command, device, request, Guest, Heap, Region, POLICY};
 use proptest::prelude::*;
 use stopwatch_engine::budget::Budget;
 use stopwatch_engine::device::{Device, Settle, Target};
 use stopwatch_engine::kept::Chunk;
 use stopwatch_engine::policy::Policy;
+use stopwatch_protocol::command::Command;
 use stopwatch_protocol::geometry::Geometry;
 use stopwatch_protocol::layout::Layout;
 use stopwatch_protocol::memory::Memory;
@@ -415,22 +416,20 @@ fn a_command_resolves_its_name() {
         name: name(text),
         ..Creation::default()
     };
-    let mut command = |target, request| device.command(&mem, &at(5), target, request).reply;
-    let created = command(Target::Number, creation("boot").into());
-    let message = |request: Request| -> stopwatch_protocol::slot::Message { request.into() };
-    // Whatever number is in there.
+    let created = command(&mut device, &mem, &at(5), creation("boot")).reply;
+    let mut command = |target, op: u32| {
+        let command = Command::plain(op as u16).unwrap();
+        device.command(&mem, &at(5), target, command).reply
+    };
     let by_name = Target::Name(name("boot"));
-    let started = command(by_name, message(request(START, 3, 0)));
+    let started = command(by_name, START);
     assert_eq!(
         (started.status, started.watch),
         (Ok(Status::Ok), created.watch)
     );
     let delete = uapi::STOPWATCH_OP_DELETE;
-    assert_eq!(
-        command(by_name, message(request(delete, 0, 0))).status,
-        Ok(Status::Ok)
-    );
-    let gone = command(by_name, message(request(START, 3, 0)));
+    assert_eq!(command(by_name, delete).status, Ok(Status::Ok));
+    let gone = command(by_name, START);
     assert_eq!(gone.status, Ok(Status::BadWatch));
 }
 
@@ -528,7 +527,7 @@ proptest! {
                     if device.settle(&mem, &at(now), &(), &mut settle, budget).done {
                         let _ = device.laps(&mem, number % stopwatches, 0, &mut [0; 256]);
                         let creation = Creation::default();
-                        let _ = device.command(&mem, &at(now), Target::Number, creation);
+                        let _ = command(&mut device, &mem, &at(now), creation);
                     }
                 }
                 7 => {

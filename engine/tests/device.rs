@@ -4,9 +4,9 @@
 
 mod common;
 
-use common::{at, budget_for, device, read, request, Clocks, Guest, Heap, Region, POLICY};
+use common::{at, budget_for, command, device, read, request, Clocks, Guest, Heap, Region, POLICY};
 use stopwatch_engine::budget::Budget;
-use stopwatch_engine::device::{Device, Target};
+use stopwatch_engine::device::Device;
 use stopwatch_engine::policy::{Policy, FEATURES};
 use stopwatch_protocol::geometry::Geometry;
 use stopwatch_protocol::layout::Layout;
@@ -635,7 +635,7 @@ fn the_latest_laps_are_kept() {
     let (mut device, mem) = device(GEOMETRY);
     let layout = *device.layout();
     let command = |device: &mut Device<_>, op, now| {
-        let done = device.command(&mem, &at(now), Target::Number, request(op, 5, 0));
+        let done = command(device, &mem, &at(now), request(op, 5, 0));
         assert_eq!(done.reply.status, Ok(Status::Ok));
         done.reply.reading
     };
@@ -673,12 +673,12 @@ fn the_latest_laps_are_kept() {
 #[test]
 fn the_host_may_do_what_is_its_own() {
     let (mut device, mem) = device(ROOMY);
-    let done = device.command(&mem, &at(5), Target::Number, named("launch"));
+    let done = command(&mut device, &mem, &at(5), named("launch"));
     assert_eq!((done.reply.status, done.reply.watch), (Ok(Status::Ok), 64));
-    let start = device.command(
+    let start = command(
+        &mut device,
         &mem,
         &at(5),
-        Target::Number,
         request(uapi::STOPWATCH_OP_START, 64, 0),
     );
     assert!(start.reply.reading.running && !start.deadline_changed);
@@ -696,10 +696,10 @@ fn the_host_may_do_what_is_its_own() {
         20
     );
 
-    let start = device.command(
+    let start = command(
+        &mut device,
         &mem,
         &at(30),
-        Target::Number,
         request(uapi::STOPWATCH_OP_START, 64, 0),
     );
     assert!(start.deadline_changed);
@@ -709,7 +709,7 @@ fn the_host_may_do_what_is_its_own() {
         uapi::STOPWATCH_OP_SET_FEATURES,
         uapi::STOPWATCH_OP_SET_MODE,
     ] {
-        let done = device.command(&mem, &at(30), Target::Number, request(op, 0, 0));
+        let done = command(&mut device, &mem, &at(30), request(op, 0, 0));
         assert_eq!(done.reply.status, Ok(Status::BadOp));
     }
     let requests = device.stats().requests;

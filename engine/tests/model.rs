@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use proptest::prelude::*;
 
-use common::{budget_for, device, read, Clocks, Guest, POLICY};
+use common::{budget_for, command, command_of, device, read, Clocks, Guest, POLICY};
 use stopwatch_engine::budget::Budget;
 use stopwatch_engine::device::Target;
 use stopwatch_engine::policy::FEATURES;
@@ -611,8 +611,11 @@ proptest! {
                     }
                 }
                 Step::Host(ask) => {
+                    let Some((watch, command)) = command_of(ask) else {
+                        continue;
+                    };
                     let before = device.next_deadline(&now);
-                    let done = device.command(&mem, &now, Target::Number, ask);
+                    let done = device.command(&mem, &now, Target::Number(watch), command);
                     prop_assert_eq!(done.reply, model.answer(ask, true), "{:?}", ask);
                     prop_assert!(done.deadline_changed || device.next_deadline(&now) == before);
                 }
@@ -624,7 +627,7 @@ proptest! {
                             ..Request::default()
                         });
                         model.clocks[0] += 1;
-                        let done = device.command(&mem, &model.now(), Target::Number, lap);
+                        let done = command(&mut device, &mem, &model.now(), lap);
                         prop_assert_eq!(done.reply, model.answer(lap, true));
                     }
                 }

@@ -5,9 +5,9 @@
 
 mod common;
 
-use common::{at, budget_for, device, read, request, Clocks, Guest, Heap, Region};
+use common::{at, budget_for, command, device, read, request, Clocks, Guest, Heap, Region};
 use stopwatch_engine::budget::Budget;
-use stopwatch_engine::device::{Device, Settle, Target};
+use stopwatch_engine::device::{Device, Settle};
 use stopwatch_engine::policy::FEATURES;
 use stopwatch_protocol::clock::ClockId;
 use stopwatch_protocol::geometry::Geometry;
@@ -94,9 +94,7 @@ fn binding_takes_a_feature_a_ring_and_a_stopwatch() {
         assert_eq!(it.call(op, watch, arg, 0), status, "{op} {watch} {arg}");
     }
     // It is the guest's, and not posted.
-    let host = it
-        .device
-        .command(&it.mem, &at(0), Target::Number, request(bind, 0, 0));
+    let host = command(&mut it.device, &it.mem, &at(0), request(bind, 0, 0));
     assert_eq!(host.reply.status, Ok(Status::BadOp));
     let posted = Request {
         flags: uapi::STOPWATCH_REQUEST_POSTED,

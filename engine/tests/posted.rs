@@ -10,9 +10,11 @@ use std::collections::VecDeque;
 
 use proptest::prelude::*;
 
-use common::{at, budget_for, device, read, request, Clocks, Guest, Heap, Region};
+use common::{
+    at, budget_for, command, command_of, device, read, request, Clocks, Guest, Heap, Region,
+};
 use stopwatch_engine::budget::Budget;
-use stopwatch_engine::device::{Device, Target};
+use stopwatch_engine::device::Device;
 use stopwatch_engine::functions::Functions;
 use stopwatch_engine::policy::FEATURES;
 use stopwatch_protocol::geometry::Geometry;
@@ -288,7 +290,7 @@ proptest! {
                     let served = device.work(&mem, &at(now), &(), &mut budget_for(1000));
                     prop_assert!(!served.more);
                     taken = model.take(now, usize::MAX);
-                    let reply = device.command(&mem, &at(now), Target::Number, request(op, watch, 0)).reply;
+                    let reply = command(&mut device, &mem, &at(now), request(op, watch, 0)).reply;
                     let (status, reading) = model.act(now, op, watch);
                     prop_assert_eq!(reply, Reply { status: Ok(status), watch, reading });
                 }
@@ -367,10 +369,7 @@ fn posting_needs_its_feature_and_an_operation_that_can_wait() {
         device.serve(&mem, &at(50), &(), 1, &mut budget_for(9)).bad,
         1
     );
-    let host = device
-        .command(&mem, &at(60), Target::Number, stamped(START, 0, 55))
-        .reply;
-    assert_eq!(host.status, Ok(Status::BadFlags));
+    assert_eq!(command_of(stamped(START, 0, 55)), None);
 }
 
 #[test]
@@ -623,9 +622,7 @@ fn functions_of_the_host_need_their_feature() {
         assert_eq!(call(request(OFF, 0, 8)), (Status::BadArg, 0));
         assert_eq!(call(request(OFF, 0, 7)), (Status::Ok, 5));
         assert_eq!(power.0.get(), 2);
-        let host = device
-            .command(&mem, &at(5), Target::Number, request(OFF, 0, 7))
-            .reply;
+        let host = command(&mut device, &mem, &at(5), request(OFF, 0, 7)).reply;
         assert_eq!(host.status, Ok(Status::BadOp));
     }
 }

@@ -5,10 +5,10 @@
 
 mod common;
 
-use common::{at, budget_for, device, read, request, Guest, Heap, Region, POLICY};
+use common::{at, budget_for, command, device, read, request, Guest, Heap, Region, POLICY};
 use proptest::prelude::*;
 use stopwatch_engine::budget::Budget;
-use stopwatch_engine::device::{Device, Target};
+use stopwatch_engine::device::Device;
 use stopwatch_engine::kept::Chunk;
 use stopwatch_engine::policy::FEATURES;
 use stopwatch_engine::storage::Storage;
@@ -169,7 +169,7 @@ fn without_memory_it_is_full_until_there_is_some() {
 
     // A program of the host is told the same way.
     for number in 2000..3000 {
-        let created = device.command(&mem, &at(0), Target::Number, creation(number));
+        let created = command(&mut device, &mem, &at(0), creation(number));
         if created.reply.status == Ok(Status::Full) {
             assert!(give_storage(&mut device));
             return;
@@ -192,7 +192,7 @@ proptest! {
         guest.turn_on(&mut device, &mem, FEATURES);
         let numbered = uapi::STOPWATCH_NUMBERED;
         for number in numbered..2 * numbered {
-            let _ = device.command(&mem, &at(0), Target::Number, creation(number));
+            let _ = command(&mut device, &mem, &at(0), creation(number));
         }
         for &watch in &started {
             guest.call(&mut device, &mem, 0, request(uapi::STOPWATCH_OP_START, watch, 0), 10);
@@ -222,7 +222,7 @@ proptest! {
         let expired = device.expire(&mem, &at(10_000), &(), &mut budget_for(u32::MAX));
         prop_assert_eq!((expired.put as usize, expired.next), (armed.len(), None));
         // And the new storage is as good.
-        let created = device.command(&mem, &at(0), Target::Number, creation(777)).reply;
+        let created = command(&mut device, &mem, &at(0), creation(777)).reply;
         prop_assert_eq!((created.status, created.watch), (Ok(Status::Ok), 2 * numbered));
         prop_assert_eq!(device.find(&name(777)), Some(2 * numbered));
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
 
-//! The host's clocks that a stopwatch can go by.
+//! The host's clocks, and how the own time of a stopwatch goes by one of them.
 
 use crate::uapi;
 
@@ -34,5 +34,36 @@ impl ClockId {
             uapi::STOPWATCH_CLOCK_BOOTTIME => Some(Self::Boottime),
             _ => None,
         }
+    }
+}
+
+/// How the own time of a stopwatch goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TimeBase {
+    /// The clock that it goes by.
+    pub clock: ClockId,
+    /// It stands still while the VM is paused.
+    pub skip_paused: bool,
+}
+
+impl TimeBase {
+    /// All there are.
+    pub const ALL: [Self; 6] = [
+        Self::new(ClockId::Monotonic, false),
+        Self::new(ClockId::Monotonic, true),
+        Self::new(ClockId::MonotonicRaw, false),
+        Self::new(ClockId::MonotonicRaw, true),
+        Self::new(ClockId::Boottime, false),
+        Self::new(ClockId::Boottime, true),
+    ];
+
+    pub const fn new(clock: ClockId, skip_paused: bool) -> Self {
+        Self { clock, skip_paused }
+    }
+
+    /// Where it is in [`Self::ALL`].
+    #[inline]
+    pub fn index(self) -> usize {
+        2 * self.clock as usize + usize::from(self.skip_paused)
     }
 }

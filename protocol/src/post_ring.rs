@@ -42,15 +42,8 @@ impl Post {
     /// What is to be done. `None` if it is none of those that can be posted.
     #[inline]
     pub fn act(self) -> Option<Act> {
-        Some(
-            match ((self.0 >> uapi::STOPWATCH_POST_OP_SHIFT) & OP) as u32 {
-                uapi::STOPWATCH_OP_START => Act::Start,
-                uapi::STOPWATCH_OP_PAUSE => Act::Pause,
-                uapi::STOPWATCH_OP_LAP => Act::Lap,
-                uapi::STOPWATCH_OP_RESET => Act::Reset,
-                _ => return None,
-            },
-        )
+        let op = (self.0 >> uapi::STOPWATCH_POST_OP_SHIFT) & OP;
+        Act::from_wire(op as u32).filter(|act| act.can_be_posted())
     }
 }
 

@@ -9,7 +9,7 @@ use super::words::Field;
 use super::words::WORD;
 use crate::uapi;
 
-/// A slot, as words. It is copied from the region once, and then judged.
+/// A slot, as words. It is copied from the region once, and then validated.
 pub type SlotWords = [u64; (uapi::STOPWATCH_SLOT_SIZE / WORD) as usize];
 
 // Owner is at the same place in all slots, so one definition serves.

@@ -2,6 +2,9 @@
 
 //! What slots say: requests, replies, events.
 
+use super::command::Act;
+use super::command::Command;
+use super::command::Rule;
 use super::name::Name;
 use super::reading::Reading;
 use super::ring::SlotWords;
@@ -87,17 +90,115 @@ impl Status {
     }
 }
 
+/// What a slot asks for, as far as the slot alone says whether it is good.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    /// The operation.
+    pub op: u16,
+    /// What such a request must keep to.
+    pub rule: &'static Rule,
+    /// Number of the stopwatch.
+    pub watch: u32,
+    /// Whether it is posted, which its rule allows.
+    pub posted: bool,
+    /// What is to be done, or what of flags, name and arguments is wrong.
+    pub command: Result<Command, Status>,
+}
+
+impl Asked {
+    /// Decodes a slot.
+    ///
+    /// # Errors
+    ///
+    /// There is no such operation, or the request was taken back.
+    pub fn decode(words: &SlotWords) -> Result<Self, Status> {
+        let op = field!(stopwatch_request.op).get(words) as u16;
+        if u32::from(op) == uapi::STOPWATCH_OP_NOP {
+            return Err(Status::Cancelled);
+        }
+        let rule = Rule::of(op).ok_or(Status::BadOp)?;
+        let flags = field!(stopwatch_request.flags).get32(words);
+        let known = flags & !rule.flags == 0;
+        let posted = flags & rule.flags & uapi::STOPWATCH_REQUEST_POSTED != 0;
+        let command = if !known || field!(stopwatch_request.status).get32(words) != 0 {
+            Err(Status::BadFlags)
+        } else if u32::from(op) == uapi::STOPWATCH_OP_CREATE {
+            Creation::decode(words).and_then(|creation| Ok(Command::Create(creation.try_into()?)))
+        } else if !posted && field!(stopwatch_request.stamp_ns).get(words) != 0
+            || reserved(words) != 0
+        {
+            Err(Status::BadFlags)
+        } else {
+            let arg = field!(stopwatch_request.arg).get(words);
+            let interval = field!(stopwatch_request.interval).get(words);
+            if arg > rule.max_arg || interval > rule.max_interval {
+                Err(Status::BadArg)
+            } else {
+                Command::new(op, flags, arg, interval)
+            }
+        };
+        Ok(Self {
+            op,
+            rule,
+            watch: field!(stopwatch_request.watch).get32(words),
+            posted,
+            command,
+        })
+    }
+
+    /// What a program of the host asks for.
+    ///
+    /// # Errors
+    ///
+    /// There is no such operation.
+    pub fn by_host(watch: u32, command: Command) -> Result<Self, Status> {
+        let op = command.op();
+        Ok(Self {
+            op,
+            rule: Rule::of(op).ok_or(Status::BadOp)?,
+            watch,
+            posted: false,
+            command: Ok(command),
+        })
+    }
+
+    /// Whether that is no stopwatch's work.
+    pub fn is_function(&self) -> bool {
+        u32::from(self.op) >= uapi::STOPWATCH_OP_FUNCTIONS
+    }
+}
+
+/// [`Asked::decode`] in short, for a guest's [`Act`]: it is told of most slots that ask
+/// for one, if the stopwatch exists, and of none in which anything is wrong.
+#[inline(always)]
+pub fn act(words: &SlotWords, features: u64) -> Option<(u32, Act)> {
+    const _: () =
+        assert!(field!(stopwatch_request.flags).is_beside(field!(stopwatch_request.status)));
+    let act = Act::from_wire(field!(stopwatch_request.op).get32(words))?;
+    let mut zero = field!(stopwatch_request.arg).get(words)
+        | field!(stopwatch_request.interval).get(words)
+        | reserved(words);
+    let flags_and_status = field!(stopwatch_request.flags).word(words);
+    if flags_and_status != u64::from(uapi::STOPWATCH_REQUEST_POSTED) {
+        zero |= flags_and_status | field!(stopwatch_request.stamp_ns).get(words);
+    } else if features & u64::from(uapi::STOPWATCH_F_POSTED) == 0 || !act.can_be_posted() {
+        return None;
+    }
+    (zero == 0).then(|| (field!(stopwatch_request.watch).get32(words), act))
+}
+
+/// Zero, if all are that have to be in a request that is not for a new stopwatch.
+#[inline(always)]
+fn reserved(words: &SlotWords) -> u64 {
+    const _: () = assert!(core::mem::offset_of!(uapi::stopwatch_request, reserved) == 5 * 8);
+    let [_, _, _, _, _, first, second, third] = *words;
+    first | second | third
+}
+
 /// Whether a slot asks for a new stopwatch.
 #[inline]
 pub fn creates(words: &SlotWords) -> bool {
     field!(stopwatch_request.op).get32(words) == uapi::STOPWATCH_OP_CREATE
-}
-
-/// The operation that a slot asks for, if it is not a stopwatch's.
-#[inline]
-pub fn function(words: &SlotWords) -> Option<u16> {
-    let op = field!(stopwatch_request.op).get(words) as u16;
-    (u32::from(op) >= uapi::STOPWATCH_OP_FUNCTIONS).then_some(op)
 }
 
 /// The stamp of what was not posted: later than any time at which it is served.
@@ -207,6 +308,22 @@ impl From<Creation> for Message {
     }
 }
 
+impl Creation {
+    /// What a slot asks for.
+    fn decode(words: &SlotWords) -> Result<Self, Status> {
+        if field!(stopwatch_create.reserved).get(words) != 0 {
+            return Err(Status::BadFlags);
+        }
+        Ok(Self {
+            name: Name::new(bytes!(stopwatch_create.name).get(words)).ok_or(Status::BadName)?,
+            flags: field!(stopwatch_create.flags).get32(words),
+            uid: field!(stopwatch_create.uid).get32(words),
+            mode: field!(stopwatch_create.mode).get32(words),
+            clock: field!(stopwatch_create.clock).get32(words),
+        })
+    }
+}
+
 /// What the host answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reply {
@@ -222,9 +339,14 @@ pub struct Reply {
 impl Reply {
     /// What is answered to a request in a slot that is refused.
     pub fn refusal(request: &SlotWords, status: Status) -> Self {
+        Self::refused(field!(stopwatch_request.watch).get32(request), status)
+    }
+
+    /// What is answered where a request for such a stopwatch is refused.
+    pub fn refused(watch: u32, status: Status) -> Self {
         Self {
             status: Ok(status),
-            watch: field!(stopwatch_request.watch).get32(request),
+            watch,
             reading: Reading::default(),
         }
     }

@@ -10,17 +10,18 @@ use std::sync::atomic::{fence, AtomicU64, Ordering};
 
 use stopwatch_engine::budget::Budget;
 use stopwatch_engine::clock::Clock;
-use stopwatch_engine::device::{Device, Target};
+use stopwatch_engine::device::{Commanded, Device, Target};
 use stopwatch_engine::policy::{Policy, FEATURES};
 use stopwatch_engine::storage::Storage;
 use stopwatch_protocol::clock::ClockId;
+use stopwatch_protocol::command::Command;
 use stopwatch_protocol::event_ring::EventRing;
 use stopwatch_protocol::geometry::Geometry;
 use stopwatch_protocol::layout::Layout;
 use stopwatch_protocol::memory::Memory;
 use stopwatch_protocol::reading::Reading;
 use stopwatch_protocol::request_ring::RequestRing;
-use stopwatch_protocol::slot::{Message, Reply, Request, Status};
+use stopwatch_protocol::slot::{Asked, Message, Reply, Request, Status};
 use stopwatch_protocol::uapi;
 
 pub struct Heap;
@@ -192,6 +193,24 @@ pub fn request(op: u32, watch: u32, arg: u64) -> Request {
     }
 }
 
+/// The command in a message, and of which stopwatch; `None` if that is none for a program
+/// of the host to make.
+pub fn command_of(message: impl Into<Message>) -> Option<(u32, Command)> {
+    let asked = Asked::decode(message.into().words()).ok()?;
+    Some((asked.watch, asked.command.ok().filter(|_| !asked.posted)?))
+}
+
+/// Has a program of the host command what is in a message.
+pub fn command(
+    device: &mut Device<Heap>,
+    mem: &impl Memory,
+    clock: &Clocks,
+    message: impl Into<Message>,
+) -> Commanded {
+    let (watch, command) = command_of(message).expect("it is a command");
+    device.command(mem, clock, Target::Number(watch), command)
+}
+
 /// The reading of a stopwatch, if it exists.
 pub fn read(
     device: &mut Device<Heap>,
@@ -199,14 +218,8 @@ pub fn read(
     watch: u32,
     now: impl Into<Clocks>,
 ) -> Option<Reading> {
-    let reply = device
-        .command(
-            mem,
-            &now.into(),
-            Target::Number,
-            request(uapi::STOPWATCH_OP_READ, watch, 0),
-        )
-        .reply;
+    let read = request(uapi::STOPWATCH_OP_READ, watch, 0);
+    let reply = command(device, mem, &now.into(), read).reply;
     match reply.status {
         Ok(Status::Ok) => Some(reply.reading),
         status => {

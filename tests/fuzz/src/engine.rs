@@ -29,7 +29,7 @@ use stopwatch_protocol::layout::Layout;
 use stopwatch_protocol::memory::Memory;
 use stopwatch_protocol::record::Record;
 use stopwatch_protocol::request_ring::RequestRing;
-use stopwatch_protocol::slot::{Request, Status};
+use stopwatch_protocol::slot::{Asked, Message, Request, Status};
 use stopwatch_protocol::state::reset_generation;
 use stopwatch_protocol::uapi;
 
@@ -528,7 +528,16 @@ impl Host {
                     arg: arg.into(),
                     ..Request::default()
                 };
-                let _ = self.device.command(region, &now, Target::Number, request);
+                let message = Message::from(request);
+                if let Ok(Asked {
+                    watch,
+                    command: Ok(command),
+                    ..
+                }) = Asked::decode(message.words())
+                {
+                    let target = Target::Number(watch);
+                    let _ = self.device.command(region, &now, target, command);
+                }
             }
             Call::Storage => {
                 if let Some(stopwatches) = self.device.wants_storage() {
