@@ -40,7 +40,7 @@ impl Running {
         let child = Command::new(stopwatch_program())
             .args(["host", "run", "--name", name, "--rings", "1"])
             .args(options)
-            .args(["--", "sh", "-c", "exec sleep 60"])
+            .args(["--", "sh", "-c", "exec sleep 3600"])
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
