@@ -5,7 +5,7 @@ help:
 	@echo 'make demo     see a guest use a stopwatch that the host kernel keeps'
 	@echo 'make test     every test'
 	@echo 'make test-debug  the modules on kernels that look for mistakes, 1 h or more'
-	@echo 'make test-lifecycle  everything that begins and ends, 100 times; takes hours emulated'
+	@echo 'make test-lifecycle  everything that begins and ends, 100 times; more than an hour, emulated'
 	@echo 'make budget   search for the longest sections with interrupts off, for an hour'
 	@echo 'make fuzz     fuzz engine, host module and driver, for MINUTES=10 each'
 	@echo 'make bench    what each way between guest and host costs, into build/bench'
