@@ -2,11 +2,9 @@
 
 //! What can be asked of a device, and the table of operations.
 
-use super::clock::ClockId;
 use super::clock::TimeBase;
 use super::name::Name;
-use super::slot::Creation;
-use super::slot::Status;
+use super::status::Status;
 use crate::uapi;
 
 /// What is done with one stopwatch and takes nothing else: most of what there is
@@ -119,28 +117,7 @@ pub struct Identity {
     pub time_base: TimeBase,
 }
 
-const MODES: u32 = uapi::STOPWATCH_MODE_READ | uapi::STOPWATCH_MODE_CONTROL;
-
-impl TryFrom<Creation> for Identity {
-    type Error = Status;
-
-    fn try_from(creation: Creation) -> Result<Self, Status> {
-        if creation.flags & !Rule::CREATE.flags != 0 {
-            return Err(Status::BadFlags);
-        }
-        if creation.mode & !MODES != 0 {
-            return Err(Status::BadArg);
-        }
-        let clock = ClockId::from_wire(creation.clock).ok_or(Status::BadArg)?;
-        let skip_paused = creation.flags & uapi::STOPWATCH_CREATE_SKIP_PAUSED != 0;
-        Ok(Self {
-            name: creation.name,
-            uid: creation.uid,
-            mode: creation.mode,
-            time_base: TimeBase::new(clock, skip_paused),
-        })
-    }
-}
+pub(super) const MODES: u32 = uapi::STOPWATCH_MODE_READ | uapi::STOPWATCH_MODE_CONTROL;
 
 /// Which post ring is bound, or is not to be any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -220,7 +197,7 @@ impl Rule {
         watches: Watches::Zero,
         ..Self::BIND
     };
-    const CREATE: Self = Self {
+    pub(super) const CREATE: Self = Self {
         watches: Watches::Zero,
         flags: uapi::STOPWATCH_CREATE_SKIP_PAUSED,
         ..Self::PLAIN

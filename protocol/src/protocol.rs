@@ -8,7 +8,7 @@
 //! |---|---|
 //! | the region as 64-bit words, and the fields in them | [`memory`], [`words`], [`part`] |
 //! | how much a device has, and where it lies | [`geometry`], [`layout`], [`page`] |
-//! | rings of slots, and what slots say | [`ring`], [`slot`], [`command`] |
+//! | rings of slots, and what slots say | [`ring`], [`slot`], [`command`], [`status`] |
 //! | the guest's ends of rings | [`request_ring`], [`event_ring`], [`post_ring`] |
 //! | what the host publishes | [`record`], [`ownership`], [`state`] |
 //! | VM time by the CPU's counter | [`clock_page`], [`guest_clock`] |
@@ -40,5 +40,6 @@ pub mod request_ring;
 pub mod ring;
 pub mod slot;
 pub mod state;
+pub mod status;
 pub mod unavailable;
 pub mod words;
