@@ -154,6 +154,10 @@ impl<S: Storage> Deadlines<S> {
             if base.clock == ClockId::Monotonic {
                 return Some(times.vm_time_of(base.skip_paused, timer.deadline));
             }
+            if left == 0 {
+                // As of the last look at the time, so that it is not ahead of who asks.
+                return Some(times.now());
+            }
             let sleep = (left - (left >> DRIFT_SHIFT)).min(LONGEST_SLEEP);
             Some(times.look(clock, ClockId::Monotonic).saturating_add(sleep))
         };

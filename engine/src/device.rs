@@ -862,6 +862,7 @@ impl<S: Storage> Device<S> {
         }
         // The caller is told the next deadline here.
         self.stopwatches.kept.deadlines.take_changed();
+        let now = self.times_now(clock);
         if self.next_deadline(clock).is_some_and(|next| next <= now) {
             // It became due meanwhile, or is left over.
             self.rate.not_before = now.saturating_add(RUN_GAP_NS);

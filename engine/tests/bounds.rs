@@ -10,9 +10,11 @@ use std::cell::{Cell, RefCell};
 use common::{at, command, device, request, Guest, Heap, Region, POLICY};
 use proptest::prelude::*;
 use stopwatch_engine::budget::Budget;
+use stopwatch_engine::clock::Clock;
 use stopwatch_engine::device::{Device, Settle, Target};
 use stopwatch_engine::kept::Chunk;
 use stopwatch_engine::policy::Policy;
+use stopwatch_protocol::clock::ClockId;
 use stopwatch_protocol::command::Command;
 use stopwatch_protocol::geometry::Geometry;
 use stopwatch_protocol::layout::Layout;
@@ -615,6 +617,55 @@ fn a_run_that_settles_spends_its_budget() {
         Budget::EXPIRY < spent && spent < settled / 2,
         "{spent}, {settled}"
     );
+}
+
+/// Clocks that go on with each reading.
+struct Going(Cell<u64>);
+
+impl Clock for Going {
+    fn now(&self, _: ClockId) -> u64 {
+        self.0.set(self.0.get() + 50);
+        self.0.get()
+    }
+}
+
+/// A timeout that is due is not put off by the time that passes while it is looked at,
+/// whatever clock it goes by; and after a run that leaves something over there is a gap.
+#[test]
+fn what_is_due_by_any_clock_is_due_now() {
+    for clock in 0..uapi::STOPWATCH_CLOCKS {
+        for flags in [0, uapi::STOPWATCH_CREATE_SKIP_PAUSED] {
+            let (mut device, mem, mut guest) = negotiated(GEOMETRY);
+            for _ in 0..40 {
+                let creation = Creation {
+                    clock,
+                    flags,
+                    ..Creation::default()
+                };
+                let watch = guest.call(&mut device, &mem, 0, creation, 0).watch;
+                guest.call(&mut device, &mem, 0, request(TIMEOUT, watch, 100), 0);
+            }
+            let clock = Going(Cell::new(10_000));
+            let mut told = 0;
+            for _ in 0..20 {
+                let now = clock.now(ClockId::Monotonic);
+                let Some(next) = device.next_deadline(&clock) else {
+                    break;
+                };
+                assert!(next <= now, "{next} at {now}");
+                let mut budget = Budget::section();
+                let expired = device.expire(&mem, &clock, &(), &mut budget);
+                assert!(expired.put > 0);
+                told += expired.put;
+                let now = clock.0.get();
+                if let Some(next) = expired.next {
+                    assert!(next > now + 50_000, "{next} at {now}");
+                    clock.0.set(next);
+                }
+            }
+            assert_eq!(told, 40);
+        }
+    }
 }
 
 /// A run that waits for what was posted is not stuck by a reset that comes between.

@@ -17,6 +17,7 @@ tests![
     three_clocks,
     time_in_which_the_vm_was_paused,
     a_timeout_waits_for_the_vm,
+    a_timeout_by_each_time_base,
     a_periodic_timeout,
     a_periodic_timeout_that_nobody_could_deliver,
     a_periodic_timeout_ends,
@@ -57,6 +58,33 @@ fn armed(vm: &mut Vm, watch: u32, flags: u32, arg: u64, interval: u64) -> u64 {
     let reply = arm(vm, watch, flags, arg, interval);
     assert_eq!(reply.status, Ok(Status::Ok));
     reply.reading.deadline_ns
+}
+
+/// By each clock, with and without pauses, alone and all at a time.
+fn a_timeout_by_each_time_base() {
+    let mut vm = Vm::with_timeouts(ROOM);
+    let mut watches = Vec::new();
+    for clock in 0..STOPWATCH_CLOCKS {
+        for flags in [0, STOPWATCH_CREATE_SKIP_PAUSED] {
+            let made = vm.create(Creation {
+                clock,
+                flags,
+                ..Creation::default()
+            });
+            assert_eq!(made.status, Ok(Status::Ok));
+            watches.push(made.watch);
+        }
+    }
+    for &watch in &watches {
+        armed(&mut vm, watch, 0, MS, 0);
+        assert_eq!(next_event(&mut vm).watch, watch);
+    }
+    for &watch in &watches {
+        armed(&mut vm, watch, 0, MS, 0);
+    }
+    let mut told: Vec<u32> = watches.iter().map(|_| next_event(&mut vm).watch).collect();
+    told.sort_unstable();
+    assert_eq!(told, watches);
 }
 
 fn next_event(vm: &mut Vm) -> Event {
