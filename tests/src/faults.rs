@@ -91,14 +91,26 @@ impl Faults {
         call: impl Fn(&mut T) -> Result<(), Errno>,
         unchanged: impl Fn(&mut T),
     ) -> Injected {
+        self.each_then(prepare, call, unchanged, |_| ())
+    }
+
+    /// [`Self::each`]; and after each call that succeeded, whatever failed in it,
+    /// `whole` looks whether all was done. Nothing fails in what these two ask.
+    pub fn each_then<T>(
+        &self,
+        prepare: impl Fn() -> T,
+        call: impl Fn(&mut T) -> Result<(), Errno>,
+        unchanged: impl Fn(&mut T),
+        whole: impl Fn(&mut T),
+    ) -> Injected {
         let mut injected = Injected::default();
         for n in 1..=MOST {
             let mut it = prepare();
             let (result, failed) = self.at(n, || call(&mut it));
             match result {
-                Ok(()) if !failed => return injected,
                 // What failed was not necessary, or was tried again by the kernel.
-                Ok(()) => injected.survived += 1,
+                Ok(()) if failed => injected.survived += 1,
+                Ok(()) => {}
                 Err(Errno::NOMEM | Errno::FAULT) if failed => {
                     injected.refused += 1;
                     unchanged(&mut it);
@@ -107,6 +119,10 @@ impl Faults {
                     });
                 }
                 Err(errno) => panic!("fault {n} (it came: {failed}): {errno}"),
+            }
+            whole(&mut it);
+            if !failed {
+                return injected;
             }
         }
         panic!("after {MOST} faults there is still one");

@@ -16,7 +16,7 @@ use stopwatch::host::{event_fd, sealed_memfd, Control, Status as VmStatus, DEVIC
 use stopwatch_protocol::slot::{Creation, Status};
 use stopwatch_tests::debug_kernel;
 use stopwatch_tests::faults::{Faults, Injected};
-use stopwatch_tests::harness::{control, event_fds, ioctl, kick, open_node, Argument, Vm, SMALL};
+use stopwatch_tests::harness::{control, event_fds, ioctl, open_node, Argument, Vm, SMALL};
 use stopwatch_tests::suite::{eventually, figure, host_module, run, with_module, Test};
 use stopwatch_tests::tests;
 use stopwatch_uapi::*;
@@ -424,16 +424,17 @@ fn a_new_stopwatch() {
         ..SMALL
     };
     let injected = Faults::new().each(
-        || Vm::new(geometry),
-        |vm| {
+        || {
+            let vm = Vm::new(geometry);
             let command = vhost_stopwatch_command {
                 vm: vm.info().vm,
                 ..command
             };
-            Argument::new(&command).call(&vm.control, VHOST_STOPWATCH_COMMAND)
+            (vm, Argument::new(&command))
         },
+        |(vm, argument)| argument.call(&vm.control, VHOST_STOPWATCH_COMMAND),
         // Whether it was made or not: it can be made now.
-        |vm| match delete(vm) {
+        |(vm, _)| match delete(vm) {
             Ok(()) | Err(Errno::NOENT) => (),
             Err(errno) => panic!("{errno}"),
         },
@@ -491,17 +492,18 @@ fn the_doorbell_of_a_new_stopwatch() {
         stopwatches: 200,
         ..SMALL
     };
-    let injected = Faults::new().each(
-        || Vm::new(geometry),
-        |vm| {
+    let injected = Faults::new().each_then(
+        || {
+            let mut vm = Vm::new(geometry);
             let token = vm.guest.post_any(0, Creation::default()).unwrap();
-            let written = write_one(&vm.kicks[0]);
-            if written.is_err() {
-                kick(&vm.kicks[0]);
-            }
+            (vm, token)
+        },
+        |(vm, _)| write_one(&vm.kicks[0]),
+        |(vm, _)| assert_eq!(vm.info().requests, 0, "the doorbell did not ring"),
+        |(vm, token)| {
             let mut reply = None;
             let answered = eventually(Duration::from_secs(20), || {
-                reply = vm.guest.poll(0, token);
+                reply = vm.guest.poll(0, *token);
                 reply.is_some()
             });
             assert!(answered, "the request is answered, whatever failed");
@@ -511,9 +513,7 @@ fn the_doorbell_of_a_new_stopwatch() {
                 "{status:?}"
             );
             answers(vm);
-            written
         },
-        |_| (),
     );
     note("the doorbell of a new stopwatch", injected);
 }
@@ -533,7 +533,6 @@ fn closing() {
 
 fn loading_the_module() {
     let module = host_module();
-    module.unload().expect("nobody uses it");
     let path = format!(
         "{}/vhost_stopwatch.ko",
         stopwatch_tests::suite::environment("STOPWATCH_MODULES")
@@ -541,7 +540,11 @@ fn loading_the_module() {
     let image = fs::read(&path).unwrap();
     let no_parameters = CString::default();
     let injected = Faults::new().each(
-        || (),
+        || {
+            if module.is_loaded() {
+                module.unload().expect("nobody uses it");
+            }
+        },
         |()| rustix::system::init_module(&image, &no_parameters),
         |()| assert!(!module.is_loaded()),
     );
