@@ -29,7 +29,7 @@ const BURSTS: [&str; 5] = [
 /// The counting does not work.
 pub(crate) fn search() -> Result<Vec<Found>> {
     let mut counter = Counter::new()?;
-    let mut guest = Guest::boot("budget", &["--rings", "1"], &[], &["-smp", "1"]);
+    let mut guest = Guest::boot("budget", &[], &[], &["-smp", "1"]);
     guest.ready();
     guest.load_driver();
     counter.know_guest(&guest.shell("grep ']$' /proc/kallsyms"));
