@@ -417,7 +417,8 @@ impl DeadlineTimer<Core> {
     }
 
     /// Takes the lock when all that the guest had posted by now is carried out, so that what is
-    /// shown or done next comes after it. Task context, without locks; may sleep.
+    /// shown or done next comes after it, or is forgotten by a reset that came meanwhile. Task
+    /// context, without locks; may sleep.
     ///
     /// # Errors
     ///
@@ -443,7 +444,8 @@ impl DeadlineTimer<Core> {
                 if settled.deadline_changed {
                     self.program(&state);
                 }
-                if settled.done {
+                // A VM that is reset all the time is looked at in between.
+                if settled.done || settled.reset {
                     return Ok(state);
                 }
                 settled.wants_storage

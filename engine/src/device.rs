@@ -165,6 +165,8 @@ pub enum Target {
 pub struct Settle {
     /// The number of the cut that the caller waits for; `None` before the first slice.
     cut: Option<u32>,
+    /// The generation of the last reset that the VMM asked for before the caller began.
+    reset: Option<u32>,
 }
 
 /// What [`Device::settle`] did.
@@ -173,6 +175,8 @@ pub struct Settle {
 pub struct Settled {
     /// All is carried out that was posted when the caller began.
     pub done: bool,
+    /// A reset has begun since the caller did: what was posted then is forgotten.
+    pub reset: bool,
     /// More storage is wanted: see [`Device::wants_storage`].
     pub wants_storage: bool,
     /// [`Device::next_deadline`] may be another one than before.
@@ -554,6 +558,7 @@ impl<S: Storage> Device<S> {
         state: &mut Settle,
         budget: &mut Budget,
     ) -> Settled {
+        let began = *state.reset.get_or_insert(self.reset_wanted);
         let served = if self.pending || self.stopwatches.has(uapi::STOPWATCH_F_POSTED) {
             if state.cut.is_none() && !self.pending {
                 state.cut = Some(self.cut.settle(self.call_waits()));
@@ -562,13 +567,11 @@ impl<S: Storage> Device<S> {
         } else {
             Served::default()
         };
-        let over = match state.cut {
-            Some(number) => self.cut.is_over(number),
-            None => !self.stopwatches.has(uapi::STOPWATCH_F_POSTED),
-        };
+        let over = state.cut.is_some_and(|number| self.cut.is_over(number));
         let off = !self.stopwatches.has(uapi::STOPWATCH_F_POSTED);
         Settled {
             done: !self.pending && (over || off),
+            reset: self.reset_wanted != began,
             wants_storage: served.wants_storage,
             deadline_changed: served.deadline_changed,
         }
@@ -585,15 +588,14 @@ impl<S: Storage> Device<S> {
         state: &mut Settle,
         budget: &mut Budget,
     ) -> Settled {
-        if self.pending || self.stopwatches.has(uapi::STOPWATCH_F_POSTED) {
-            let settled = self.settle(mem, clock, functions, state, budget);
-            if self.pending || self.stopwatches.has(uapi::STOPWATCH_F_POSTED) {
-                return settled;
-            }
+        if self.stopwatches.has(uapi::STOPWATCH_F_POSTED) {
+            return self.settle(mem, clock, functions, state, budget);
         }
+        // A reset or a change of features that is not complete comes first there, too.
         let served = self.work(mem, clock, functions, budget);
         Settled {
             done: !served.more,
+            reset: false,
             wants_storage: served.wants_storage,
             deadline_changed: served.deadline_changed,
         }

@@ -619,6 +619,33 @@ fn a_run_that_settles_spends_its_budget() {
     );
 }
 
+/// An operator's look does not wait for the end of resets that came after it began: there may be
+/// none.
+#[test]
+fn a_look_does_not_wait_for_later_resets() {
+    let (mut device, mem, _) = negotiated(GEOMETRY);
+    let vmm = device.layout().vmm();
+    let mut ask = |device: &mut Device<Heap>, generation: u64| {
+        mem.store(vmm, generation << 32);
+        assert!(device.vmm(&mem, &at(1), &(), &mut Budget::new(1)).reset);
+    };
+    let mut settle = Settle::default();
+    let mut look = |device: &mut Device<Heap>| {
+        let mut budget = Budget::new(1);
+        device.settle(&mem, &at(1), &(), &mut settle, &mut budget)
+    };
+    ask(&mut device, 1);
+    let first = look(&mut device);
+    assert!(!first.done && !first.reset, "the one before it counts");
+    ask(&mut device, 2);
+    let second = look(&mut device);
+    assert!(!second.done && second.reset);
+    // What is looked at is whole, and the reset goes on after it.
+    assert!(device.describe(0).is_some());
+    finish(&mut device, &mem, 2);
+    assert_eq!(device.stats().resets, 1);
+}
+
 /// Clocks that go on with each reading.
 struct Going(Cell<u64>);
 
