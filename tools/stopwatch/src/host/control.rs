@@ -811,10 +811,14 @@ fn refused(
 }
 
 fn pick(vms: Vec<VmInfo>, wanted: &str) -> Result<VmInfo, Error> {
+    // A number is never a name: somebody else's VM may have that of one that has ended.
     if let Ok(number) = wanted.parse::<u64>() {
-        if let Some(vm) = vms.iter().find(|vm| vm.vm == number) {
-            return Ok(vm.clone());
-        }
+        return vms
+            .into_iter()
+            .find(|vm| vm.vm == number)
+            .ok_or_else(|| Error::NoSuchVm {
+                wanted: wanted.into(),
+            });
     }
     let mut named: Vec<_> = vms
         .into_iter()
@@ -846,7 +850,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vm_is_meant_by_number_then_by_name() {
+    fn a_vm_is_meant_by_number_or_by_name() {
         let vms = || {
             vec![
                 vm(1, "build"),
@@ -859,7 +863,8 @@ mod tests {
         assert_eq!(pick(vms(), "2").unwrap().vm, 2);
         assert_eq!(pick(vms(), "test").unwrap().vm, 2);
         assert_eq!(pick(vms(), "1").unwrap().vm, 1);
-        assert_eq!(pick(vms(), "9").unwrap().vm, 6);
+        // A VM with the name "9" is not VM 9, which has ended.
+        assert!(matches!(pick(vms(), "9"), Err(Error::NoSuchVm { .. })));
         assert!(matches!(
             pick(vms(), "build"),
             Err(Error::AmbiguousName { numbers, .. }) if numbers == [1, 5]
