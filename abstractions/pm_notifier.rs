@@ -36,7 +36,7 @@ pub(crate) trait PmHandler: Send + Sync + 'static {
 
 /// Where the system does not sleep: [`PmNotifier`] has a handler that is never called.
 #[cfg(not(CONFIG_PM_SLEEP))]
-mod notifier {
+mod registered {
     use super::PmHandler;
     use kernel::prelude::*;
 
@@ -58,80 +58,44 @@ mod notifier {
 }
 
 #[cfg(CONFIG_PM_SLEEP)]
-mod notifier {
+mod registered {
     use super::{
+        super::notifier::{
+            Chained,
+            Notifier, //
+        },
         PmHandler,
         Sleep, //
     };
-    use core::marker::PhantomPinned;
     use kernel::{
         bindings,
-        error::to_result,
         ffi::{
             c_int,
-            c_ulong,
-            c_void, //
+            c_ulong, //
         },
-        prelude::*,
-        types::Opaque, //
+        prelude::*, //
     };
 
-    /// A registered [`PmHandler`]; dropping it unregisters it, and waits for a call that is under
-    /// way.
-    ///
-    /// # Invariants
-    ///
-    /// `block` is the first field, its function is [`Self::notify`], and it is registered.
-    #[pin_data(PinnedDrop)]
-    #[repr(C)]
-    pub(crate) struct PmNotifier<H: PmHandler> {
-        #[pin]
-        block: Opaque<bindings::notifier_block>,
-        handler: H,
-        #[pin]
-        _pin: PhantomPinned,
-    }
+    /// A handler on the chain of those who are told of sleep.
+    pub(crate) struct Pm<H>(H);
 
-    // SAFETY: The block is only touched under the lock of the chain on which it is.
-    unsafe impl<H: PmHandler> Send for PmNotifier<H> {}
-    // SAFETY: As above.
-    unsafe impl<H: PmHandler> Sync for PmNotifier<H> {}
+    /// A registered [`PmHandler`].
+    pub(crate) type PmNotifier<H> = Notifier<Pm<H>>;
 
-    impl<H: PmHandler> PmNotifier<H> {
-        /// Registers a handler. May sleep.
-        pub(crate) fn new(handler: H) -> impl PinInit<Self, Error> {
-            // INVARIANT: `block` is set up and registered, or there is no `Self`. It comes last,
-            // for the handler may be called at once.
-            try_pin_init!(Self {
-                handler,
-                _pin: PhantomPinned,
-                block <- Opaque::try_ffi_init(|block: *mut bindings::notifier_block| {
-                    // SAFETY: `block` is valid for writes.
-                    unsafe {
-                        block.write(bindings::notifier_block {
-                            notifier_call: Some(Self::notify),
-                            ..pin_init::zeroed()
-                        })
-                    };
-                    // SAFETY: It is set up, will not move, and is unregistered before it is freed.
-                    to_result(unsafe { bindings::register_pm_notifier(block) })
-                }),
-            })
+    // SAFETY: These are the functions of one blocking chain, which has them.
+    unsafe impl<H: PmHandler> Chained for Pm<H> {
+        unsafe fn register(block: *mut bindings::notifier_block) -> c_int {
+            // SAFETY: As the caller promises.
+            unsafe { bindings::register_pm_notifier(block) }
         }
 
-        /// # Safety
-        ///
-        /// Only called by the chain on which `block` is.
-        unsafe extern "C" fn notify(
-            block: *mut bindings::notifier_block,
-            action: c_ulong,
-            _data: *mut c_void,
-        ) -> c_int {
-            // SAFETY: By the type invariant `block` is the first field of a `Self`, which is pinned
-            // and alive: dropping it takes the lock of the chain, which our caller holds. The
-            // handler was initialised before the block was registered.
-            let handler = unsafe { &(*block.cast::<Self>()).handler };
+        unsafe fn unregister(block: *mut bindings::notifier_block) {
+            // SAFETY: As the caller promises.
+            unsafe { bindings::unregister_pm_notifier(block) };
+        }
 
+        fn notify(&self, action: c_ulong) -> c_int {
+            let Self(handler) = self;
             // CAST: All values that the chain is called with fit.
             let result = match action as u32 {
                 bindings::PM_SUSPEND_PREPARE => handler.prepare(Sleep::Suspend),
@@ -159,13 +123,12 @@ mod notifier {
         }
     }
 
-    #[pinned_drop]
-    impl<H: PmHandler> PinnedDrop for PmNotifier<H> {
-        fn drop(self: Pin<&mut Self>) {
-            // SAFETY: By the type invariant the block is registered. No handler calls this.
-            unsafe { bindings::unregister_pm_notifier(self.block.get()) };
+    impl<H: PmHandler> PmNotifier<H> {
+        /// Registers a handler. May sleep.
+        pub(crate) fn new(handler: H) -> impl PinInit<Self, Error> {
+            Self::register(Pm(handler))
         }
     }
 }
 
-pub(crate) use notifier::PmNotifier;
+pub(crate) use registered::PmNotifier;

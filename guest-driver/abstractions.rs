@@ -18,6 +18,8 @@ pub(crate) mod deadline_timer;
 pub(crate) mod debugfs;
 #[path = "../abstractions/miscdevice.rs"]
 pub(crate) mod miscdevice;
+#[path = "../abstractions/notifier.rs"]
+mod notifier;
 #[path = "../abstractions/pci_id.rs"]
 pub(crate) mod pci_id;
 #[allow(dead_code, reason = "registrations are held to be dropped")]
