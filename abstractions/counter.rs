@@ -48,8 +48,9 @@ pub(crate) fn khz() -> u32 {
     if unsafe { bindings::check_tsc_unstable() } != 0 {
         return 0;
     }
-    // SAFETY: Written only while the kernel boots.
-    unsafe { bindings::tsc_khz }
+    // SAFETY: It is a static of the kernel's, which writes it as one word when it has measured the
+    // counter better.
+    unsafe { (&raw const bindings::tsc_khz).read_volatile() }
 }
 
 /// There is no counter that this kernel crate knows how to read.

@@ -119,9 +119,11 @@ impl<T: DeadlineHandler> Deref for DeadlineTimer<T> {
 #[pinned_drop]
 impl<T: DeadlineHandler> PinnedDrop for DeadlineTimer<T> {
     fn drop(self: Pin<&mut Self>) {
+        // A handler that is running may set its next deadline: `hrtimer_cancel()` waits for it, and
+        // then cancels that.
+        //
         // SAFETY: By the type invariant the timer is initialised. Nobody else can start it: we
-        // have the only reference. The loop ends a handler that sets its next deadline while we
-        // wait for it: `hrtimer_cancel()` returns true until the timer was found idle.
-        unsafe { while bindings::hrtimer_cancel(self.timer.get()) != 0 {} }
+        // have the only reference.
+        unsafe { bindings::hrtimer_cancel(self.timer.get()) };
     }
 }

@@ -3,8 +3,8 @@
 //! Misc devices whose files keep the module loaded, may be polled and mapped page by page, and know
 //! which registration they were opened through.
 //!
-//! `kernel::miscdevice` has none of these yet: its `file_operations` have no owner, so a
-//! module can be unloaded while one of its files is open.
+//! `kernel::miscdevice` has an owner, but no poll, no page faults, and no data of a registration
+//! that its files would find.
 //!
 //! C header: [`include/linux/miscdevice.h`](srctree/include/linux/miscdevice.h)
 

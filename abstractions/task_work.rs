@@ -257,8 +257,9 @@ pub(crate) struct TaskWorks {
 impl TaskWorks {
     /// An initialiser: from now on work may be queued.
     pub(crate) fn new() -> impl PinInit<Self> {
-        OPEN.store(true, Release);
         pin_init!(Self {
+            // Release: pairs with `Running::new`.
+            _: { OPEN.store(true, Release) },
             _pin: PhantomPinned,
         })
     }
@@ -269,7 +270,7 @@ impl PinnedDrop for TaskWorks {
     fn drop(self: Pin<&mut Self>) {
         // Full: pairs with `Running::new`.
         OPEN.xchg(false, Full);
-        // When a module exits, none is left: work holds a file of the module's.
+        // When a module exits, work may be left that has given its file back, and ends soon.
         //
         // Acquire: pairs with the release in `Running::drop`.
         while RUNNING.load(Acquire) != 0 {

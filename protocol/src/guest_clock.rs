@@ -221,9 +221,9 @@ impl Sample {
     /// What the sample says of VM time after the call.
     fn moment(&self, rate: Interval) -> Option<Moment> {
         let ticks = self.after.checked_sub(self.before)?;
-        let longest = ticks_to_ns(ticks, rate.high) + 1;
+        let longest = ticks_to_ns(ticks, rate.high).saturating_add(1);
         // Where in its tick the counter was read is not known.
-        let tick = ticks_to_ns(1, rate.high) + 1;
+        let tick = ticks_to_ns(1, rate.high).saturating_add(1);
         (longest < WINDOW_NS).then_some(Moment {
             counter: self.after,
             time: Interval {
