@@ -652,8 +652,9 @@ impl DeadlineTimer<Core> {
             .expire(&self.region.memory(), &self.clock, &Table, &mut budget);
         let spent = Budget::SECTION - budget.left();
 
-        // What is posted and comes before a timeout is carried out in the timer's interrupt, too.
-        expiries::noted(spent / Budget::EXPIRY);
+        // What is posted and comes before a timeout is carried out in the timer's interrupt, too. Rounded
+        // up: the last step may be over the budget.
+        expiries::noted(spent.div_ceil(Budget::EXPIRY));
         state.calls_due |= expired.calls;
         expired.next.map(|next| self.clock.to_host(next))
     }
