@@ -49,11 +49,25 @@ const OTHERS: [(&str, Other); 5] = [
 /// Measures it alone and beside each of [`OTHERS`]: a test for each.
 pub(crate) fn measure() -> Result<Vec<Trial>> {
     // Then only interrupts come between.
+    schedule(["--fifo", "50"])?;
+    let trials = measure_in_real_time();
+    // A guest that inherited it would keep the only processor from its own QEMU.
+    schedule(["--other", "0"])?;
+    trials
+}
+
+/// Has the calling thread scheduled like that, and who is made by it.
+fn schedule([policy, priority]: [&str; 2]) -> Result<()> {
+    let id = rustix::thread::gettid().as_raw_nonzero().to_string();
     let status = Command::new("chrt")
-        .args(["--fifo", "--pid", "50", &std::process::id().to_string()])
+        .args([policy, "--pid", priority, &id])
         .status()
         .context("run chrt")?;
     ensure!(status.success(), "chrt: {status}");
+    Ok(())
+}
+
+fn measure_in_real_time() -> Result<Vec<Trial>> {
     let mut counter = Counter::new()?;
     let mut quiet = Vm::new(SMALL);
     let alone = cost(&mut quiet, &mut counter)?;
@@ -65,10 +79,7 @@ pub(crate) fn measure() -> Result<Vec<Trial>> {
         let cost = thread::scope(|scope| {
             let thread = thread::Builder::new().spawn_scoped(scope, || {
                 // As everybody is.
-                let id = rustix::thread::gettid().as_raw_nonzero().to_string();
-                let _ = Command::new("chrt")
-                    .args(["--other", "--pid", "0", &id])
-                    .status();
+                let _ = schedule(["--other", "0"]);
                 other(&done);
             });
             thread.context("start a thread")?;
