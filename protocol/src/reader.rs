@@ -125,15 +125,19 @@ impl<C: Memory, S: Memory, R: Memory> Reader<C, S, R> {
         const RUNS: u32 = uapi::STOPWATCH_RECORD_EXISTS | uapi::STOPWATCH_RECORD_RUNNING;
         const OTHERS: u32 = uapi::STOPWATCH_RECORD_SKIP_PAUSED | uapi::STOPWATCH_RECORD_CLOCK_MASK;
         const { assert!(uapi::STOPWATCH_CLOCK_MONOTONIC == 0) };
+        const WANTED: u64 = field!(stopwatch_record.flags).word_with(RUNS as u64);
+        // With an odd count, it is being written.
+        const LOOKED_AT: u64 = field!(stopwatch_record.flags).word_with((RUNS | OTHERS) as u64)
+            | field!(stopwatch_record.seq).word_with(1);
 
         let before = self.begin();
-        if flags(before) & (RUNS | OTHERS) != RUNS {
+        if before.1 & LOOKED_AT != WANTED {
             return None;
         }
         let stood_ns = self.record.get(field!(stopwatch_record.elapsed_ns));
         let base_ns = self.record.get(field!(stopwatch_record.base_ns));
         let time_ns = self.clock.time_between(counter)?;
-        self.belong_together(before)
+        self.are_still(before)
             .then(|| shown_ns(stood_ns, base_ns, time_ns))
     }
 
@@ -205,13 +209,17 @@ impl<C: Memory, S: Memory, R: Memory> Reader<C, S, R> {
 
     /// Whether what was read after these first words belongs together, and to them.
     #[inline(always)]
-    fn belong_together(&self, (clock, first): Before) -> bool {
+    fn belong_together(&self, before: Before) -> bool {
+        field!(stopwatch_record.seq).of(before.1) % 2 == 0 && self.are_still(before)
+    }
+
+    /// [`Self::belong_together`], of a record that was not being written.
+    #[inline(always)]
+    fn are_still(&self, (clock, first): Before) -> bool {
         // The counts are read after the fields. What else is in these words only changes
         // with them. Pairs with the fence of the writers.
         self.record.fence_acquire();
-        self.clock.is_still(clock)
-            && field!(stopwatch_record.seq).of(first) % 2 == 0
-            && self.record.word(field!(stopwatch_record.seq)) == first
+        self.clock.is_still(clock) && self.record.word(field!(stopwatch_record.seq)) == first
     }
 }
 

@@ -53,6 +53,12 @@ impl Field {
         self.of(word) as u32
     }
 
+    /// The word in which the field is the low bits of `value`, and all else is 0.
+    #[inline]
+    pub const fn word_with(self, value: u64) -> u64 {
+        (value & self.mask) << self.shift
+    }
+
     /// Whether the field is the low half of a word, of which `other` is the high
     /// one.
     pub const fn is_beside(self, other: Self) -> bool {
@@ -83,7 +89,7 @@ impl Field {
     pub fn set(self, words: &mut [u64], value: impl Into<u64>) {
         if let Some(word) = words.get_mut(self.word) {
             *word &= !(self.mask << self.shift);
-            *word |= (value.into() & self.mask) << self.shift;
+            *word |= self.word_with(value.into());
         }
     }
 }
