@@ -727,13 +727,13 @@ impl StopwatchDevice {
         self.search(watch, u32::MAX, |_| true)
     }
 
-    /// The laps of a stopwatch that the current task may see, from lap `first` on, as many as there
-    /// are and fit.
+    /// The laps of a stopwatch that the current task may see, from lap `first` on, or from the oldest
+    /// that is kept; as many as there are and fit.
     ///
     /// # Errors
     ///
     /// As [`Self::find`].
-    pub(crate) fn laps(&self, watch: u32, first: u32, into: &mut [u64]) -> Result<Laps> {
+    pub(crate) fn laps(&self, watch: u32, first: Option<u32>, into: &mut [u64]) -> Result<Laps> {
         self.describe(watch)?;
         self.transport
             .look(|memory| Self::settled(|| Laps::read(memory, &self.layout, watch, first, into)))?

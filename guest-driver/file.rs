@@ -49,6 +49,7 @@ use crate::{
     },
     protocol::{
         name::Name,
+        record::Laps,
         slot::{
             Creation,
             Request, //
@@ -269,20 +270,18 @@ impl StopwatchFile {
         let mut laps = UserCopy::<uapi::stopwatch_laps>::of(arg);
         let wanted = laps.read()?;
 
-        if wanted.flags != 0 || wanted.reserved != 0 {
-            return Err(EINVAL);
-        }
+        let first = Laps::wanted(wanted).ok_or(EINVAL)?;
         let room = wanted.count.min(uapi::STOPWATCH_LAP_SLOTS) as usize;
         let mut values = KVec::from_elem(0, room, GFP_KERNEL_ACCOUNT)?;
-        let kept = self.device.laps(wanted.watch, wanted.first, &mut values)?;
-        wanted.count = kept.count;
-        wanted.total = kept.total;
-        wanted.oldest = kept.oldest;
-        let (address, lost) = (wanted.laps, wanted.first < kept.oldest);
+        let kept = self.device.laps(wanted.watch, first, &mut values)?;
 
-        write_array(address, values.get(..kept.count as usize).unwrap_or(&[]))?;
+        write_array(
+            wanted.laps,
+            values.get(..kept.count as usize).unwrap_or(&[]),
+        )?;
+        kept.describe(wanted);
         laps.write_back()?;
-        if lost {
+        if kept.first < kept.oldest {
             return Err(ENODATA);
         }
         Ok(0)

@@ -155,16 +155,9 @@ impl StopwatchScript {
 
     fn laps(&self, out: &SeqFile) -> Result {
         let mut laps = KVec::from_elem(0, uapi::STOPWATCH_LAP_SLOTS as usize, GFP_KERNEL)?;
-        let mut first = 0;
-        let kept = loop {
-            let kept = self.device.laps(self.watch, first, &mut laps)?;
-            if first >= kept.oldest {
-                break kept;
-            }
-            first = kept.oldest;
-        };
+        let kept = self.device.laps(self.watch, None, &mut laps)?;
 
-        for (number, lap) in (first..).zip(laps.iter().take(kept.count as usize)) {
+        for (number, lap) in (kept.first..).zip(laps.iter().take(kept.count as usize)) {
             seq_print!(out, "{number} {lap}\n");
         }
         Ok(())

@@ -49,6 +49,7 @@ use crate::{
         geometry::Geometry,
         layout::Layout,
         name::Name,
+        record::Laps,
         slot::{
             Creation,
             Status, //
@@ -469,22 +470,18 @@ impl ControlFile {
 
         zero(asked.reserved)?;
         let it = &mut asked.laps;
-        zero(it.flags)?;
-        zero(it.reserved)?;
+        let first = Laps::wanted(it).ok_or(EINVAL)?;
         let room = it.count.min(uapi::STOPWATCH_LAP_SLOTS) as usize;
         let mut elapsed = KVec::from_elem(0u64, room, GFP_KERNEL_ACCOUNT)?;
         let laps = vm
             .server()
-            .laps(it.watch, it.first, &mut elapsed)?
+            .laps(it.watch, first, &mut elapsed)?
             .ok_or(ENOENT)?;
 
         write_array(it.laps, elapsed.get(..laps.count as usize).unwrap_or(&[]))?;
-        let gone = it.first < laps.oldest;
-        it.total = laps.total;
-        it.oldest = laps.oldest;
-        it.count = laps.count;
+        laps.describe(it);
         copy.write_back()?;
-        if gone {
+        if laps.first < laps.oldest {
             return Err(ENODATA);
         }
         Ok(())

@@ -480,7 +480,12 @@ impl DeadlineTimer<Core> {
     }
 
     /// Laps of a stopwatch, from number `first` on, or `None` if there is none of that number.
-    pub(crate) fn laps(&self, watch: u32, first: u32, into: &mut [u64]) -> Result<Option<Laps>> {
+    pub(crate) fn laps(
+        &self,
+        watch: u32,
+        first: Option<u32>,
+        into: &mut [u64],
+    ) -> Result<Option<Laps>> {
         let state = self.settled()?;
 
         Ok(state.engine.laps(&self.region.memory(), watch, first, into))

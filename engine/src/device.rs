@@ -982,13 +982,13 @@ impl<S: Storage> Device<S> {
         self.stopwatches.describe(watch)
     }
 
-    /// Reads the laps of a stopwatch, if it exists, from lap `first` on, as many
-    /// as there are and fit.
+    /// Reads the laps of a stopwatch, if it exists, from lap `first` on, or from the
+    /// oldest that is kept; as many as there are and fit.
     pub fn laps(
         &self,
         mem: &impl Memory,
         watch: u32,
-        first: u32,
+        first: Option<u32>,
         into: &mut [u64],
     ) -> Option<Laps> {
         self.stopwatches.laps(mem, watch, first, into)

@@ -174,7 +174,7 @@ impl<S: Storage> Stopwatches<S> {
         &self,
         mem: &impl Memory,
         watch: u32,
-        first: u32,
+        first: Option<u32>,
         into: &mut [u64],
     ) -> Option<Laps> {
         let stopwatch = self.kept.get(watch)?;

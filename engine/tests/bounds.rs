@@ -527,7 +527,7 @@ proptest! {
                     let mut settle = Settle::default();
                     let budget = &mut Budget::settling();
                     if device.settle(&mem, &at(now), &(), &mut settle, budget).done {
-                        let _ = device.laps(&mem, number % stopwatches, 0, &mut [0; 256]);
+                        let _ = device.laps(&mem, number % stopwatches, None, &mut [0; 256]);
                         let creation = Creation::default();
                         let _ = command(&mut device, &mem, &at(now), creation);
                     }

@@ -656,18 +656,27 @@ fn the_latest_laps_are_kept() {
         (300, 0),
         (301, 0),
     ] {
-        let read = device.laps(&mem, 5, first, &mut laps).unwrap();
+        let read = device.laps(&mem, 5, Some(first), &mut laps).unwrap();
         assert_eq!((read.total, read.oldest, read.count), (300, 44, count));
-        assert_eq!(Laps::read(&mem, &layout, 5, first, &mut laps), Some(read));
+        assert_eq!(
+            Laps::read(&mem, &layout, 5, Some(first), &mut laps),
+            Some(read)
+        );
         for (lap, ns) in (first..first + count).zip(laps) {
             assert_eq!(ns, u64::from(lap + 1) * 10);
         }
     }
-    let some = device.laps(&mem, 5, 50, &mut laps[..7]).unwrap();
+    let some = device.laps(&mem, 5, Some(50), &mut laps[..7]).unwrap();
     assert_eq!(some.count, 7);
-    assert_eq!(device.laps(&mem, 99, 0, &mut laps), None);
+    let kept = device.laps(&mem, 5, None, &mut laps).unwrap();
+    assert_eq!((kept.first, kept.oldest, kept.count), (44, 44, 256));
+    assert_eq!((laps[0], laps[255]), (450, 3000));
+    assert_eq!(device.laps(&mem, 99, None, &mut laps), None);
     command(&mut device, uapi::STOPWATCH_OP_RESET, 4000);
-    assert_eq!(device.laps(&mem, 5, 0, &mut laps), Some(Default::default()));
+    assert_eq!(
+        device.laps(&mem, 5, None, &mut laps),
+        Some(Default::default())
+    );
 }
 
 #[test]

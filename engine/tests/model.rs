@@ -695,7 +695,7 @@ proptest! {
                 let oldest = total.saturating_sub(256);
                 let mut laps = vec![0; total];
                 let first = if watch % 2 == 0 { oldest } else { total / 2 };
-                let read = Laps::read(&mem, &layout, watch, first as u32, &mut laps);
+                let read = Laps::read(&mem, &layout, watch, Some(first as u32), &mut laps);
                 let count = if first < oldest { 0 } else { total - first };
                 prop_assert_eq!(
                     read,
@@ -710,7 +710,7 @@ proptest! {
                 }
                 let mut same = vec![0; total];
                 prop_assert_eq!(
-                    device.laps(&mem, watch, first as u32, &mut same),
+                    device.laps(&mem, watch, Some(first as u32), &mut same),
                     read.filter(|_| it.exists)
                 );
                 prop_assert!(!it.exists || laps == same);

@@ -314,7 +314,7 @@ proptest! {
                 prop_assert_eq!(record.lap_ns, watch.laps.last().copied().unwrap_or(0));
                 let oldest = watch.laps.len().saturating_sub(256);
                 let mut laps = [0; 256];
-                Laps::read(&mem, device.layout(), number, oldest as u32, &mut laps).unwrap();
+                Laps::read(&mem, device.layout(), number, Some(oldest as u32), &mut laps).unwrap();
                 prop_assert_eq!(&laps[..watch.laps.len() - oldest], &watch.laps[oldest..]);
             }
             for (model, (ring, _)) in model.rings[RINGS..].iter().zip(POST_RINGS) {

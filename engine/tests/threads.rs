@@ -46,16 +46,11 @@ fn a_record_is_never_half_written() {
                 loop {
                     let last = done.load(Ordering::Acquire);
                     let mut laps = [0; 256];
-                    if let Some(read) = Laps::read(&mem, &layout, 0, 0, &mut laps) {
-                        let read = match read.count {
-                            0 => Laps::read(&mem, &layout, 0, read.oldest, &mut laps),
-                            _ => Some(read),
-                        };
-                        // If it was not overtaken once more.
-                        if let Some(read) = read.filter(|read| read.count != 0) {
-                            for (lap, ns) in (read.oldest..read.total).zip(laps) {
-                                assert_eq!(ns, u64::from(lap + 1) * STEP);
-                            }
+                    if let Some(read) = Laps::read(&mem, &layout, 0, None, &mut laps) {
+                        assert_eq!(read.first, read.oldest);
+                        assert_eq!(read.count, read.total - read.oldest);
+                        for (lap, ns) in (read.first..read.total).zip(laps) {
+                            assert_eq!(ns, u64::from(lap + 1) * STEP);
                         }
                     }
                     if let Some(record) = Record::read(&mem, record) {
@@ -257,7 +252,7 @@ fn a_post_ring_carries_laps_between_threads() {
                     continue;
                 };
                 let first = record.laps.saturating_sub(100);
-                let Some(read) = Laps::read(&mem, &layout, 0, first, &mut laps) else {
+                let Some(read) = Laps::read(&mem, &layout, 0, Some(first), &mut laps) else {
                     continue;
                 };
                 // If it was not overtaken.

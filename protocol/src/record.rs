@@ -258,29 +258,52 @@ pub struct Laps {
     pub total: u32,
     /// Number of the oldest that is kept.
     pub oldest: u32,
+    /// Number of the first that was read, or was to be.
+    pub first: u32,
     /// How many were read. None are if the first one wanted is not kept any
     /// more, or was not taken yet.
     pub count: u32,
 }
 
 impl Laps {
+    /// From which lap on an ioctl wants them, as [`Self::copy`] has it; `None` if it says
+    /// that in no way that is known.
+    #[allow(clippy::option_option)]
+    pub fn wanted(asked: &uapi::stopwatch_laps) -> Option<Option<u32>> {
+        match (asked.flags, asked.first, asked.reserved) {
+            (0, first, 0) => Some(Some(first)),
+            (uapi::STOPWATCH_LAPS_KEPT, 0, 0) => Some(None),
+            _ => None,
+        }
+    }
+
+    /// What that ioctl says of them.
+    pub fn describe(&self, answer: &mut uapi::stopwatch_laps) {
+        answer.first = self.first;
+        answer.count = self.count;
+        answer.total = self.total;
+        answer.oldest = self.oldest;
+    }
+
     /// Reads those that are kept of a stopwatch that has taken `total`, from
-    /// lap `first` on.
+    /// lap `first` on; from the oldest on without that.
     pub fn copy(
         mem: &impl Memory,
         layout: &Layout,
         watch: u32,
         total: u32,
-        first: u32,
+        first: Option<u32>,
         into: &mut [u64],
     ) -> Self {
+        let oldest = total.saturating_sub(uapi::STOPWATCH_LAP_SLOTS);
         let mut laps = Self {
             total,
-            oldest: total.saturating_sub(uapi::STOPWATCH_LAP_SLOTS),
+            oldest,
+            first: first.unwrap_or(oldest),
             count: 0,
         };
-        if first >= laps.oldest {
-            for (lap, word) in (first..total).zip(into) {
+        if laps.first >= oldest {
+            for (lap, word) in (laps.first..total).zip(into) {
                 let Some(offset) = layout.lap(watch, lap) else {
                     break;
                 };
@@ -297,7 +320,7 @@ impl Laps {
         mem: &impl Memory,
         layout: &Layout,
         watch: u32,
-        first: u32,
+        first: Option<u32>,
         into: &mut [u64],
     ) -> Option<Self> {
         Record::read_with(mem, layout.record(watch)?, |record| {

@@ -254,7 +254,7 @@ impl Guest {
     /// The published laps from `first` on, as many as `into` has room for.
     pub fn laps(&self, watch: u32, first: u32, into: &mut [u64]) -> Laps {
         loop {
-            if let Some(laps) = Laps::read(&self.region, &self.layout, watch, first, into) {
+            if let Some(laps) = Laps::read(&self.region, &self.layout, watch, Some(first), into) {
                 return laps;
             }
         }

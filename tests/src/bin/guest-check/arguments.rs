@@ -122,7 +122,7 @@ fn cases() -> (Named, [Case; 7]) {
                 watch: 47,
                 ..Default::default()
             },
-            (offset_of!(stopwatch_laps, flags), 0),
+            (offset_of!(stopwatch_laps, flags), STOPWATCH_LAPS_KEPT),
             Some(offset_of!(stopwatch_laps, reserved)),
         ),
         Case::new(

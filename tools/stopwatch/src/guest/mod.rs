@@ -427,13 +427,7 @@ impl Device {
     ///
     /// [`Error::NoSuchWatch`].
     pub fn laps(&self, watch: u32) -> Result<Laps, Error> {
-        let mut first = 0;
-        loop {
-            match self.laps_from(watch, first) {
-                Err(Error::LapGone { oldest, .. }) => first = oldest,
-                other => return other,
-            }
-        }
+        self.laps_with(watch, uapi::STOPWATCH_LAPS_KEPT, 0)
     }
 
     /// The laps of stopwatch `watch` from lap `first` on, which counts from 0.
@@ -443,8 +437,13 @@ impl Device {
     ///
     /// [`Error::NoSuchWatch`]; [`Error::LapGone`] if `first` is kept no longer.
     pub fn laps_from(&self, watch: u32, first: u32) -> Result<Laps, Error> {
+        self.laps_with(watch, 0, first)
+    }
+
+    fn laps_with(&self, watch: u32, flags: u32, first: u32) -> Result<Laps, Error> {
         let mut laps_ns = vec![0u64; uapi::STOPWATCH_LAP_SLOTS as usize];
         let mut raw = uapi::stopwatch_laps {
+            flags,
             watch,
             first,
             count: uapi::STOPWATCH_LAP_SLOTS,
@@ -457,7 +456,7 @@ impl Device {
                 Ok(Laps {
                     total: raw.total,
                     oldest: raw.oldest,
-                    first,
+                    first: raw.first,
                     laps_ns,
                 })
             }

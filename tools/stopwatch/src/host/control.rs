@@ -665,13 +665,7 @@ impl Control {
     ///
     /// [`Error::NoSuchWatch`].
     pub fn laps(&self, vm: u64, watch: u32) -> Result<Laps, Error> {
-        let mut first = 0;
-        loop {
-            match self.laps_from(vm, watch, first) {
-                Err(Error::LapGone { oldest, .. }) => first = oldest,
-                other => return other,
-            }
-        }
+        self.laps_with(vm, watch, uapi::STOPWATCH_LAPS_KEPT, 0)
     }
 
     /// LAPS: those of stopwatch `watch` of VM `vm` from lap `first` on.
@@ -680,10 +674,15 @@ impl Control {
     ///
     /// [`Error::NoSuchWatch`]; [`Error::LapGone`] if `first` is kept no longer.
     pub fn laps_from(&self, vm: u64, watch: u32, first: u32) -> Result<Laps, Error> {
+        self.laps_with(vm, watch, 0, first)
+    }
+
+    fn laps_with(&self, vm: u64, watch: u32, flags: u32, first: u32) -> Result<Laps, Error> {
         let mut laps_ns = vec![0u64; uapi::STOPWATCH_LAP_SLOTS as usize];
         let mut raw = uapi::vhost_stopwatch_laps {
             vm,
             laps: uapi::stopwatch_laps {
+                flags,
                 watch,
                 first,
                 count: uapi::STOPWATCH_LAP_SLOTS,
@@ -700,7 +699,7 @@ impl Control {
                 Ok(Laps {
                     total: raw.total,
                     oldest: raw.oldest,
-                    first,
+                    first: raw.first,
                     laps_ns,
                 })
             }
