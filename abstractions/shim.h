@@ -13,6 +13,7 @@
 struct file;
 struct file_operations;
 struct folio;
+struct mem_cgroup;
 struct notifier_block;
 struct page;
 struct vm_area_struct;
@@ -23,6 +24,10 @@ _Bool shim_in_task(void);
 _Bool shim_current_is_dying(void);
 void shim_cond_resched(void);
 void shim_synchronize_rcu_tasks(void);
+
+struct mem_cgroup *shim_get_current_mem_cgroup(void);
+struct mem_cgroup *shim_set_active_memcg(struct mem_cgroup *memcg);
+void shim_mem_cgroup_put(struct mem_cgroup *memcg);
 
 int shim_poll_add_wait(struct file *file, struct wait_queue_entry *wait);
 

@@ -3,11 +3,13 @@
 
 #include <linux/eventfd.h>
 #include <linux/fs.h>
+#include <linux/memcontrol.h>
 #include <linux/mm.h>
 #include <linux/poll.h>
 #include <linux/shmem_fs.h>
 #include <linux/preempt.h>
 #include <linux/rcupdate.h>
+#include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/vmalloc.h>
 #include <linux/wait.h>
@@ -39,6 +41,21 @@ void shim_synchronize_rcu_tasks(void)
 #error "a kernel that preempts tasks needs CONFIG_TASKS_RCU, which kprobes select"
 #endif
 	synchronize_rcu_tasks();
+}
+
+struct mem_cgroup *shim_get_current_mem_cgroup(void)
+{
+	return get_mem_cgroup_from_mm(current->mm);
+}
+
+struct mem_cgroup *shim_set_active_memcg(struct mem_cgroup *memcg)
+{
+	return set_active_memcg(memcg);
+}
+
+void shim_mem_cgroup_put(struct mem_cgroup *memcg)
+{
+	mem_cgroup_put(memcg);
 }
 
 struct wait_table {

@@ -51,6 +51,7 @@ mod shim {
         file,
         file_operations,
         folio,
+        mem_cgroup,
         notifier_block,
         page,
         vm_area_struct,

@@ -14,6 +14,8 @@ pub(crate) mod deadline_timer;
 pub(crate) mod eventfd;
 #[path = "../abstractions/memfd.rs"]
 pub(crate) mod memfd;
+#[path = "../abstractions/memory_cgroup.rs"]
+pub(crate) mod memory_cgroup;
 #[path = "../abstractions/miscdevice.rs"]
 pub(crate) mod miscdevice;
 #[path = "../abstractions/power.rs"]
@@ -38,6 +40,7 @@ mod shim {
         file,
         file_operations,
         folio,
+        mem_cgroup,
         notifier_block,
         page,
         vm_area_struct,

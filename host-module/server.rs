@@ -46,6 +46,7 @@ use crate::{
             WakeUp, //
         },
         memfd::PinnedMemfd,
+        memory_cgroup::MemoryCgroup,
         task_work::{
             self,
             Notify,
@@ -184,6 +185,8 @@ pub(crate) struct Core {
     #[pin]
     state: SpinLockIrq<State>,
     region: PinnedMemfd,
+    /// Of the task that set the region. It is charged for stopwatches, whoever finds room for them.
+    memory: MemoryCgroup,
     // Dropped after the region is unmapped: then another VM may have it.
     _admission: Admission,
     clock: VmClock,
@@ -253,6 +256,7 @@ pub(crate) fn serve_region(
     let core = try_pin_init!(Core {
         state <- new_spinlock_irq!(state, "vhost_stopwatch::Core::state"),
         region,
+        memory: MemoryCgroup::current(),
         _admission: admission,
         clock,
         sections: sections(layout),
@@ -512,8 +516,7 @@ impl DeadlineTimer<Core> {
         }
     }
 
-    /// Gives the engine storage for more stopwatches, if it wants some. Task context: allocates, for
-    /// the task.
+    /// Gives the engine storage for more stopwatches, if it wants some. Task context: allocates.
     ///
     /// Returns whether it got some.
     fn find_storage(&self) -> bool {
@@ -521,7 +524,7 @@ impl DeadlineTimer<Core> {
         let Some(stopwatches) = wanted else {
             return false;
         };
-        let Ok(storage) = Chunk::new(stopwatches) else {
+        let Ok(storage) = self.memory.charge(|| Chunk::new(stopwatches)) else {
             self.state.lock().engine.deny_storage();
             return false;
         };

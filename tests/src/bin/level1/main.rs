@@ -10,6 +10,7 @@ mod control;
 mod events;
 mod ioctls;
 mod lifecycle;
+mod memory;
 mod names;
 mod operations;
 mod posted;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         by_host::tests(),
         time::tests(),
         bounds::tests(),
+        memory::tests(),
         program::tests(),
         abuse::tests(),
     ];
