@@ -702,6 +702,7 @@ proptest! {
                     Some(Laps {
                         total: total as u32,
                         oldest: oldest as u32,
+                        first: first as u32,
                         count: count as u32,
                     })
                 );
