@@ -221,6 +221,8 @@ pub struct Device<S: Storage> {
     cut: Cut,
     /// Nothing is served until [`Device::work`] has done what is begun.
     pending: bool,
+    /// That, or a cut is being carried out: no call is answered by itself.
+    begun: bool,
     reset: Option<Reset>,
     expiry: Expiry,
     rate: Rate,
@@ -250,6 +252,7 @@ impl<S: Storage> Device<S> {
             events: Poster::new(layout.events()),
             cut: Cut::NONE,
             pending: false,
+            begun: false,
             reset: None,
             expiry: Expiry::Idle,
             rate: Rate::default(),
@@ -304,7 +307,7 @@ impl<S: Storage> Device<S> {
     /// in memory only to be handed on would be a tenth of the work.
     #[inline(always)]
     pub fn serve_one(&mut self, mem: &impl Memory, clock: &impl Clock, ring: u32) -> Option<bool> {
-        if self.pending || mem.load_acquire(self.stopwatches.layout.vmm()) != self.vmm_word {
+        if self.begun || mem.load_acquire(self.stopwatches.layout.vmm()) != self.vmm_word {
             return None;
         }
         let (end, others) = self.rings.one(ring)?;
@@ -370,6 +373,10 @@ impl<S: Storage> Device<S> {
             return served;
         }
         let stopwatches = &mut self.stopwatches;
+        if self.cut.is_active() && stopwatches.has(uapi::STOPWATCH_F_POSTED) {
+            stopwatches.times.advance(clock);
+            return self.serve_all(mem, clock, functions, ring, budget, served);
+        }
         let Some((end, others)) = self.rings.one(ring) else {
             return served;
         };
@@ -414,6 +421,7 @@ impl<S: Storage> Device<S> {
                 Responded::Bad => true,
                 Responded::Later => {
                     self.pending = true;
+                    self.begun = true;
                     served.more = true;
                     break;
                 }
@@ -488,6 +496,7 @@ impl<S: Storage> Device<S> {
             }
         }
         self.pending = self.reset.is_some();
+        self.begun = self.pending || self.cut.is_active();
     }
 
     /// A step of a reset, and where it goes on.
@@ -744,6 +753,7 @@ impl<S: Storage> Device<S> {
         if !served.more {
             self.cut.end_all();
         }
+        self.begun = self.pending || self.cut.is_active();
         self.note(served)
     }
 
@@ -946,6 +956,7 @@ impl<S: Storage> Device<S> {
         self.stopwatches.set_features(0);
         self.reset = Some(Reset::Clean);
         self.pending = true;
+        self.begun = true;
     }
 
     /// The VM time at which to call [`Self::expire`]. For a timeout that goes by

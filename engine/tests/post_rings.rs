@@ -391,3 +391,35 @@ fn settling_takes_all_that_there_can_be() {
         assert_eq!(taken, u64::from(all));
     }
 }
+
+/// A call that was left over by a kick may be answered by itself, by the next one. Its ring
+/// has another call then, which follows what was posted before that.
+#[test]
+fn a_call_does_not_wait_in_the_place_of_one_that_was_answered() {
+    for budget in 1..2000 {
+        let mut it = Machine::new();
+        let mut posts = it.bind(0, 0);
+        assert_eq!(posts.post(&it.mem, START, 10), Some(true));
+        let Machine { device, mem, guest } = &mut it;
+        let mut read = |guest: &mut Guest| {
+            let read = request(uapi::STOPWATCH_OP_READ, 0, 0);
+            guest.rings[0].post(mem, read).unwrap()
+        };
+        let first = read(guest);
+        let served = device.serve(mem, &at(20), &(), 0, &mut Budget::new(budget));
+        if served.answered != 1 {
+            continue;
+        }
+        // The post is done, the call is left.
+        assert!(guest.rings[0].poll(mem, first).is_none());
+        let _ = device.serve(mem, &at(30), &(), 0, &mut Budget::new(1));
+        assert!(guest.rings[0].poll(mem, first).is_some());
+        assert_eq!(posts.post(mem, LAP, 40), Some(true));
+        let second = read(guest);
+        while device.serve(mem, &at(50), &(), 0, &mut budget_for(9)).more {}
+        let reply = guest.rings[0].poll(mem, second).unwrap();
+        assert_eq!(reply.reading.laps, 1, "budget {budget}");
+        return;
+    }
+    panic!("no budget leaves the call over");
+}
