@@ -16,12 +16,14 @@ struct folio;
 struct mem_cgroup;
 struct notifier_block;
 struct page;
+struct task_struct;
 struct vm_area_struct;
 struct wait_queue_entry;
 
 /* shim_host.c */
 _Bool shim_in_task(void);
 _Bool shim_current_is_dying(void);
+unsigned int shim_task_euid(struct task_struct *task);
 void shim_cond_resched(void);
 void shim_synchronize_rcu_tasks(void);
 

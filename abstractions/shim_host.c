@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /* The host module's part of shim.h. */
 
+#include <linux/cred.h>
 #include <linux/eventfd.h>
 #include <linux/fs.h>
 #include <linux/memcontrol.h>
@@ -24,6 +25,11 @@ bool shim_in_task(void)
 bool shim_current_is_dying(void)
 {
 	return fatal_signal_pending(current) || (current->flags & PF_EXITING);
+}
+
+unsigned int shim_task_euid(struct task_struct *task)
+{
+	return __kuid_val(task_cred_xxx(task, euid));
 }
 
 void shim_cond_resched(void)

@@ -35,7 +35,10 @@ use kernel::{
         },
         Arc, //
     },
-    task::Task,
+    task::{
+        Kuid,
+        Task, //
+    },
     types::Opaque, //
 };
 
@@ -92,6 +95,14 @@ pub(crate) fn may_reschedule() {
 pub(crate) fn current_is_dying() -> bool {
     // SAFETY: It only looks at the current task.
     unsafe { shim::shim_current_is_dying() }
+}
+
+/// The effective user of a task, which may change at any time. Any context.
+pub(crate) fn effective_user(task: &Task) -> Kuid {
+    // SAFETY: The task is alive while it is borrowed.
+    let val = unsafe { shim::shim_task_euid(task.as_ptr()) };
+
+    Kuid::from_raw(bindings::kuid_t { val })
 }
 
 /// What a [`TaskWork`] does.

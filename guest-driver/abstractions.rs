@@ -54,6 +54,7 @@ mod shim {
         mem_cgroup,
         notifier_block,
         page,
+        task_struct,
         vm_area_struct,
         wait_queue_entry, //
     };

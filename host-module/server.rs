@@ -732,11 +732,20 @@ impl Doorbell {
                 return;
             }
         }
-        let kicker = self.server.state.lock().kicker.clone();
+        let (kicker, payer) = {
+            let state = self.server.state.lock();
+
+            (state.kicker.clone(), state.payer)
+        };
 
         if let Some(kicker) = kicker {
-            // If it exits, the work waits for the next kick.
-            let _ = self.others.queue(&kicker, Notify::Signal, &self.file);
+            // It may have become another user's since.
+            let user = task_work::effective_user(&kicker);
+
+            if payer.is_none_or(|payer| payer == user) {
+                // If it exits, the work waits for the next kick.
+                let _ = self.others.queue(&kicker, Notify::Signal, &self.file);
+            }
         }
     }
 

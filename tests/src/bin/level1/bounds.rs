@@ -6,10 +6,12 @@ use std::io::{stdin, stdout, BufRead, BufReader};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use std::{env, thread};
 
-use rustix::process::{kill_process, waitpid, Pid, Signal, WaitOptions};
+use rustix::process::{kill_process, waitpid, Pid, Signal, Uid, WaitOptions};
+use rustix::thread::set_thread_res_uid;
 use stopwatch::host::{event_fd, Geometry, Operation};
 use stopwatch::Which;
 use stopwatch_protocol::slot::Request;
@@ -29,6 +31,7 @@ tests![
     a_kick_out_of_an_interrupt,
     a_kick_by_a_task_that_is_gone,
     a_kick_by_another_user,
+    a_kick_for_a_task_that_became_somebody_else,
     a_look_beside_a_guest_that_posts_without_end,
     timeouts_of_the_whole_host,
     turns_that_are_not_used,
@@ -263,6 +266,53 @@ fn a_kick_by_another_user() {
     let in_place = stopped.requests - before.requests;
     assert!(in_place < posted / 2, "{in_place} of {posted}");
     assert!(served, "by the task whose VM it is");
+}
+
+/// A task that worked for a VM as one user does nothing for it as another one.
+fn a_kick_for_a_task_that_became_somebody_else() {
+    // Of the calling thread alone, which may become root again.
+    let become_user = |uid| {
+        let same = Uid::from_raw(u32::MAX);
+        set_thread_res_uid(same, Uid::from_raw(uid), same).unwrap();
+    };
+    const NOBODY: u32 = 65_534;
+    let eventfd = event_fd().unwrap();
+    let kicks = vec![eventfd.try_clone().unwrap(), event_fd().unwrap()];
+    let mut second = Vm::with_eventfds(control(), MANY, kicks, event_fds(2));
+    let mut first = ringing(&eventfd);
+    first.turn_on_timeouts();
+    second.control.start().unwrap();
+    let tokens: Vec<_> = std::iter::from_fn(|| second.guest.post(0, READ, 0, 0)).collect();
+    let (go_on, told) = mpsc::channel::<()>();
+    let (tell, done) = mpsc::channel();
+    thread::scope(|scope| {
+        let kick_eventfd = || kick(&eventfd);
+        scope.spawn(move || {
+            become_user(NOBODY);
+            // More than a section: its user is the VM's from now on.
+            kick_eventfd();
+            become_user(0);
+            tell.send(()).unwrap();
+            told.recv().unwrap();
+            become_user(NOBODY);
+            kick_eventfd();
+            tell.send(()).unwrap();
+        });
+        done.recv().unwrap();
+        for token in tokens {
+            assert!(second.guest.poll(0, token).is_some(), "it did the rest");
+        }
+        let token = second.guest.post(0, READ, 0, 0).unwrap();
+        let before = second.info().kicks;
+        first.ok(TIMEOUT, 0, MS);
+        assert!(eventually(PATIENCE, || second.info().kicks > before));
+        thread::sleep(Duration::from_millis(20));
+        let by_somebody_else = second.guest.poll(0, token).is_some();
+        go_on.send(()).unwrap();
+        done.recv().unwrap();
+        assert!(!by_somebody_else);
+        assert!(second.guest.poll(0, token).is_some());
+    });
 }
 
 /// An operator's look waits for what was there when it began, and for no more.
