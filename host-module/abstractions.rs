@@ -20,6 +20,8 @@ pub(crate) mod memory_cgroup;
 pub(crate) mod miscdevice;
 #[path = "../abstractions/power.rs"]
 pub(crate) mod power;
+#[path = "../abstractions/process_id.rs"]
+pub(crate) mod process_id;
 #[path = "../abstractions/protocol_memory.rs"]
 pub(crate) mod protocol_memory;
 #[path = "../abstractions/shared_memory.rs"]

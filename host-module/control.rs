@@ -29,6 +29,7 @@ use crate::{
             PinnedMemfd, //
         },
         miscdevice::MiscFile,
+        process_id::ProcessId,
         user_struct::{
             write_array,
             UserCopy,
@@ -136,7 +137,7 @@ impl MiscFile for ControlFile {
     fn open(registry: &Arc<Registry>, file: &File, link: &Arc<WeakFile>) -> Result<Arc<Self>> {
         let opener = Opener {
             user: file.cred().euid(),
-            pid: current!().tgid_nr_ns(None),
+            process: Arc::new(ProcessId::current()?, GFP_KERNEL_ACCOUNT)?,
         };
         let setup = Setup {
             features: all_features(),
@@ -284,7 +285,7 @@ impl ControlFile {
         let server = server::serve_region(layout, policy, region, admission, payer)?;
         let vm = self.registry.add(|number| {
             Arc::pin_init(
-                Vm::new(number, self.opener, geometry, setup.name, server),
+                Vm::new(number, self.opener.clone(), geometry, setup.name, server),
                 GFP_KERNEL_ACCOUNT,
             )
         })?;

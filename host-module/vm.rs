@@ -13,6 +13,7 @@ use kernel::{
 };
 
 use crate::{
+    abstractions::process_id::ProcessId,
     protocol::geometry::Geometry,
     server::Server,
     uapi, //
@@ -48,12 +49,12 @@ impl VmName {
 }
 
 /// Who opened the file that became a VM.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(crate) struct Opener {
     /// The effective user.
     pub(crate) user: Kuid,
-    /// The process, in the pid namespace of its own.
-    pub(crate) pid: i32,
+    /// The process.
+    pub(crate) process: Arc<ProcessId>,
 }
 
 /// A VM.
@@ -112,7 +113,7 @@ impl Vm {
         vm.vm = self.number;
         vm.name = self.name.lock().0;
         vm.uid = self.opener.user.into_uid_in_current_ns();
-        vm.pid = self.opener.pid as u32;
+        vm.pid = self.opener.process.number() as u32;
         vm.status = if now.started {
             uapi::VHOST_STOPWATCH_VM_STARTED
         } else {

@@ -29,6 +29,7 @@ tests![
     the_node_is_root_s,
     the_group_that_the_udev_rule_names,
     users_see_their_own,
+    a_process_has_the_caller_s_number,
     a_descriptor_does_not_lend_its_opener_s_eyes,
 ];
 
@@ -236,6 +237,22 @@ fn users_see_their_own() {
     assert_eq!(all[1].pid, alice.child.id());
 }
 
+/// A process in a pid namespace may choose its number there, which outside is another's.
+fn a_process_has_the_caller_s_number() {
+    let mine = Vm::new(SMALL);
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--kill-child"]);
+    command.arg(env::current_exe().unwrap()).arg("child-looks");
+    let mut inside = Looker::of(command);
+    assert_eq!(inside.say("open"), "ok");
+    assert_eq!(inside.say("make"), "ok");
+    assert_eq!(inside.say("processes"), "[0, 1]");
+    let pid = inside.child.id();
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    let pids: Vec<_> = control().vms().unwrap().iter().map(|vm| vm.pid).collect();
+    assert_eq!(pids, [mine.info().pid, children.trim().parse().unwrap()]);
+}
+
 /// Root opens, somebody else looks.
 fn a_descriptor_does_not_lend_its_opener_s_eyes() {
     let _other = Vm::new(SMALL);
@@ -264,14 +281,17 @@ impl Looker {
     fn in_group(user: u32, group: u32, control: Option<&Control>) -> Self {
         let mut command = Command::new(env::current_exe().unwrap());
         command.arg("child-looks").uid(user).gid(group);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
         if let Some(control) = control {
             let copy = rustix::io::dup(control).unwrap();
             fcntl_setfd(&copy, FdFlags::empty()).unwrap();
             command.env(INHERITED, copy.as_raw_fd().to_string());
-            let child = command.spawn().unwrap();
-            return Self { child };
+            return Self::of(command);
         }
+        Self::of(command)
+    }
+
+    fn of(mut command: Command) -> Self {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
         Self {
             child: command.spawn().unwrap(),
         }
@@ -353,6 +373,11 @@ pub(crate) fn child_looks() {
             }
             ("list", Some(fd)) => {
                 println!("{:?}", list(fd));
+                continue;
+            }
+            ("processes", Some(_)) => {
+                let all = control().vms().unwrap();
+                println!("{:?}", all.iter().map(|vm| vm.pid).collect::<Vec<_>>());
                 continue;
             }
             ("self", Some(fd)) => {

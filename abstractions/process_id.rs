@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Process ids: a process as each pid namespace numbers it.
+//!
+//! C header: [`include/linux/pid.h`](srctree/include/linux/pid.h)
+
+use core::ptr::NonNull;
+use kernel::{
+    bindings,
+    prelude::*, //
+};
+
+/// The id of a process, which may have ended since: then its numbers may be those of another one.
+///
+/// Dropping it may happen in any context.
+///
+/// # Invariants
+///
+/// This owns a reference to what it points to.
+pub(crate) struct ProcessId(NonNull<bindings::pid>);
+
+impl ProcessId {
+    /// That of the current process. Task context.
+    ///
+    /// # Errors
+    ///
+    /// `ESRCH` if it has none any more.
+    pub(crate) fn current() -> Result<Self> {
+        let kind = bindings::pid_type_PIDTYPE_TGID;
+        // SAFETY: The current task is alive.
+        let pid = unsafe { bindings::get_task_pid(current!().as_ptr(), kind) };
+
+        // INVARIANT: It comes with a reference.
+        NonNull::new(pid).map(Self).ok_or(ESRCH)
+    }
+
+    /// Its number in the pid namespace of the current task; 0 if it is not there. Task context.
+    pub(crate) fn number(&self) -> i32 {
+        // SAFETY: By the type invariant it is alive.
+        unsafe { bindings::pid_vnr(self.0.as_ptr()) }
+    }
+}
+
+// SAFETY: A pid is not changed, and its references are counted by atomics.
+unsafe impl Send for ProcessId {}
+// SAFETY: As above.
+unsafe impl Sync for ProcessId {}
+
+impl Drop for ProcessId {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant this is a reference of our own.
+        unsafe { bindings::put_pid(self.0.as_ptr()) }
+    }
+}
