@@ -401,7 +401,7 @@ fn a_call_does_not_wait_in_the_place_of_one_that_was_answered() {
         let mut posts = it.bind(0, 0);
         assert_eq!(posts.post(&it.mem, START, 10), Some(true));
         let Machine { device, mem, guest } = &mut it;
-        let mut read = |guest: &mut Guest| {
+        let read = |guest: &mut Guest| {
             let read = request(uapi::STOPWATCH_OP_READ, 0, 0);
             guest.rings[0].post(mem, read).unwrap()
         };
