@@ -29,6 +29,8 @@ pub(crate) mod pci_irq;
 pub(crate) mod pm_notifier;
 #[path = "../abstractions/protocol_memory.rs"]
 pub(crate) mod protocol_memory;
+#[path = "../abstractions/rcu.rs"]
+pub(crate) mod rcu;
 #[path = "../abstractions/reboot_notifier.rs"]
 pub(crate) mod reboot_notifier;
 #[path = "../abstractions/shared_memory.rs"]
@@ -54,6 +56,7 @@ mod shim {
         mem_cgroup,
         notifier_block,
         page,
+        pci_dev,
         task_struct,
         vm_area_struct,
         wait_queue_entry, //

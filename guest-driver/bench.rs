@@ -184,7 +184,7 @@ impl DebugFile for Bench {
             span: span.into(),
         };
         let taken = self.run(way, order, created.watch);
-        self.device.delete(created);
+        let _ = self.device.delete(created);
         *self.taken.lock() = taken?;
         Ok(())
     }

@@ -35,7 +35,6 @@ use kernel::{
     pci,
     prelude::*,
     sync::{
-        rcu,
         Arc,
         Mutex, //
     }, //
@@ -54,6 +53,7 @@ use crate::{
             PmHandler,
             Sleep, //
         },
+        rcu::synchronize_rcu_expedited,
         reboot_notifier::RebootHandler,
         shared_memory::SharedMemory,
         shared_page::SharedPage, //
@@ -543,7 +543,9 @@ impl StopwatchDevice {
             return Err(EDQUOT);
         }
         if changes.deleted {
-            rcu::synchronize_rcu();
+            // Expedited: others wait for this lock, and who creates and deletes all the time is not
+            // to have them wait for as many grace periods.
+            synchronize_rcu_expedited();
             // An event of a deleted one is not told as one of the next that has its number.
             self.take_events();
             changes.deleted = false;
@@ -554,7 +556,7 @@ impl StopwatchDevice {
         let generation = self.generation(watch).inspect_err(|_| {
             // Nobody gets to know of it, so it is not left behind.
             if answer.reply.status == Ok(Status::Ok) {
-                self.ask_to_delete(&mut changes, watch);
+                let _ = self.ask_to_delete(&mut changes, watch);
             }
         })?;
         let generation = generation.unwrap_or(0);
@@ -603,15 +605,20 @@ impl StopwatchDevice {
     }
 
     /// Deletes a stopwatch, whoever the current task is, if it is still that one. May sleep.
-    pub(crate) fn delete(&self, created: Created) {
+    ///
+    /// # Errors
+    ///
+    /// As [`Transport::call`].
+    pub(crate) fn delete(&self, created: Created) -> Result {
         let mut changes = self.changes.lock();
 
         if self.exists(created) {
-            self.ask_to_delete(&mut changes, created.watch);
+            self.ask_to_delete(&mut changes, created.watch)?;
         }
+        Ok(())
     }
 
-    fn ask_to_delete(&self, changes: &mut Changes, watch: u32) {
+    fn ask_to_delete(&self, changes: &mut Changes, watch: u32) -> Result {
         let request = Request {
             op: uapi::STOPWATCH_OP_DELETE as u16,
             watch,
@@ -619,8 +626,7 @@ impl StopwatchDevice {
         };
 
         changes.deleted = true;
-        // If there is no host to do it, it is not there either.
-        let _ = self.transport.ask(request);
+        self.transport.ask(request).map(drop)
     }
 
     /// Whether a stopwatch is still there.

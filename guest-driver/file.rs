@@ -198,7 +198,9 @@ impl StopwatchFile {
             Ok(()) => {
                 self.scripts.refresh(created.watch);
                 if name.is_none() {
-                    self.keep(created).inspect_err(|_| self.delete(created))?;
+                    self.keep(created).inspect_err(|_| {
+                        let _ = self.delete(created);
+                    })?;
                 }
                 creation.value.watch = created.watch;
             }
@@ -223,9 +225,11 @@ impl StopwatchFile {
         Ok(anonymous.push(created, GFP_KERNEL_ACCOUNT)?)
     }
 
-    fn delete(&self, created: Created) {
-        self.device.delete(created);
+    fn delete(&self, created: Created) -> Result {
+        let result = self.device.delete(created);
+
         self.scripts.refresh(created.watch);
+        result
     }
 
     fn find(&self, arg: usize) -> Result<isize> {
@@ -372,7 +376,11 @@ impl MiscFile for StopwatchFile {
         let anonymous = core::mem::take(&mut *self.anonymous.lock());
 
         for created in anonymous.iter() {
-            self.delete(*created);
+            // A host that does not answer is not waited for once more for each: nobody can end this.
+            // What is left is there until the device is reset.
+            if self.delete(*created) == Err(ETIMEDOUT) {
+                break;
+            }
         }
     }
 

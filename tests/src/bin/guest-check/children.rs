@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -38,6 +39,7 @@ pub(crate) fn run(arguments: &[String]) -> Option<ExitCode> {
         ["passed", private, readable] => passed(number(private), number(readable)),
         ["fill", count] => fill(number(count)),
         ["empty"] => empty(),
+        ["unnamed", count, enough] => unnamed(number(count), enough),
         ["flood", what, first] => floods::flood(what, number(first)),
         ["given-up", enough] => abuse::given_up(enough),
         ["storm", count] => storm(number(count)),
@@ -270,6 +272,16 @@ fn empty() {
         }
     }
     figure(format_args!("{deleted} deleted in {:.2?}", begin.elapsed()));
+}
+
+/// Makes many stopwatches without names, says which, and ends when there is such a file.
+fn unnamed(count: u32, enough: &str) {
+    let file = open();
+    let watches: Vec<_> = (0..count).map(|_| anonymous(&file).to_string()).collect();
+    println!("made: {}", watches.join(" "));
+    while !Path::new(enough).exists() {
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// Arms more timeouts than the event ring has slots. They expire while nobody

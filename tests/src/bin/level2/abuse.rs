@@ -14,7 +14,7 @@ use stopwatch_uapi::{STOPWATCH_ANSWER_MS, VHOST_STOPWATCH_START, VHOST_STOPWATCH
 use crate::driver::control_of;
 use crate::guests::one;
 
-tests![calls_given_up_by_many];
+tests![calls_given_up_by_many, a_program_that_ends_without_a_host];
 
 /// A host that does not serve for a while, and again: what many programs have given up
 /// happens to nobody, and holds nothing.
@@ -38,6 +38,33 @@ fn calls_given_up_by_many() {
     );
     assert!(said.contains("calls done"), "{said}");
     figures_of(&said);
+    guest.shell("stopwatch timeout 6 5ms --wait");
+    guest.check_log();
+}
+
+/// Each stopwatch of a program that ends is deleted by a call. A host that does not serve is waited
+/// for once.
+fn a_program_that_ends_without_a_host() {
+    let mut guest = one();
+    let control = control_of(&guest);
+    let said = guest.shell(
+        "rm -f /tmp/enough; guest-check unnamed 30 /tmp/enough >/tmp/said 2>&1 & \
+         n=0; until grep -q made: /tmp/said; do \
+         sleep 0.1; n=$((n + 1)); [ $n -lt 300 ] || exit 1; done; cat /tmp/said",
+    );
+    let watches = said.trim().strip_prefix("made: ").expect("it says which");
+    ioctl(&control, VHOST_STOPWATCH_STOP, 0).unwrap();
+    // The wait for each one would be STOPWATCH_ANSWER_MS.
+    let ended = guest.run(
+        "touch /tmp/enough; n=0; while pidof guest-check >/dev/null; do \
+         sleep 0.1; n=$((n + 1)); [ $n -lt 200 ] || exit 1; done",
+    );
+    ioctl(&control, VHOST_STOPWATCH_START, 0).unwrap();
+    // What is left is root's to delete; a look at one that is gone fails.
+    for watch in watches.split(' ') {
+        guest.run(&format!("stopwatch delete {watch}"));
+    }
+    assert_eq!(ended.status, 0, "it still waits");
     guest.shell("stopwatch timeout 6 5ms --wait");
     guest.check_log();
 }
