@@ -10,9 +10,15 @@
 use core::ptr::NonNull;
 use kernel::{
     bindings,
-    device::Bound,
+    device::{
+        Bound,
+        Core, //
+    },
     error::to_result,
-    ffi::c_int,
+    ffi::{
+        c_int,
+        c_ulong, //
+    },
     io::{
         IoBackend,
         IoBase,
@@ -39,6 +45,23 @@ fn as_raw(pdev: &pci::Device) -> *mut bindings::pci_dev {
     core::ptr::from_ref(pdev).cast_mut().cast()
 }
 
+/// Whether a BAR has one of these flags, `IORESOURCE_*`. What a BAR is of is the device's choice, and
+/// so the choice of who emulates it.
+fn is_of(pdev: &pci::Device<Bound>, bar: u32, flags: u32) -> bool {
+    match c_int::try_from(bar) {
+        // SAFETY: `pdev` is valid, and has these BARs.
+        Ok(bar) if (bar as u32) < bindings::PCI_STD_NUM_BARS => unsafe {
+            shim::shim_pci_resource_flags(as_raw(pdev), bar) & flags as c_ulong != 0
+        },
+        _ => false,
+    }
+}
+
+/// Whether BAR number `bar` is of memory, as [`kernel::pci::Bar`] takes it to be.
+pub(crate) fn is_of_memory(pdev: &pci::Device<Bound>, bar: u32) -> bool {
+    is_of(pdev, bar, bindings::IORESOURCE_MEM)
+}
+
 /// Where `pci_iomap()` maps port 0: see `lib/iomap.c` of the kernel.
 #[cfg(CONFIG_X86)]
 const PIO_OFFSET: usize = 0x10000;
@@ -61,8 +84,11 @@ impl<'a, const SIZE: usize> PortBar<'a, SIZE> {
     ///
     /// # Errors
     ///
-    /// As [`pci::Device::iomap_region_sized`], and on x86 `EINVAL` if the BAR is not of ports.
+    /// As [`pci::Device::iomap_region_sized`], and `EINVAL` if the BAR is not of ports.
     pub(crate) fn new(pdev: &'a pci::Device<Bound>, bar: u32, name: &'static CStr) -> Result<Self> {
+        if !is_of(pdev, bar, bindings::IORESOURCE_IO) {
+            return Err(EINVAL);
+        }
         let bar = pdev.iomap_region_sized(bar, name)?;
         let cookie = MmioBackend::as_ptr((&bar).as_view()).addr();
 
@@ -76,10 +102,11 @@ impl<'a, const SIZE: usize> PortBar<'a, SIZE> {
         })
     }
 
-    /// Writes 4 bytes at `offset`; nothing if the BAR does not have it. Earlier stores come before.
+    /// Writes 4 bytes at `offset`, a multiple of 4; nothing if it is none, or the BAR does not have
+    /// it. Earlier stores come before.
     #[inline]
     pub(crate) fn write32(&self, offset: usize, value: u32) {
-        if offset.saturating_add(size_of::<u32>()) > SIZE {
+        if offset % size_of::<u32>() != 0 || offset.saturating_add(size_of::<u32>()) > SIZE {
             return;
         }
         // One instruction; the C functions find out each time that it is a port.
@@ -108,7 +135,7 @@ impl<'a, const SIZE: usize> PortBar<'a, SIZE> {
 
 /// Enables a device with its ports, as `pci_enable_device()`, and not only its memory: what is
 /// enabled already gets no ports by this. May sleep.
-pub(crate) fn enable_with_ports(pdev: &pci::Device<Bound>) -> Result {
+pub(crate) fn enable_with_ports(pdev: &pci::Device<Core<'_>>) -> Result {
     // SAFETY: `pdev` is valid.
     to_result(unsafe { bindings::pci_enable_device(as_raw(pdev)) })
 }
@@ -173,7 +200,7 @@ impl<'a> MemoryBar<'a> {
     ///
     /// # Errors
     ///
-    /// `EINVAL` if the BAR is smaller or `size` is not a whole number of pages, `EBUSY` if somebody
+    /// `EINVAL` if the BAR is not of memory, or smaller, or `size` is not a whole number of pages, `EBUSY` if somebody
     /// else has the BAR, `ENOMEM` if there is no room to map it.
     pub(crate) fn new(
         pdev: &'a pci::Device<Bound>,
@@ -182,6 +209,9 @@ impl<'a> MemoryBar<'a> {
         name: &'static CStr,
         pages: Arc<AddressSpace>,
     ) -> Result<Self> {
+        if !is_of_memory(pdev, bar) {
+            return Err(EINVAL);
+        }
         let start = usize::try_from(pdev.resource_start(bar)?)?;
         let len = pdev.resource_len(bar)?;
 

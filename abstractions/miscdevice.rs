@@ -522,6 +522,20 @@ impl<T: MiscFile> MiscRegistration<T> {
             let offset = (*vma).vm_pgoff.saturating_mul(PAGE_SIZE);
             Self::with(file, |data, file| data.mmap(file, area, offset))
         };
+        // A private page of one that was mapped here would be written over by the next fault, and
+        // page frames are not mixed with pages.
+        //
+        // SAFETY: It is being set up, so nobody changes it.
+        let flags = unsafe { (*vma).__bindgen_anon_2.vm_flags };
+        let private = (bindings::VM_SHARED | bindings::VM_MAYWRITE) as bindings::vm_flags_t;
+        let result = result.and_then(|()| {
+            if flags & private == bindings::VM_MAYWRITE as bindings::vm_flags_t
+                || flags & bindings::VM_MIXEDMAP as bindings::vm_flags_t != 0
+            {
+                return Err(EINVAL);
+            }
+            Ok(())
+        });
 
         match result {
             Ok(()) => {

@@ -2,9 +2,15 @@
 /* The guest driver's part of shim.h. */
 
 #include <linux/mm.h>
+#include <linux/pci.h>
 #include <linux/vmalloc.h>
 
 #include "shim.h"
+
+unsigned long shim_pci_resource_flags(struct pci_dev *pdev, int bar)
+{
+	return pci_resource_flags(pdev, bar);
+}
 
 /* Decrypted, as ioremap() maps: a device has no key of an encrypted guest's. */
 void *shim_vmap_pfn_kernel(unsigned long *pfns, unsigned int count)
@@ -22,6 +28,9 @@ static int set_frame(pte_t *pte, unsigned long addr, void *data)
 {
 	struct frame *frame = data;
 
+	/* Another fault has mapped it. */
+	if (!pte_none(ptep_get(pte)))
+		return 0;
 	set_pte_at(frame->vma->vm_mm, addr, pte,
 		   pte_mkspecial(pfn_pte(frame->pfn, frame->prot)));
 	return 0;

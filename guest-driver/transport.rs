@@ -49,6 +49,7 @@ use kernel::{
 use crate::{
     abstractions::{
         bar::{
+            self,
             MemoryBar,
             PortBar, //
         },
@@ -107,6 +108,13 @@ impl<'a> Hardware<'a> {
         has_ports: bool,
         pages: Arc<AddressSpace>,
     ) -> Result<(Self, (Layout, u64))> {
+        if !bar::is_of_memory(pdev, uapi::STOPWATCH_BAR_REGISTERS) {
+            dev_err!(
+                pdev,
+                "BAR0 is not of memory; expected the registers there\n"
+            );
+            return Err(ENODEV);
+        }
         let registers = pdev.iomap_region_sized(uapi::STOPWATCH_BAR_REGISTERS, c"stopwatch")?;
         let (layout, offered) = Layout::from_info(&registers::read_info(&registers))
             .inspect_err(|error| dev_err!(pdev, "{}\n", core::format_args!("{error}")))

@@ -45,6 +45,7 @@ mod shim {
         mem_cgroup,
         notifier_block,
         page,
+        pci_dev,
         task_struct,
         vm_area_struct,
         wait_queue_entry, //
