@@ -16,6 +16,7 @@
 //! Lock order: RCU read side, then a ring's lock, or one of those that `events` and `clock` have;
 //! none of them is taken inside another.
 
+use core::cell::Cell;
 use kernel::{
     cpu::{
         nr_cpu_ids,
@@ -35,7 +36,8 @@ use kernel::{
             Full, //
         },
         Arc,
-        SpinLockIrq, //
+        SpinLockIrq,
+        SpinLockIrqGuard, //
     },
     time::{
         delay::fsleep,
@@ -502,8 +504,16 @@ impl Transport {
     }
 
     /// Rings for the commands that were posted and not carried out yet, if there are any. Usable in
-    /// any context. Whether there were.
+    /// any context; waits for who has a ring. Whether there were some.
     pub(crate) fn flush(&self) -> bool {
+        self.flush_those(|ring| Some(ring.lock()))
+    }
+
+    /// [`Self::flush`], of the rings that `lock` locks.
+    fn flush_those<'a>(
+        &'a self,
+        lock: impl Fn(&'a SpinLockIrq<Ring>) -> Option<SpinLockIrqGuard<'a, Ring>>,
+    ) -> bool {
         let Some(access) = self.hardware.try_access() else {
             return false;
         };
@@ -512,7 +522,9 @@ impl Transport {
         let mut last = waits.then_some(0);
 
         for (index, ring) in (0..).zip(self.rings.iter()) {
-            let mut ring = ring.lock();
+            let Some(mut ring) = lock(ring) else {
+                continue;
+            };
             // The doorbell of another ring may have been enough.
             if ring.note_doorbell() && !ring.is_idle(&hardware.region.memory()) {
                 last = Some(index);
@@ -547,6 +559,17 @@ impl DeadlineHandler for Transport {
         timer.timer_is_set.store(false, Relaxed);
         // Pairs with the fence of a program between its post and its look at the page.
         smp_mb(Full);
-        timer.flush();
+        // Who has a ring may have it for as long as the host takes for its doorbell, which is not for
+        // an interrupt of another CPU to wait for. What is in there has its doorbell by the next one.
+        let is_held = Cell::new(false);
+
+        timer.flush_those(|ring| {
+            let ring = ring.try_lock();
+            is_held.set(is_held.get() || ring.is_none());
+            ring
+        });
+        if is_held.get() {
+            Self::flush_soon(timer);
+        }
     }
 }
