@@ -3,7 +3,7 @@
 //! What is no check by itself: processes that a check or a test of level 2
 //! starts, and ends or disturbs.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
@@ -31,6 +31,7 @@ pub(crate) fn run(arguments: &[String]) -> Option<ExitCode> {
         ["hold"] => hold(),
         ["touch", what] => touch(what),
         ["call"] => call_until_it_is_gone(),
+        ["write-registers", address] => write_registers(address),
         ["map-node", path] => map_node(path),
         ["bind", watch] => bind_and_lap(number(watch), None),
         ["bind", watch, other] => bind_and_lap(number(watch), Some(number(other))),
@@ -180,6 +181,48 @@ fn call_until_it_is_gone() {
             println!("{}", in_words(Err(thread.join().unwrap().unwrap())));
         }
     });
+}
+
+/// Writes to the registers of a PCI device that no driver has, past the kernel, by a thread for each
+/// processor: until the kernel has removed the device, and for a while after that. Says how often.
+fn write_registers(address: &str) {
+    let device = Path::new("/sys/bus/pci/devices").join(address);
+    fs::write(device.join("enable"), "1").unwrap();
+    let resources = fs::read_to_string(device.join("resource")).unwrap();
+    let start = resources.split_whitespace().next().unwrap();
+    let start = u64::from_str_radix(start.trim_start_matches("0x"), 16).unwrap();
+    let memory = File::options().read(true).write(true).open("/dev/mem");
+    let registers = map_as(
+        &memory.unwrap(),
+        1,
+        ProtFlags::READ | ProtFlags::WRITE,
+        MapFlags::SHARED,
+        start,
+    )
+    .unwrap();
+    assert_eq!(registers.word(0), STOPWATCH_MAGIC);
+    let [reset, doorbell] =
+        [STOPWATCH_REG_RESET, STOPWATCH_REG_DOORBELL].map(|offset| offset as usize);
+    println!("writing");
+    let writes = || {
+        let (mut writes, mut left) = (0, 50u32);
+        while left > 0 {
+            for offset in [reset, doorbell, reset, doorbell] {
+                registers.set_word(offset, 0);
+                writes += 1;
+            }
+            left -= u32::from(!device.exists());
+        }
+        writes
+    };
+    let writes: u64 = thread::scope(|scope| {
+        let threads = [(); 2].map(|()| scope.spawn(writes));
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .sum()
+    });
+    println!("{writes}");
 }
 
 /// What the crate's reader makes of a stopwatch, as JSON.

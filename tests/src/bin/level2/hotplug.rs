@@ -3,6 +3,7 @@
 //! A device that is plugged into a guest that runs, and unplugged; and what the
 //! host allows that VM. The guest has no other device that its driver serves.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rustix::time::{clock_gettime, ClockId};
@@ -10,7 +11,7 @@ use serde_json::Value;
 use stopwatch::host::{Control, DEVICE};
 use stopwatch_tests::guest::Guest;
 use stopwatch_tests::program::{host_json, host_refused};
-use stopwatch_tests::suite::eventually;
+use stopwatch_tests::suite::{eventually, figure};
 use stopwatch_tests::tests;
 
 use crate::guests::{monitor, strangers};
@@ -21,6 +22,7 @@ tests![
     what_the_host_does_not_allow,
     what_cannot_be_plugged,
     unplugged_under_programs_that_ring,
+    unplugged_under_writes_to_its_registers,
 ];
 
 const VM: &str = "plugged";
@@ -229,5 +231,44 @@ fn unplugged_under_programs_that_ring() {
         assert_eq!(said(&mut guest, &programs), expected, "in round {round}");
     }
     guest.shell("rmmod stopwatch");
+    guest.check_log();
+}
+
+/// A guest's kernel that goes on writing to a device which it has given back: a write that
+/// is under way in QEMU finds a device that is unplugged.
+fn unplugged_under_writes_to_its_registers() {
+    let devices = |guest: &mut Guest| -> BTreeSet<String> {
+        let addresses = guest.shell("ls /sys/bus/pci/devices");
+        addresses.split_whitespace().map(str::to_owned).collect()
+    };
+    let mut guest = strangers();
+    let before = devices(&mut guest);
+    let mut writes = 0;
+    for round in 0..ROUNDS {
+        attach(&[]);
+        let mut new = None;
+        let plugged = eventually(Duration::from_secs(30), || {
+            new = devices(&mut guest).difference(&before).next().cloned();
+            new.is_some()
+        });
+        assert!(plugged, "the guest has noticed the device");
+        let program = format!("guest-check write-registers {}", new.unwrap());
+        let programs = [(program.as_str(), "writing")];
+        start(&mut guest, &programs);
+        detach();
+        let said = said(&mut guest, &programs).concat();
+        let words: Vec<&str> = said.split_whitespace().collect();
+        let ["writing", number] = words[..] else {
+            panic!("in round {round}: {said}");
+        };
+        writes += number.parse::<u64>().expect("a number");
+        assert!(
+            eventually(Duration::from_secs(10), is_gone),
+            "the VM has ended"
+        );
+    }
+    figure(format!(
+        "{writes} writes to the registers of a device that was unplugged {ROUNDS} times"
+    ));
     guest.check_log();
 }
