@@ -189,19 +189,9 @@ fn a_request_that_was_given_up() {
         guest.shell(&format!("stopwatch reset {watch}; stopwatch start {watch}"));
     }
     let control = control_of(&guest);
-    ioctl(&control, VHOST_STOPWATCH_STOP, 0).unwrap();
-    let said = guest.run(
-        "taskset 2 guest-check bind 44 >/tmp/first 2>&1; \
-         taskset 1 guest-check bind 45 44 >/tmp/second 2>&1 & \
-         until grep -q binding /tmp/second; do sleep 0.05; done; sleep 0.3; cat /tmp/first",
-    );
-    ioctl(&control, VHOST_STOPWATCH_START, 0).unwrap();
-    assert_eq!(said.text, "binding\nbind: ETIMEDOUT\n");
-    let second = guest.shell(
-        "n=0; until grep -q : /tmp/second || [ $n -gt 200 ]; do sleep 0.05; n=$((n + 1)); done; \
-         cat /tmp/second",
-    );
-    assert_eq!(second, "binding\nbind: ok, 3 laps, Some(0) of the other\n");
+    // In a guest that is slow, the second one may have been given up, too.
+    let done = (0..5).any(|_| given_up_and_done(&mut guest, &control));
+    assert!(done, "the host serves too late each time");
     // The device is as before.
     assert_eq!(
         guest.shell("guest-check bind 44"),
@@ -209,4 +199,26 @@ fn a_request_that_was_given_up() {
     );
     guest.shell("stopwatch timeout 6 5ms --wait");
     guest.check_log();
+}
+
+/// Whether the second request was not given up.
+fn given_up_and_done(guest: &mut Guest, control: &OwnedFd) -> bool {
+    ioctl(control, VHOST_STOPWATCH_STOP, 0).unwrap();
+    let said = guest.run(
+        "rm -f /tmp/first /tmp/second; touch /tmp/second; taskset 2 guest-check bind 44 >/tmp/first 2>&1; \
+         taskset 1 guest-check bind 45 44 >/tmp/second 2>&1 & \
+         until grep -q binding /tmp/second; do sleep 0.05; done; sleep 0.3; cat /tmp/first",
+    );
+    ioctl(control, VHOST_STOPWATCH_START, 0).unwrap();
+    assert_eq!(said.text, "binding\nbind: ETIMEDOUT\n");
+    let second = guest.shell(
+        "n=0; until grep -q : /tmp/second || [ $n -gt 200 ]; do sleep 0.05; n=$((n + 1)); done; \
+         cat /tmp/second",
+    );
+    let given_up = second == "binding\nbind: ETIMEDOUT\n";
+    assert!(
+        given_up || second == "binding\nbind: ok, 3 laps, Some(0) of the other\n",
+        "{second}"
+    );
+    !given_up
 }
