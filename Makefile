@@ -28,7 +28,7 @@ test-lifecycle:
 	tests/lifecycle
 
 budget:
-	STOPWATCH_TIMEOUT=5400 lab/lab budget search --seconds 3600
+	STOPWATCH_TIMEOUT=5400 lab/lab budget search --seconds 3600 --guest
 
 fuzz:
 	tests/fuzz/all $(or $(MINUTES),10)
