@@ -496,10 +496,11 @@ fn laps_that_cannot_be_given() {
     let host = Host::of(&vm);
     vm.ok(START, 0, 0);
     vm.ok(LAP, 0, 0);
-    let laps = |flags, count, address| {
+    let laps_from = |first, flags, count, address| {
         let laps = vhost_stopwatch_laps {
             vm: host.vm,
             laps: stopwatch_laps {
+                first,
                 flags,
                 count,
                 laps: address,
@@ -509,11 +510,15 @@ fn laps_that_cannot_be_given() {
         };
         call(&host.control, VHOST_STOPWATCH_LAPS, &laps).0
     };
+    let laps = |flags, count, address| laps_from(0, flags, count, address);
     for address in [8, 1 << 63, u64::MAX - 7] {
         assert_eq!(laps(0, 1, address), Err(Errno::FAULT), "{address:#x}");
     }
     assert_eq!(laps(0, 0, 8), Ok(()), "nothing is written");
-    assert_eq!(laps(1, 0, 0), Err(Errno::INVAL), "a flag");
+    let kept = STOPWATCH_LAPS_KEPT;
+    assert_eq!(laps(kept, 0, 0), Ok(()), "from the oldest on");
+    assert_eq!(laps(kept << 1, 0, 0), Err(Errno::INVAL), "a flag");
+    assert_eq!(laps_from(1, kept, 0, 0), Err(Errno::INVAL), "from two");
 }
 
 fn policy(flags: u32, min_interval_ns: u64) -> vhost_stopwatch_policy {
