@@ -39,9 +39,9 @@ impl Budget {
         Self { left: units }
     }
 
-    /// For a timeout that is told: a look at six heaps and clocks, a heap, a record and
-    /// an event.
-    pub const EXPIRY: u32 = 1_800;
+    /// For a timeout that is told: a look at six heaps and clocks, one that leaves a heap of
+    /// 4,096 and, if it is periodic, enters it again, a record and an event.
+    pub const EXPIRY: u32 = 3_600;
 
     /// What is left.
     #[inline]

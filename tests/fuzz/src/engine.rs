@@ -574,7 +574,7 @@ impl Host {
                 let mut into = [0; 8];
                 let laps = self
                     .device
-                    .laps(region, watch(number), first.into(), &mut into);
+                    .laps(region, watch(number), Some(first.into()), &mut into);
                 assert!(laps.is_none_or(|laps| laps.count <= 8));
             }
             Call::Honest { op, watch: number } => {
