@@ -625,7 +625,7 @@ fn a_run_that_settles_spends_its_budget() {
 fn a_look_does_not_wait_for_later_resets() {
     let (mut device, mem, _) = negotiated(GEOMETRY);
     let vmm = device.layout().vmm();
-    let mut ask = |device: &mut Device<Heap>, generation: u64| {
+    let ask = |device: &mut Device<Heap>, generation: u64| {
         mem.store(vmm, generation << 32);
         assert!(device.vmm(&mem, &at(1), &(), &mut Budget::new(1)).reset);
     };
