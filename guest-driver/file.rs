@@ -375,11 +375,15 @@ impl MiscFile for StopwatchFile {
         }
         let anonymous = core::mem::take(&mut *self.anonymous.lock());
 
+        // A host that does not answer is not waited for again for each: nobody can end this. What is
+        // left is there until the device is reset.
+        let mut patience = 2;
         for created in anonymous.iter() {
-            // A host that does not answer is not waited for once more for each: nobody can end this.
-            // What is left is there until the device is reset.
-            if self.delete(*created) == Err(ETIMEDOUT) {
-                break;
+            while self.delete(*created) == Err(ETIMEDOUT) {
+                patience -= 1;
+                if patience == 0 {
+                    return;
+                }
             }
         }
     }
