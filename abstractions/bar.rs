@@ -45,21 +45,21 @@ fn as_raw(pdev: &pci::Device) -> *mut bindings::pci_dev {
     core::ptr::from_ref(pdev).cast_mut().cast()
 }
 
-/// Whether a BAR has one of these flags, `IORESOURCE_*`. What a BAR is of is the device's choice, and
-/// so the choice of who emulates it.
-fn is_of(pdev: &pci::Device<Bound>, bar: u32, flags: u32) -> bool {
-    match c_int::try_from(bar) {
-        // SAFETY: `pdev` is valid, and has these BARs.
-        Ok(bar) if (bar as u32) < bindings::PCI_STD_NUM_BARS => unsafe {
-            shim::shim_pci_resource_flags(as_raw(pdev), bar) & flags as c_ulong != 0
-        },
-        _ => false,
+/// Whether BAR number `bar` has one of these flags, `IORESOURCE_*`. The device chooses them, and so
+/// does whoever emulates it.
+fn has_flags(pdev: &pci::Device<Bound>, bar: u32, flags: u32) -> bool {
+    if bar >= bindings::PCI_STD_NUM_BARS {
+        return false;
     }
+    // SAFETY: By the type invariant of `pci::Device` it is valid, and every one has that many BARs.
+    let found = unsafe { shim::shim_pci_resource_flags(as_raw(pdev), bar) };
+
+    found & flags as c_ulong != 0
 }
 
-/// Whether BAR number `bar` is of memory, as [`kernel::pci::Bar`] takes it to be.
-pub(crate) fn is_of_memory(pdev: &pci::Device<Bound>, bar: u32) -> bool {
-    is_of(pdev, bar, bindings::IORESOURCE_MEM)
+/// Whether BAR number `bar` is memory. [`kernel::pci::Bar`] takes any BAR for that.
+pub(crate) fn is_memory(pdev: &pci::Device<Bound>, bar: u32) -> bool {
+    has_flags(pdev, bar, bindings::IORESOURCE_MEM)
 }
 
 /// Where `pci_iomap()` maps port 0: see `lib/iomap.c` of the kernel.
@@ -84,9 +84,9 @@ impl<'a, const SIZE: usize> PortBar<'a, SIZE> {
     ///
     /// # Errors
     ///
-    /// As [`pci::Device::iomap_region_sized`], and `EINVAL` if the BAR is not of ports.
+    /// As [`pci::Device::iomap_region_sized`], and `EINVAL` if the BAR is not I/O ports.
     pub(crate) fn new(pdev: &'a pci::Device<Bound>, bar: u32, name: &'static CStr) -> Result<Self> {
-        if !is_of(pdev, bar, bindings::IORESOURCE_IO) {
+        if !has_flags(pdev, bar, bindings::IORESOURCE_IO) {
             return Err(EINVAL);
         }
         let bar = pdev.iomap_region_sized(bar, name)?;
@@ -102,8 +102,8 @@ impl<'a, const SIZE: usize> PortBar<'a, SIZE> {
         })
     }
 
-    /// Writes 4 bytes at `offset`, a multiple of 4; nothing if it is none, or the BAR does not have
-    /// it. Earlier stores come before.
+    /// Writes 4 bytes at `offset`. Writes nothing if that is not a multiple of 4, or beyond the BAR.
+    /// Earlier stores come before.
     #[inline]
     pub(crate) fn write32(&self, offset: usize, value: u32) {
         if offset % size_of::<u32>() != 0 || offset.saturating_add(size_of::<u32>()) > SIZE {
@@ -200,8 +200,8 @@ impl<'a> MemoryBar<'a> {
     ///
     /// # Errors
     ///
-    /// `EINVAL` if the BAR is not of memory, or smaller, or `size` is not a whole number of pages, `EBUSY` if somebody
-    /// else has the BAR, `ENOMEM` if there is no room to map it.
+    /// `EINVAL` if the BAR is not memory or is smaller, or if `size` is not a whole number of pages;
+    /// `EBUSY` if somebody else has the BAR; `ENOMEM` if there is no room to map it.
     pub(crate) fn new(
         pdev: &'a pci::Device<Bound>,
         bar: u32,
@@ -209,7 +209,7 @@ impl<'a> MemoryBar<'a> {
         name: &'static CStr,
         pages: Arc<AddressSpace>,
     ) -> Result<Self> {
-        if !is_of_memory(pdev, bar) {
+        if !is_memory(pdev, bar) {
             return Err(EINVAL);
         }
         let start = usize::try_from(pdev.resource_start(bar)?)?;

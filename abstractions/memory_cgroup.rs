@@ -7,10 +7,7 @@
 use super::shim;
 use kernel::bindings;
 
-/// A memory cgroup. On a kernel without any, and for tasks in none, it is none: then nothing is changed
-/// by it.
-///
-/// Dropping it may happen in any context.
+/// A memory cgroup, or none on a kernel without them. May be dropped in any context.
 ///
 /// # Invariants
 ///
@@ -20,28 +17,27 @@ pub(crate) struct MemoryCgroup(*mut bindings::mem_cgroup);
 impl MemoryCgroup {
     /// That of the current task. Task context.
     pub(crate) fn current() -> Self {
-        // INVARIANT: It is null or comes with a reference.
+        // INVARIANT: `get_mem_cgroup_from_mm()` returns a reference, or null if there are none.
         //
-        // SAFETY: The memory of the current task, if it has some, stays while this runs. There is no
-        // other requirement.
+        // SAFETY: The current task holds a reference to its `mm`, or has none.
         Self(unsafe { shim::shim_get_current_mem_cgroup() })
     }
 
-    /// What `act` allocates with `__GFP_ACCOUNT` is charged to this one, and not to that of the
-    /// current task.
+    /// Charges what `act` allocates with `__GFP_ACCOUNT` to this cgroup, and not to that of the
+    /// current task. Task context.
     pub(crate) fn charge<T>(&self, act: impl FnOnce() -> T) -> T {
-        // SAFETY: By the type invariant and the borrow of `self` it is alive until the former one is
-        // set again.
+        // SAFETY: By the type invariant this holds a reference, which outlives the borrow of `self`,
+        // and the former cgroup is set again before that ends.
         let former = unsafe { shim::shim_set_active_memcg(self.0) };
         let result = act();
 
-        // SAFETY: The former one is that of a scope around this, which keeps it alive, or null.
+        // SAFETY: It was set when this began: by a scope around this, which holds a reference, or null.
         unsafe { shim::shim_set_active_memcg(former) };
         result
     }
 }
 
-// SAFETY: A memory cgroup is used and its references are counted in any context.
+// SAFETY: References to a cgroup are counted by atomics, and may be dropped by any task.
 unsafe impl Send for MemoryCgroup {}
 // SAFETY: As above.
 unsafe impl Sync for MemoryCgroup {}

@@ -522,10 +522,10 @@ impl<T: MiscFile> MiscRegistration<T> {
             let offset = (*vma).vm_pgoff.saturating_mul(PAGE_SIZE);
             Self::with(file, |data, file| data.mmap(file, area, offset))
         };
-        // A private page of one that was mapped here would be written over by the next fault, and
-        // page frames are not mixed with pages.
+        // A fault maps page frames. It would replace the private copy of a page that a program has
+        // written to, and it cannot be mixed with ordinary pages.
         //
-        // SAFETY: It is being set up, so nobody changes it.
+        // SAFETY: While it is being set up, nobody else uses it.
         let flags = unsafe { (*vma).__bindgen_anon_2.vm_flags };
         let private = (bindings::VM_SHARED | bindings::VM_MAYWRITE) as bindings::vm_flags_t;
         let result = result.and_then(|()| {

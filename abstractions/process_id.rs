@@ -27,21 +27,21 @@ impl ProcessId {
     /// `ESRCH` if it has none any more.
     pub(crate) fn current() -> Result<Self> {
         let kind = bindings::pid_type_PIDTYPE_TGID;
-        // SAFETY: The current task is alive.
+        // SAFETY: `current!()` is valid while it runs this.
         let pid = unsafe { bindings::get_task_pid(current!().as_ptr(), kind) };
 
-        // INVARIANT: It comes with a reference.
+        // INVARIANT: `get_task_pid()` returns a reference.
         NonNull::new(pid).map(Self).ok_or(ESRCH)
     }
 
     /// Its number in the pid namespace of the current task; 0 if it is not there. Task context.
     pub(crate) fn number(&self) -> i32 {
-        // SAFETY: By the type invariant it is alive.
+        // SAFETY: By the type invariant this holds a reference.
         unsafe { bindings::pid_vnr(self.0.as_ptr()) }
     }
 }
 
-// SAFETY: A pid is not changed, and its references are counted by atomics.
+// SAFETY: The numbers of a pid do not change, and its references are counted by atomics.
 unsafe impl Send for ProcessId {}
 // SAFETY: As above.
 unsafe impl Sync for ProcessId {}

@@ -6,10 +6,10 @@
 
 use kernel::bindings;
 
-/// Waits until each RCU read-side critical section that has begun by now is over, as
-/// `kernel::sync::rcu::synchronize_rcu()`, at the price of an interrupt on each CPU in place of
-/// milliseconds. May sleep; not from a read-side critical section.
+/// Waits for the end of every RCU read-side critical section that has begun by now, as
+/// `kernel::sync::rcu::synchronize_rcu()` does. It interrupts each CPU, and so takes microseconds
+/// where that takes milliseconds. May sleep; not from a read-side critical section.
 pub(crate) fn synchronize_rcu_expedited() {
-    // SAFETY: There is no requirement of memory safety.
+    // SAFETY: It takes nothing, and has no requirement of memory safety.
     unsafe { bindings::synchronize_rcu_expedited() }
 }

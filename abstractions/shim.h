@@ -45,7 +45,7 @@ int shim_file_is_rw(struct file *file);
 void *shim_vmap_kernel(struct page **pages, unsigned int count);
 
 /* shim_guest.c */
-unsigned long shim_pci_resource_flags(struct pci_dev *pdev, int bar);
+unsigned long shim_pci_resource_flags(struct pci_dev *pdev, unsigned int bar);
 void *shim_vmap_pfn_kernel(unsigned long *pfns, unsigned int count);
 int shim_map_pfn(struct vm_area_struct *vma, unsigned long addr, unsigned long pfn,
 		 _Bool decrypted);

@@ -7,7 +7,7 @@
 
 #include "shim.h"
 
-unsigned long shim_pci_resource_flags(struct pci_dev *pdev, int bar)
+unsigned long shim_pci_resource_flags(struct pci_dev *pdev, unsigned int bar)
 {
 	return pci_resource_flags(pdev, bar);
 }

@@ -99,7 +99,7 @@ pub(crate) fn current_is_dying() -> bool {
 
 /// The effective user of a task, which may change at any time. Any context.
 pub(crate) fn effective_user(task: &Task) -> Kuid {
-    // SAFETY: The task is alive while it is borrowed.
+    // SAFETY: By the type invariant of `Task` it is valid while it is borrowed.
     let val = unsafe { shim::shim_task_euid(task.as_ptr()) };
 
     Kuid::from_raw(bindings::kuid_t { val })

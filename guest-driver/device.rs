@@ -543,8 +543,8 @@ impl StopwatchDevice {
             return Err(EDQUOT);
         }
         if changes.deleted {
-            // Expedited: others wait for this lock, and who creates and deletes all the time is not
-            // to have them wait for as many grace periods.
+            // Expedited: others wait for this lock. A program that creates and deletes all the time
+            // would have them wait for as many grace periods.
             synchronize_rcu_expedited();
             // An event of a deleted one is not told as one of the next that has its number.
             self.take_events();

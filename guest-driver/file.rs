@@ -274,7 +274,7 @@ impl StopwatchFile {
         let mut laps = UserCopy::<uapi::stopwatch_laps>::of(arg);
         let wanted = laps.read()?;
 
-        let first = Laps::wanted(wanted).ok_or(EINVAL)?;
+        let first = Laps::first_of(wanted).map_err(|_| EINVAL)?;
         let room = wanted.count.min(uapi::STOPWATCH_LAP_SLOTS) as usize;
         let mut values = KVec::from_elem(0, room, GFP_KERNEL_ACCOUNT)?;
         let kept = self.device.laps(wanted.watch, first, &mut values)?;
@@ -375,8 +375,8 @@ impl MiscFile for StopwatchFile {
         }
         let anonymous = core::mem::take(&mut *self.anonymous.lock());
 
-        // A host that does not answer is not waited for again for each: nobody can end this. What is
-        // left is there until the device is reset.
+        // Nothing ends this early. So a host that does not answer is asked twice, and not once for
+        // each stopwatch. Those that are left exist until the device is reset.
         let mut patience = 2;
         for created in anonymous.iter() {
             while self.delete(*created) == Err(ETIMEDOUT) {

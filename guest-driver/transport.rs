@@ -110,10 +110,10 @@ impl<'a> Hardware<'a> {
         has_ports: bool,
         pages: Arc<AddressSpace>,
     ) -> Result<(Self, (Layout, u64))> {
-        if !bar::is_of_memory(pdev, uapi::STOPWATCH_BAR_REGISTERS) {
+        if !bar::is_memory(pdev, uapi::STOPWATCH_BAR_REGISTERS) {
             dev_err!(
                 pdev,
-                "BAR0 is not of memory; expected the registers there\n"
+                "BAR0 is I/O ports; expected memory, with the registers\n"
             );
             return Err(ENODEV);
         }
@@ -559,8 +559,8 @@ impl DeadlineHandler for Transport {
         timer.timer_is_set.store(false, Relaxed);
         // Pairs with the fence of a program between its post and its look at the page.
         smp_mb(Full);
-        // Who has a ring may have it for as long as the host takes for its doorbell, which is not for
-        // an interrupt of another CPU to wait for. What is in there has its doorbell by the next one.
+        // A call holds its ring's lock until the host has served its doorbell. An interrupt does not
+        // wait for that: it leaves the ring out, and sets the timer again.
         let is_held = Cell::new(false);
 
         timer.flush_those(|ring| {

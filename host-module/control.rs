@@ -471,7 +471,7 @@ impl ControlFile {
 
         zero(asked.reserved)?;
         let it = &mut asked.laps;
-        let first = Laps::wanted(it).ok_or(EINVAL)?;
+        let first = Laps::first_of(it).map_err(|_| EINVAL)?;
         let room = it.count.min(uapi::STOPWATCH_LAP_SLOTS) as usize;
         let mut elapsed = KVec::from_elem(0u64, room, GFP_KERNEL_ACCOUNT)?;
         let laps = vm

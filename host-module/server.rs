@@ -185,7 +185,7 @@ pub(crate) struct Core {
     #[pin]
     state: SpinLockIrq<State>,
     region: PinnedMemfd,
-    /// Of the task that set the region. It is charged for stopwatches, whoever finds room for them.
+    /// Of the task that set the region. It is charged for storage, whichever task allocates it.
     memory: MemoryCgroup,
     // Dropped after the region is unmapped: then another VM may have it.
     _admission: Admission,
@@ -660,8 +660,8 @@ impl DeadlineTimer<Core> {
             .expire(&self.region.memory(), &self.clock, &Table, &mut budget);
         let spent = Budget::SECTION - budget.left();
 
-        // What is posted and comes before a timeout is carried out in the timer's interrupt, too. Rounded
-        // up: the last step may be over the budget.
+        // A run carries out what was posted before a timeout, too, and pays for it. Rounded up: the
+        // last step may go over the budget.
         expiries::noted(spent.div_ceil(Budget::EXPIRY));
         state.calls_due |= expired.calls;
         expired.next.map(|next| self.clock.to_host(next))

@@ -39,8 +39,8 @@ impl Budget {
         Self { left: units }
     }
 
-    /// For a timeout that is told: a look at six heaps and clocks, one that leaves a heap of
-    /// 4,096 and, if it is periodic, enters it again, a record and an event.
+    /// For a timeout that is told: a look at six heaps and clocks, a removal from a heap of
+    /// 4,096 and, if it is periodic, an insertion, a record and an event.
     pub const EXPIRY: u32 = 3_600;
 
     /// What is left.

@@ -11,6 +11,8 @@ use super::functions::Functions;
 use super::kept::Chunk;
 use super::policy::Policy;
 use super::posts::PostRings;
+use super::rate::Rate;
+use super::reset::Reset;
 use super::rings::Next;
 use super::rings::Rings;
 use super::stopwatches::Responded;
@@ -22,7 +24,6 @@ use crate::protocol::memory::Memory;
 use crate::protocol::name::Name;
 use crate::protocol::record::Laps;
 use crate::protocol::record::Record;
-use crate::protocol::ring;
 use crate::protocol::ring::Posted;
 use crate::protocol::ring::Poster;
 use crate::protocol::slot;
@@ -40,9 +41,6 @@ const RUN_GAP_NS: u64 = 100_000;
 /// ns.
 const RATE_GAP_NS: u64 = 1_000_000;
 
-/// So many timeouts may be told at once, if none was for a while.
-const BURST: u64 = 64;
-
 // Units of a [`Budget`].
 /// For an act on a stopwatch that has no timeout.
 const REQUEST: u32 = 250;
@@ -54,26 +52,11 @@ const LOOK_POSTS: u32 = 30;
 const CHOICE: u32 = 24;
 /// For a look at six heaps and clocks, in which no timeout was found.
 const NOT_DUE: u32 = 300;
-/// For a slot that is made free.
-const CLEAR: u32 = 14;
 
 /// So often all rings are looked at before something is taken, and once more if the
 /// budget allows it. What an honest guest has posted is found in two looks; each further
 /// one would be for somebody who posts while they go on.
 const LOOKS: u32 = 2;
-
-/// How far a reset has come.
-#[derive(Clone, Copy, Debug)]
-enum Reset {
-    /// Timeouts and bindings are ended.
-    Clean,
-    /// Stopwatches from this number on are deleted, if they have to be.
-    Delete(u32),
-    /// Slots of a request ring, from this one on, are made free.
-    Ring(u32, u32),
-    /// Slots of the event ring are.
-    Events(u32),
-}
 
 /// How far [`Device::expire`] has come.
 #[derive(Clone, Copy, Debug)]
@@ -83,30 +66,6 @@ enum Expiry {
     Settling(Settle, u64),
     /// What was due at this VM time may be told.
     Ready(u64),
-}
-
-/// How often timeouts may be told.
-#[derive(Clone, Copy, Debug, Default)]
-struct Rate {
-    /// The VM time at which all tokens will be there again, less those of a burst.
-    full: u64,
-    /// There is no run before this VM time.
-    not_before: u64,
-}
-
-impl Rate {
-    /// Takes a token, one of which comes each `interval`. Else says when there is one.
-    fn take(&mut self, now: u64, interval: u64) -> Result<(), u64> {
-        // Some years at most, so that no sum gets to the end of time, where nothing
-        // would be refused.
-        let interval = interval.min(u64::MAX / (4 * BURST));
-        let ahead = interval.saturating_mul(BURST - 1);
-        if self.full > now.saturating_add(ahead) {
-            return Err(self.full.saturating_sub(ahead));
-        }
-        self.full = self.full.max(now).saturating_add(interval);
-        Ok(())
-    }
 }
 
 /// What a device has counted since it was made.
@@ -221,7 +180,7 @@ pub struct Device<S: Storage> {
     cut: Cut,
     /// Nothing is served until [`Device::work`] has done what is begun.
     pending: bool,
-    /// That, or a cut is being carried out: no call is answered by itself.
+    /// Whether [`Self::serve_one`] may not answer: `pending`, or a cut is being carried out.
     begun: bool,
     reset: Option<Reset>,
     expiry: Expiry,
@@ -506,53 +465,16 @@ impl<S: Storage> Device<S> {
         reset: Reset,
         budget: &mut Budget,
     ) -> Option<Reset> {
-        let part = (budget.left() / CLEAR).max(1);
-        Some(match reset {
-            // That was done before.
-            Reset::Clean => {
-                self.stopwatches.posts.clear_tickets();
-                Reset::Delete(uapi::STOPWATCH_NUMBERED)
-            }
-            Reset::Delete(from) => {
-                budget.charge(Budget::REQUEST_OTHER);
-                let Some(watch) = self.stopwatches.existing.next(from) else {
-                    return Some(Reset::Ring(0, 0));
-                };
-                if self.stopwatches.kept.name_of(watch).is_none() {
-                    budget.charge(Budget::TIMEOUT);
-                    self.stopwatches.delete(mem, watch);
-                }
-                Reset::Delete(watch + 1)
-            }
-            Reset::Ring(ring, from) => {
-                let Some(slots) = self.layout().ring(ring) else {
-                    return Some(Reset::Events(0));
-                };
-                let to = slots.count().min(from.saturating_add(part));
-                ring::clear(mem, slots, from..to);
-                budget.charge((to - from) * CLEAR + LOOK);
-                if to < slots.count() {
-                    return Some(Reset::Ring(ring, to));
-                }
-                self.rings.restart(ring);
-                Reset::Ring(ring + 1, 0)
-            }
-            Reset::Events(from) => {
-                let slots = self.events.slots();
-                let to = slots.count().min(from.saturating_add(part));
-                ring::clear(mem, slots, from..to);
-                budget.charge((to - from) * CLEAR + LOOK);
-                if to < slots.count() {
-                    return Some(Reset::Events(to));
-                }
-                self.events = Poster::new(slots);
-                self.cut.end_all();
-                self.stats.resets = self.stats.resets.wrapping_add(1);
-                self.reset_generation = self.reset_wanted;
-                self.publish_state(mem);
-                return None;
-            }
-        })
+        let slots = self.events.slots();
+        let next = reset.step(mem, &mut self.stopwatches, &mut self.rings, slots, budget);
+        if next.is_none() {
+            self.events = Poster::new(slots);
+            self.cut.end_all();
+            self.stats.resets = self.stats.resets.wrapping_add(1);
+            self.reset_generation = self.reset_wanted;
+            self.publish_state(mem);
+        }
+        next
     }
 
     /// Does a slice of what was posted when `state` was new: at most one capacity of
@@ -1064,23 +986,5 @@ impl Served {
     fn count(&mut self, bad: bool) {
         self.answered += 1;
         self.bad += u32::from(bad);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// After a burst a rate refuses, whatever the interval is.
-    #[test]
-    fn no_interval_is_without_a_bound() {
-        for interval in [1, 100_000, u64::MAX / 63, u64::MAX / 2, u64::MAX] {
-            let mut rate = Rate::default();
-            for _ in 0..BURST {
-                assert_eq!(rate.take(1_000, interval), Ok(()), "{interval}");
-            }
-            let next = rate.take(1_000, interval).unwrap_err();
-            assert!(next > 1_000, "{interval}: {next}");
-        }
     }
 }

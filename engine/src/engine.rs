@@ -28,6 +28,8 @@ mod names;
 mod numbers;
 pub mod policy;
 mod posts;
+mod rate;
+mod reset;
 mod rings;
 mod stopwatch;
 mod stopwatches;

@@ -6,6 +6,7 @@
 use super::layout::Layout;
 use super::memory::Memory;
 use super::name::Name;
+use super::status::Status;
 use super::words::bytes;
 use super::words::field;
 use super::words::store_from;
@@ -266,18 +267,22 @@ pub struct Laps {
 }
 
 impl Laps {
-    /// From which lap on an ioctl wants them, as [`Self::copy`] has it; `None` if it says
-    /// that in no way that is known.
-    #[allow(clippy::option_option)]
-    pub fn wanted(asked: &uapi::stopwatch_laps) -> Option<Option<u32>> {
+    /// The first lap that an ioctl asks for, as [`Self::copy`] takes it.
+    ///
+    /// # Errors
+    ///
+    /// [`Status::BadFlags`] if the flags are not known; [`Status::BadArg`] if a field is not
+    /// zero that has to be.
+    pub fn first_of(asked: &uapi::stopwatch_laps) -> Result<Option<u32>, Status> {
         match (asked.flags, asked.first, asked.reserved) {
-            (0, first, 0) => Some(Some(first)),
-            (uapi::STOPWATCH_LAPS_KEPT, 0, 0) => Some(None),
-            _ => None,
+            (0, first, 0) => Ok(Some(first)),
+            (uapi::STOPWATCH_LAPS_KEPT, 0, 0) => Ok(None),
+            (0 | uapi::STOPWATCH_LAPS_KEPT, _, _) => Err(Status::BadArg),
+            _ => Err(Status::BadFlags),
         }
     }
 
-    /// What that ioctl says of them.
+    /// Fills in what that ioctl answers, but for the laps.
     pub fn describe(&self, answer: &mut uapi::stopwatch_laps) {
         answer.first = self.first;
         answer.count = self.count;
@@ -285,8 +290,8 @@ impl Laps {
         answer.oldest = self.oldest;
     }
 
-    /// Reads those that are kept of a stopwatch that has taken `total`, from
-    /// lap `first` on; from the oldest on without that.
+    /// Reads those that are kept of a stopwatch that has taken `total`: from lap
+    /// `first` on, or from the oldest on.
     pub fn copy(
         mem: &impl Memory,
         layout: &Layout,

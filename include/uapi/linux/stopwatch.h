@@ -185,8 +185,9 @@ struct stopwatch_description {
 /*
  * STOPWATCH_IOC_LAPS: what a stopwatch showed at its laps, from lap number first
  * on, at most count of them, into the array of __u64 at laps. Says how many
- * there are in all, and from which on they are kept. With STOPWATCH_LAPS_KEPT from
- * the oldest that is kept on, at the same moment. Costs as much as DESCRIBE.
+ * there are in all, and from which on they are kept. With STOPWATCH_LAPS_KEPT first
+ * is zero, and the laps begin with the oldest that is kept; first then says which that
+ * is. Costs as much as DESCRIBE.
  *   ENOENT     there is no stopwatch of that number that the caller may see
  *   ENODATA    first is one that is not kept any more (oldest says which is;
  *              total is filled in, too)
@@ -199,7 +200,7 @@ struct stopwatch_laps {
 	__u32 size;		/* sizeof(struct stopwatch_laps) */
 	__u32 flags;		/* STOPWATCH_LAPS_* */
 	__u32 watch;
-	__u32 first;		/* number of the lap, from 0; zero, then out with _KEPT */
+	__u32 first;		/* number of the lap, from 0; with _KEPT zero, and out */
 	__u32 count;		/* in: room at laps; out: how many are there now */
 	__u32 total;		/* out: laps since the last reset */
 	__u32 oldest;		/* out: number of the oldest that is kept */

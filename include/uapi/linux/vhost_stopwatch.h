@@ -193,7 +193,7 @@ struct vhost_stopwatch_vm {
 	__u64 vm;		/* in and out: number of the VM, from 1, never used twice */
 	__u8 name[VHOST_STOPWATCH_NAME_SIZE];
 	__u32 uid;		/* who opened the file, in the caller's user namespace */
-	__u32 pid;		/* that did, in the caller's pid namespace; 0 if not there */
+	__u32 pid;		/* its process, in the caller's pid namespace, or 0 */
 	__u32 status;		/* VHOST_STOPWATCH_VM_STOPPED or _STARTED */
 	__u32 vmm_status;	/* STOPWATCH_VMM_* as the VMM said it last */
 	__u32 stopwatches;

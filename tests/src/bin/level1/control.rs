@@ -18,7 +18,7 @@ use rustix::fs::{
     fcntl_add_seals, ftruncate, memfd_create, open, sendfile, MemfdFlags, Mode, OFlags, SealFlags,
 };
 use rustix::io::{pwrite, Errno};
-use rustix::process::{getrlimit, setrlimit, Pid, Resource, Rlimit};
+use rustix::process::Pid;
 use rustix::thread::gettid;
 use stopwatch::host::{event_fd, sealed_memfd, Control, Geometry, Policy, VmInfo, DEVICE};
 use stopwatch::Features;
@@ -26,7 +26,6 @@ use stopwatch_protocol::layout::Layout;
 use stopwatch_protocol::memory::Memory;
 use stopwatch_tests::harness::{control, event_fds, ioctl, Argument, Vm, SMALL};
 use stopwatch_tests::kvm::Kvm;
-use stopwatch_tests::suite::host_module;
 use stopwatch_tests::tests;
 use stopwatch_uapi::*;
 
@@ -54,9 +53,6 @@ tests![
     the_region_is_cleared_and_described,
     one_memfd_for_two_vms,
     seals_that_change_meanwhile,
-    a_limit_of_locked_memory,
-    too_many_vms,
-    too_many_vms_of_a_user,
     who_may_allow_host_power,
     names,
     bad_names,
@@ -112,7 +108,7 @@ fn refuses(control: &Control, number: u32, index: u32, fd: i32, errno: Errno) {
     assert_eq!(Snapshot::of(control), before);
 }
 
-fn refuses_region(control: &Control, memfd: impl AsFd, errno: Errno) {
+pub(crate) fn refuses_region(control: &Control, memfd: impl AsFd, errno: Errno) {
     refuses(
         control,
         VHOST_STOPWATCH_SET_REGION,
@@ -132,7 +128,7 @@ pub(crate) fn nobody(role: &str) -> Command {
 }
 
 /// Runs that.
-fn as_nobody(role: &str) -> Output {
+pub(crate) fn as_nobody(role: &str) -> Output {
     nobody(role).output().unwrap()
 }
 
@@ -141,7 +137,7 @@ fn errno<T: std::fmt::Debug>(result: Result<T, stopwatch::host::Error>) -> Optio
 }
 
 /// A file with SMALL geometry, and the size of its region.
-fn with_geometry() -> (Control, u64) {
+pub(crate) fn with_geometry() -> (Control, u64) {
     let control = control();
     let size = control.set_geometry(SMALL).unwrap();
     (control, size.into())
@@ -545,7 +541,7 @@ fn a_memfd_of_the_wrong_size() {
     control.set_region(sealed_memfd(size).unwrap()).unwrap();
 }
 
-fn memfd(size: u64, seals: SealFlags) -> OwnedFd {
+pub(crate) fn memfd(size: u64, seals: SealFlags) -> OwnedFd {
     let memfd = memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
     ftruncate(&memfd, size).unwrap();
     fcntl_add_seals(&memfd, seals).unwrap();
@@ -716,87 +712,6 @@ fn seals_that_change_meanwhile() {
         })
     });
     assert!(met, "the two never met");
-}
-
-/// The pages of a region are locked memory of an ordinary user, up to RLIMIT_MEMLOCK.
-fn a_limit_of_locked_memory() {
-    let output = as_nobody("child-locks");
-    assert!(output.status.success(), "{output:?}");
-}
-
-/// The part of that in a process of another user.
-pub(crate) fn child_locks() {
-    let (control, size) = with_geometry();
-    // The kernel counts two pages more.
-    let counted = size + 2 * 4096;
-    let limit = |bytes| {
-        let now = getrlimit(Resource::Memlock);
-        let limit = Rlimit {
-            current: Some(bytes),
-            ..now
-        };
-        setrlimit(Resource::Memlock, limit)
-    };
-    let region = sealed_memfd(size).unwrap();
-    limit(counted - 4096).unwrap();
-    refuses_region(&control, &region, Errno::NOMEM);
-    limit(counted).unwrap();
-    // What is refused is given back.
-    refuses_region(&control, memfd(size, SealFlags::SHRINK), Errno::INVAL);
-    control.set_region(&region).unwrap();
-    let (second, size) = with_geometry();
-    let other = sealed_memfd(size).unwrap();
-    refuses_region(&second, &other, Errno::NOMEM);
-    // It is the user's, not the process's: another program has no limit of its own.
-    let again = || {
-        let status = Command::new(env::current_exe().unwrap())
-            .arg("child-locks-again")
-            .status();
-        status.unwrap().success()
-    };
-    assert!(!again());
-    // The first one has given back what it had, when it is gone.
-    drop(control);
-    assert!(again());
-    second.set_region(&other).unwrap();
-}
-
-/// A process that makes one VM.
-pub(crate) fn child_locks_again() {
-    let (control, size) = with_geometry();
-    control.set_region(sealed_memfd(size).unwrap()).unwrap();
-}
-
-fn too_many_vms() {
-    host_module().unload().unwrap();
-    host_module().load_with(c"max_vms=2").unwrap();
-    let first = Vm::stopped(SMALL);
-    let _second = Vm::stopped(SMALL);
-    let (control, size) = with_geometry();
-    let memfd = sealed_memfd(size).unwrap();
-    refuses_region(&control, &memfd, Errno::NOSPC);
-    drop(first);
-    control.set_region(&memfd).unwrap();
-}
-
-/// An ordinary user has a quarter of all VMs at most.
-fn too_many_vms_of_a_user() {
-    host_module().unload().unwrap();
-    host_module().load_with(c"max_vms=8").unwrap();
-    let _others: Vec<_> = (0..3).map(|_| Vm::stopped(SMALL)).collect();
-    let output = as_nobody("child-crowds");
-    assert!(output.status.success(), "{output:?}");
-}
-
-/// The part of that in a process of another user.
-pub(crate) fn child_crowds() {
-    let first = Vm::stopped(SMALL);
-    let _second = Vm::stopped(SMALL);
-    let (control, size) = with_geometry();
-    let memfd = sealed_memfd(size).unwrap();
-    refuses_region(&control, &memfd, Errno::DQUOT);
-    drop(first);
-    control.set_region(&memfd).unwrap();
 }
 
 /// Whoever lets a guest power the host off must be able to do it.

@@ -10,7 +10,7 @@ mod control;
 mod events;
 mod ioctls;
 mod lifecycle;
-mod memory;
+mod limits;
 mod names;
 mod operations;
 mod posted;
@@ -32,12 +32,12 @@ fn main() -> ExitCode {
     if let Some(role) = env::args().nth(1).filter(|role| role.starts_with("child-")) {
         match role.as_str() {
             "child-allows" => control::child_allows(),
-            "child-crowds" => control::child_crowds(),
+            "child-crowds" => limits::child_crowds(),
             "child-flood" => bounds::child_flood(),
             "child-hammer" => lifecycle::child_hammer(),
             "child-lends" => bounds::child_lends(),
-            "child-locks" => control::child_locks(),
-            "child-locks-again" => control::child_locks_again(),
+            "child-locks" => limits::child_locks(),
+            "child-locks-again" => limits::child_locks_again(),
             "child-looks" => visibility::child_looks(),
             other => panic!("no such role: {other}"),
         }
@@ -56,7 +56,7 @@ fn main() -> ExitCode {
         by_host::tests(),
         time::tests(),
         bounds::tests(),
-        memory::tests(),
+        limits::tests(),
         program::tests(),
         abuse::tests(),
     ];

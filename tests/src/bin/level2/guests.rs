@@ -85,7 +85,7 @@ pub(crate) fn boot() {
     let monitor = monitor_argument("two");
     let options = ["--stopwatches", "4096", "--auto-start", "boot"];
     let launched = Instant::now();
-    // On the debug kernel it says so much that it would not come up, traced. See tests/debug.
+    // Traced, a guest on the debug kernel does not come up. What needs the trace is not run then.
     let is_slow = env::var("STOPWATCH_KERNEL2").is_ok_and(|kernel| kernel == "debug");
     let before: &[&str] = if is_slow { &[] } else { &strace };
     let two = Guest::boot("two", &options, before, &["-qmp", &monitor]);

@@ -36,7 +36,7 @@ fn attach(options: &[&str]) -> Value {
 fn detach() {
     let monitor = monitor("strangers");
     let detach = ["detach", "--qmp", &monitor];
-    // The program gives a guest so much time, which one that looks for mistakes may not have enough of.
+    // The program waits 30 s for the guest; one on the debug kernel may need more.
     for _ in 1..patience() {
         if host(&detach).status.success() {
             return;

@@ -31,13 +31,13 @@ mod control;
 mod error;
 mod qmp;
 mod vm;
+mod vm_info;
 
-pub use control::{
-    Control, Operation, Policy, Status, VmInfo, VmmStatus, MIN_INTERVAL_NS, NAME_SIZE,
-};
+pub use control::{Control, Operation, Policy, MIN_INTERVAL_NS};
 pub use error::Error;
 pub use qmp::{Qmp, QmpError};
 pub use vm::{event_fd, sealed_memfd, Geometry, Vm};
+pub use vm_info::{Status, VmInfo, VmmStatus, NAME_SIZE};
 
 /// The usual device node.
 pub const DEVICE: &str = "/dev/vhost-stopwatch";

@@ -317,7 +317,14 @@ impl Display for Details {
             writeln!(f, "name         {}", vm.name)?;
         }
         writeln!(f, "status       {}", status(vm))?;
-        writeln!(f, "opened by    process {}, user {}", vm.pid, vm.uid)?;
+        match vm.pid {
+            0 => write!(
+                f,
+                "opened by    a process that is not in this pid namespace"
+            )?,
+            pid => write!(f, "opened by    process {pid}")?,
+        }
+        writeln!(f, ", user {}", vm.uid)?;
         writeln!(
             f,
             "age          {}, {} of it paused",
