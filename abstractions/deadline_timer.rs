@@ -28,7 +28,8 @@ pub(crate) trait DeadlineHandler: Sync + Sized + 'static {
 
 /// A timer on `CLOCK_MONOTONIC` together with what it belongs to.
 ///
-/// Dereferences to the `T`.
+/// Dereferences to the `T`. Dropping it waits for a handler that runs: not in the handler, nor with
+/// a lock that the handler takes.
 ///
 /// # Invariants
 ///

@@ -2,7 +2,7 @@
 
 //! Files and directories in debugfs that come and go, whose operations may fail.
 //!
-//! `kernel::debugfs` cannot do all of this yet: a read there has no way to fail, and its
+//! `kernel::debugfs` cannot do all of this yet: a read of a text there has no way to fail, and its
 //! `file_operations` have no owner, so a module can be unloaded while one of its files is open.
 //!
 //! C header: [`include/linux/debugfs.h`](srctree/include/linux/debugfs.h)

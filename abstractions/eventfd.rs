@@ -155,6 +155,7 @@ pub(crate) trait Listener: Send + Sync + 'static {
 
 /// A [`Listener`] on an eventfd's wait queue, the only one of its kind there: an eventfd has one
 /// listener, or one irqfd of KVM. Dropping it takes it off and waits for a call that is under way.
+/// That takes the lock of the wait queue: not inside a wake-up of that eventfd.
 ///
 /// # Invariants
 ///
@@ -237,14 +238,16 @@ impl<L: Listener> EventFdListener<L> {
         if flags & bindings::POLLIN != 0 {
             let mut count = 0;
 
-            // Keep the counter from ever filling up, which would block those who signal.
+            // Keep the counter from ever filling up, which would block those who signal. With
+            // EFD_SEMAPHORE this takes one, as for an irqfd: who has added more may fill it, and
+            // blocks those who write to it.
             //
             // SAFETY: The eventfd is valid; the wait queue's lock is held, as for any wake-up.
             unsafe { bindings::eventfd_ctx_do_read(this.eventfd.0.as_ptr(), &mut count) };
 
             // INVARIANT: Our caller holds the lock of the wait queue until we return.
             this.listener.signalled(&WakeUp(NotThreadSafe));
-            // Nobody else has to wake up: the counter is zero again.
+            // Nobody else has to wake up: what was signalled is taken.
             return 1;
         }
         0

@@ -171,6 +171,8 @@ impl Drop for PinnedFolios {
 /// Whoever has the descriptor may write into it at any time, and may even punch a hole into the
 /// file, after which it sees other pages than this does. Both only hurt what that one sees.
 ///
+/// Dropping it may sleep.
+///
 /// # Invariants
 ///
 /// `mapping` is a vmap of the `size` bytes of `folios`.
@@ -215,7 +217,8 @@ impl PinnedMemfd {
     }
 
     /// Checks and pins it, under the lock that is taken to seal it: between the two nobody seals it
-    /// against writing. Once it is pinned, to seal it is refused.
+    /// against writing. Once it is pinned, F_SEAL_WRITE is refused. F_SEAL_FUTURE_WRITE is not: it
+    /// leaves mappings that there are as they are.
     fn pin(file: &OwnedFile, size: usize) -> Result<PinnedFolios> {
         let _lock = InodeLock::shared(file);
 

@@ -45,9 +45,10 @@ impl WeakFile {
     /// A reference that keeps it open, and with it the module whose file it is; `None` if its last
     /// reference is gone. Usable in any context.
     pub(crate) fn upgrade(&self) -> Option<ARef<File>> {
-        // SAFETY: It reads the pointer and the file in one RCU read-side critical section, in which
-        // the memory of the file stays that of a file, as `release()` is not over. It takes a
-        // reference only if there is one, and looks again whether the pointer is the same.
+        // SAFETY: It reads the pointer and the file in one RCU read-side critical section.
+        // `release()` may end meanwhile, but files are SLAB_TYPESAFE_BY_RCU, so the memory stays
+        // that of a file until the section ends. It takes a reference only if there is one, and
+        // looks again whether the pointer is the same: else the memory may be another file's.
         let file = unsafe { bindings::get_file_active(self.file.as_ptr()) };
 
         // SAFETY: It is a reference of ours to a file that by the type invariant has no position,
@@ -62,12 +63,14 @@ impl FileLink for Arc<WeakFile> {
     }
 
     unsafe fn set(&self, file: *mut bindings::file) {
-        // INVARIANT: As the caller promises.
+        // INVARIANT: As the caller promises. Release: pairs with the address dependency in
+        // `get_file_active()`.
         self.file.store(file, Release);
     }
 
     fn unset(&self) {
-        // INVARIANT: Null.
+        // INVARIANT: Null. Release: pairs with the full barrier of `file_ref_get()` in
+        // `get_file_active()`, which finds the pointer changed if it took a later file.
         self.file.store(ptr::null_mut(), Release);
     }
 }
