@@ -14,22 +14,20 @@ use kernel::{
         c_int,
         c_void, //
     },
+    module::this_module,
     prelude::*,
     seq_file::SeqFile,
     sync::Arc,
     uaccess::{
         UserPtr,
         UserSlice, //
-    },
-    ThisModule, //
+    }, //
 };
 
 /// What a file in debugfs does. All methods run in the context of the calling process and may
 /// sleep.
 #[vtable]
 pub(crate) trait DebugFile: Send + Sync + Sized + 'static {
-    /// The module to which the methods belong; it stays loaded while a file is open.
-    const OWNER: &'static ThisModule;
     /// The longest text that may be written, in bytes.
     const MAX_WRITE: usize = 256;
 
@@ -102,7 +100,7 @@ pub(crate) struct DebugEntry<T: DebugFile> {
 
 impl<T: DebugFile> DebugEntry<T> {
     const FOPS: bindings::file_operations = bindings::file_operations {
-        owner: T::OWNER.as_ptr(),
+        owner: this_module::<T::OwnerModule>().as_ptr(),
         open: Some(Self::open),
         read: Some(bindings::seq_read),
         write: if T::HAS_WRITE {

@@ -25,6 +25,7 @@ use kernel::{
     },
     fs::File,
     mm::virt::VmaNew,
+    module::this_module,
     new_mutex,
     page::PAGE_SIZE,
     prelude::*,
@@ -42,8 +43,7 @@ use kernel::{
         UserPtr,
         UserSlice,
         UserSliceWriter, //
-    },
-    ThisModule, //
+    }, //
 };
 
 use super::shim;
@@ -90,9 +90,6 @@ pub(crate) trait MiscFile: Send + Sync + Sized + 'static {
 
     /// Where it is noted which file it is: `()`, or an `Arc` of a [`WeakFile`](super::weak_file).
     type Link: FileLink;
-
-    /// The module to which the methods belong; it stays loaded while a file is open.
-    const OWNER: &'static ThisModule;
 
     /// Opens a file. Once it is open, `link` notes it, until it is released.
     fn open(context: &Self::Context, file: &File, link: &Self::Link) -> Result<Arc<Self>>;
@@ -390,7 +387,7 @@ impl<T: MiscFile> MiscRegistration<T> {
     }
 
     const FOPS: bindings::file_operations = bindings::file_operations {
-        owner: T::OWNER.as_ptr(),
+        owner: this_module::<T::OwnerModule>().as_ptr(),
         open: Some(Self::open),
         release: Some(Self::release),
         unlocked_ioctl: Some(Self::ioctl),
@@ -415,7 +412,7 @@ impl<T: MiscFile> MiscRegistration<T> {
     /// `file` is being opened through a misc device registered by this type.
     unsafe extern "C" fn open(inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
         // SAFETY: The caller opens `file` for `inode`.
-        let ret = unsafe { bindings::nonseekable_open(inode, file) };
+        let ret = unsafe { bindings::stream_open(inode, file) };
         if ret != 0 {
             return ret;
         }
@@ -426,8 +423,8 @@ impl<T: MiscFile> MiscRegistration<T> {
         let open = Self::make(this, unsafe { File::from_raw_file(file) });
         match open {
             Ok(open) => {
-                // SAFETY: It is being opened, by `nonseekable_open()`; `release` calls `unset()` for
-                // the link that is beside the data, which nobody can exchange.
+                // SAFETY: It is being opened, as a stream; `release` calls `unset()` for the link
+                // that is beside the data, which nobody can exchange.
                 unsafe { open.link.set(file) };
                 if T::HAS_MMAP {
                     // SAFETY: It is being opened.
@@ -475,8 +472,8 @@ impl<T: MiscFile> MiscRegistration<T> {
     unsafe fn with<R>(file: *mut bindings::file, method: impl FnOnce(&T, &File) -> R) -> R {
         // SAFETY: `open` has put it there, and `release` has not been called.
         let open = unsafe { KBox::<Open<T>>::borrow((*file).private_data) };
-        // SAFETY: `file` is valid during this call; no `fdget_pos` region is active, as the files
-        // are not seekable.
+        // SAFETY: `file` is valid during this call; no `fdget_pos` region is active, as a stream has
+        // no position.
         method(&open.data, unsafe { File::from_raw_file(file) })
     }
 

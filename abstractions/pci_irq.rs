@@ -3,7 +3,8 @@
 //! The interrupts of a PCI device: its vectors, their handlers and the CPUs that take them, as one
 //! value.
 //!
-//! A handler borrows from the vectors, so `kernel` has no way yet to keep both in a driver's data.
+//! A handler borrows from the vectors, and must not be forgotten, so `kernel` has no safe way yet to
+//! keep both in a driver's data. Here they end with the binding, whatever becomes of their owner.
 //!
 //! C headers: [`include/linux/pci.h`](srctree/include/linux/pci.h),
 //! [`include/linux/interrupt.h`](srctree/include/linux/interrupt.h)
@@ -15,8 +16,10 @@ use kernel::{
     device::Bound,
     error::to_result,
     irq::{
-        self,
-        ThreadedHandler, //
+        Flags,
+        IrqRequest,
+        ThreadedHandler,
+        ThreadedRegistration, //
     },
     pci::{
         self,
@@ -24,100 +27,137 @@ use kernel::{
         IrqTypes,
         IrqVectorRegistration, //
     },
-    prelude::*, //
+    prelude::*,
+    types::CovariantForLt, //
 };
 
-/// The MSI-X vectors of a device. Dropping it frees them.
-pub(crate) struct MsixVectors<'bound>(IrqVectorRegistration<'bound>);
+use super::while_bound::WhileBound;
 
-impl<'bound> MsixVectors<'bound> {
-    /// Allocates up to `most` vectors, one at least. May sleep.
-    ///
-    /// # Errors
-    ///
-    /// Those of the allocation: the device has no MSI-X, or there is no vector left for it.
-    pub(crate) fn new(pdev: &'bound pci::Device<Bound>, most: u32) -> Result<Self> {
-        let types = IrqTypes::default().with(IrqType::MsiX);
+/// What interrupts are for.
+pub(crate) trait Interrupted {
+    /// Its handler, of which each vector has one.
+    type Handler: ThreadedHandler + Send + 'static;
 
-        Ok(Self(pdev.alloc_irq_vectors(1, most, types)?))
-    }
+    /// How many vectors it needs, of those that it was given.
+    fn vectors(&self) -> u32;
 
-    /// How many there are.
-    pub(crate) fn count(&self) -> u32 {
-        // CAST: A device has 2,048 of them at the most.
-        self.0.len() as u32
-    }
+    /// Makes a handler. It is called at once, and on several CPUs.
+    fn handler(&self) -> Self::Handler;
+
+    /// Whether a CPU takes the interrupts of a vector.
+    fn runs(&self, vector: u32, cpu: CpuId) -> bool;
 }
 
-/// Handlers of MSI-X vectors of a device. Dropping it waits for them, and then frees the vectors.
-///
+/// A handler of a vector. Dropping it waits until it does not run.
+trait Registered: Send {}
+
+impl<H: ThreadedHandler + Send + 'static> Registered for Pin<KBox<ThreadedRegistration<'_, H>>> {}
+
 /// # Invariants
 ///
-/// `registrations` are of vectors of `_vectors`, which is dropped after them.
-pub(crate) struct MsixHandlers<'bound, H: ThreadedHandler + 'static> {
-    registrations: KVec<Pin<KBox<irq::ThreadedRegistration<'bound, H>>>>,
-    _vectors: MsixVectors<'bound>,
+/// `handlers` are of vectors of `_vectors`, which is dropped after them.
+struct Handlers<'bound> {
+    handlers: KVec<KBox<dyn Registered + 'bound>>,
+    _vectors: KBox<IrqVectorRegistration<'bound>>,
 }
 
-impl<'bound, H: ThreadedHandler + 'static> MsixHandlers<'bound, H> {
-    /// Registers a threaded handler for each of the first `count` vectors, which may be called at
-    /// once, and has it run on those CPUs of which `runs` says so, given the vector's index and the
-    /// CPU. May sleep.
+type BoundHandlers = WhileBound<CovariantForLt!(Handlers<'_>)>;
+
+/// Handlers of MSI-X vectors of a device. Dropping it waits for them, and then frees the vectors;
+/// so does the end of the binding. May sleep.
+#[pin_data]
+pub(crate) struct MsixHandlers {
+    #[pin]
+    _handlers: BoundHandlers,
+}
+
+impl MsixHandlers {
+    /// Allocates up to `most` vectors, one at least, and has `make` make what they are for, given
+    /// how many they are. Then gives as many of them as that needs a threaded handler, which may be
+    /// called at once. May sleep.
     ///
     /// # Errors
     ///
-    /// `ENOMEM`, and those of `request_irq()`. That the CPUs cannot be had is none: then it runs on
-    /// others.
-    pub(crate) fn new(
-        vectors: MsixVectors<'bound>,
-        count: u32,
+    /// Those of the allocation of vectors: the device has no MSI-X, or there is no vector left for
+    /// it; those of `make` and of `request_irq()`; `ENOMEM`. That the CPUs cannot be had is none:
+    /// then a handler runs on others.
+    pub(crate) fn new<'bound, I: Interrupted>(
+        pdev: &'bound pci::Device<Bound>,
+        most: u32,
         name: &'static CStr,
-        handler: impl Fn() -> H,
-        runs: impl Fn(u32, CpuId) -> bool,
-    ) -> Result<Self> {
-        let mut registrations = KVec::with_capacity(count as usize, GFP_KERNEL)?;
+        make: impl FnOnce(u32) -> Result<I>,
+    ) -> Result<(impl PinInit<Self, Error> + 'bound, I)> {
+        let (handlers, interrupted) =
+            BoundHandlers::new(pdev, move |pdev| Handlers::new(pdev, most, name, make))?;
 
-        for index in 0..count {
-            let request: irq::IrqRequest<'_> = vectors.0.index(index as usize)?.into();
-            let irq = request.irq();
-            // SAFETY: A request is a number, which is that of a vector for as long as `vectors`
-            // lives, and what is made of it here is dropped before that.
-            let request = unsafe {
-                core::mem::transmute::<irq::IrqRequest<'_>, irq::IrqRequest<'bound>>(request)
-            };
-            // SAFETY: The handler owns what it uses, and pinned memory is not used otherwise before
-            // it is dropped. If it never is, the vector is never freed either.
-            let registration = unsafe {
-                irq::ThreadedRegistration::new(
-                    request,
-                    irq::Flags::TRIGGER_NONE,
-                    name,
-                    Ok(handler()),
-                )
-            };
-            let registration = KBox::pin_init(registration, GFP_KERNEL)?;
+        Ok((try_pin_init!(Self { _handlers <- handlers }), interrupted))
+    }
+}
 
-            registrations.push(registration, GFP_KERNEL)?;
-            // Where it cannot be told where to run, it runs somewhere.
-            let _ = Self::run_on(irq, |cpu| runs(index, cpu));
-        }
-        // INVARIANT: By the order of the fields it is dropped last, and moving it frees nothing.
-        Ok(Self {
-            registrations,
+impl<'bound> Handlers<'bound> {
+    fn new<I: Interrupted>(
+        pdev: &'bound pci::Device<Bound>,
+        most: u32,
+        name: &'static CStr,
+        make: impl FnOnce(u32) -> Result<I>,
+    ) -> Result<(Self, I)> {
+        let types = IrqTypes::default().with(IrqType::MsiX);
+        let vectors = pdev
+            .alloc_irq_vectors(1, most, types)
+            .inspect_err(|_| dev_err!(pdev, "no MSI-X vector for its interrupts\n"))?;
+        let vectors = KBox::new(vectors, GFP_KERNEL)?;
+        // CAST: A device has 2,048 vectors at the most.
+        let interrupted = make(vectors.len() as u32)?;
+        let count = interrupted.vectors();
+
+        // INVARIANT: By the order of the fields they are dropped last, and moving this does not
+        // move what is in the box.
+        let mut this = Self {
+            handlers: KVec::with_capacity(count as usize, GFP_KERNEL)?,
             _vectors: vectors,
-        })
-    }
-
-    /// Has an interrupt with a handler go to certain CPUs, of those that are online.
-    fn run_on(irq: u32, runs: impl Fn(CpuId) -> bool) -> Result {
-        let mut cpus = CpumaskVar::new_zero(GFP_KERNEL)?;
-
-        for cpu in (0..kernel::cpu::nr_cpu_ids()).filter_map(CpuId::from_u32) {
-            if runs(cpu) {
-                cpus.set(cpu);
-            }
+        };
+        for index in 0..count {
+            this.register(index, name, &interrupted)?;
         }
-        // SAFETY: The interrupt has a handler, so it is there; the mask is copied.
-        to_result(unsafe { bindings::irq_set_affinity(irq, cpus.as_raw()) })
+        Ok((this, interrupted))
     }
+
+    fn register<I: Interrupted>(
+        &mut self,
+        index: u32,
+        name: &'static CStr,
+        interrupted: &I,
+    ) -> Result {
+        // SAFETY: By the type invariant the vectors are there, and are not moved, until the last of
+        // `handlers` is dropped, which is the only place where this reference goes.
+        let vectors = unsafe { &*core::ptr::from_ref(&*self._vectors) };
+        let request: IrqRequest<'bound> = vectors.index(index as usize)?.into();
+        let irq = request.irq();
+        let handler = Ok(interrupted.handler());
+
+        // SAFETY: It is dropped, at the latest when the driver is unbound: it does not leave this
+        // file but in a `WhileBound`, the action of which drops it even if its owner is forgotten.
+        let handler =
+            unsafe { ThreadedRegistration::new(request, Flags::TRIGGER_NONE, name, handler) };
+        let handler = KBox::pin_init(handler, GFP_KERNEL)?;
+
+        self.handlers
+            .push(KBox::new(handler, GFP_KERNEL)?, GFP_KERNEL)?;
+        // Where it cannot be told where to run, it runs somewhere.
+        let _ = run_on(irq, |cpu| interrupted.runs(index, cpu));
+        Ok(())
+    }
+}
+
+/// Has an interrupt with a handler go to certain CPUs, of those that are online.
+fn run_on(irq: u32, runs: impl Fn(CpuId) -> bool) -> Result {
+    let mut cpus = CpumaskVar::new_zero(GFP_KERNEL)?;
+
+    for cpu in (0..kernel::cpu::nr_cpu_ids()).filter_map(CpuId::from_u32) {
+        if runs(cpu) {
+            cpus.set(cpu);
+        }
+    }
+    // SAFETY: The interrupt has a handler, so it is there; the mask is copied.
+    to_result(unsafe { bindings::irq_set_affinity(irq, cpus.as_raw()) })
 }

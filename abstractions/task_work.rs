@@ -153,7 +153,8 @@ impl<T: TaskWorkHandler> TaskWork<T> {
     ///
     /// # Errors
     ///
-    /// `ESRCH` if the task exits, or the file does, or the module.
+    /// `ESRCH` if the task exits, or the file does, or the module; or if the task is a kernel
+    /// thread, which would do the work when it ends.
     pub(crate) fn queue(self: &Arc<Self>, task: &Task, notify: Notify, file: &WeakFile) -> Result {
         // Acquire: pairs with the release in `run()`, after which `head` and `file` are free.
         if self.queued.xchg(true, Acquire) {
@@ -171,6 +172,10 @@ impl<T: TaskWorkHandler> TaskWork<T> {
 
     /// The part of [`Self::queue`] for the owner of `head` and `file`.
     fn queue_head(self: &Arc<Self>, task: &Task, notify: Notify, file: &WeakFile) -> Result {
+        // SAFETY: The task is valid; the flag does not change.
+        if unsafe { (*task.as_ptr()).flags } & bindings::PF_KTHREAD != 0 {
+            return Err(ESRCH);
+        }
         let file = file.upgrade().ok_or(ESRCH)?;
         let running = Running::new().ok_or(ESRCH)?;
         let mode = match notify {
@@ -266,11 +271,15 @@ pub(crate) struct TaskWorks {
 }
 
 impl TaskWorks {
-    /// An initialiser: from now on work may be queued.
-    pub(crate) fn new() -> impl PinInit<Self> {
-        pin_init!(Self {
-            // Release: pairs with `Running::new`.
-            _: { OPEN.store(true, Release) },
+    /// An initialiser: from then on work may be queued.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY` if there is one.
+    pub(crate) fn new() -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            // Full: pairs with `Running::new`.
+            _: { OPEN.cmpxchg(false, true, Full).map_err(|_| EBUSY)?; },
             _pin: PhantomPinned,
         })
     }

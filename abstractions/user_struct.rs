@@ -60,6 +60,9 @@ impl<T: UserStruct> UserCopy<T> {
     #[inline]
     pub(crate) fn read(&mut self) -> Result<&mut T> {
         const SIZE_FIELD: usize = size_of::<u32>();
+        const {
+            assert!(SIZE_FIELD <= T::FIRST_SIZE && T::FIRST_SIZE <= size_of::<T>());
+        };
 
         let bytes = self.value.as_bytes_mut();
 

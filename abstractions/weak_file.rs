@@ -28,7 +28,7 @@ use super::miscdevice::FileLink;
 ///
 /// # Invariants
 ///
-/// `file` is null or points to a file without a position, whose `release()` is not over.
+/// `file` is null or points to a file that is a stream, whose `release()` is not over.
 pub(crate) struct WeakFile {
     file: Atomic<*mut bindings::file>,
 }
@@ -51,8 +51,8 @@ impl WeakFile {
         // looks again whether the pointer is the same: else the memory may be another file's.
         let file = unsafe { bindings::get_file_active(self.file.as_ptr()) };
 
-        // SAFETY: It is a reference of ours to a file that by the type invariant has no position,
-        // so there is no `fdget_pos()` to race with.
+        // SAFETY: It is a reference of ours to a file that by the type invariant is a stream, which
+        // has no position, so there is no `fdget_pos()` to race with.
         NonNull::new(file).map(|file| unsafe { ARef::from_raw(file.cast::<File>()) })
     }
 }

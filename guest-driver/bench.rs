@@ -15,7 +15,6 @@
 //! is not there: the host does not offer it, or there is no counter to tell the time from.
 
 use kernel::{
-    module::this_module,
     new_mutex,
     prelude::*,
     seq_file::SeqFile,
@@ -156,8 +155,6 @@ impl Bench {
 
 #[vtable]
 impl DebugFile for Bench {
-    const OWNER: &'static ThisModule = this_module::<crate::LocalModule>();
-
     fn show(&self, out: &SeqFile) -> Result {
         let Taken { ns, ticks } = *self.taken.lock();
 

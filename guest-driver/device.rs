@@ -49,6 +49,7 @@ use crate::{
             AddressSpace,
             PageFault, //
         },
+        pci_irq::Interrupted,
         pm_notifier::{
             PmHandler,
             Sleep, //
@@ -269,16 +270,6 @@ impl StopwatchDevice {
         }
         self.learn(&answer);
         Ok(())
-    }
-
-    /// How many interrupt vectors it uses: one for each ring.
-    pub(crate) fn vectors(&self) -> u32 {
-        self.transport.rings()
-    }
-
-    /// The vector whose interrupts are for a CPU.
-    pub(crate) fn vector_of(&self, cpu: CpuId) -> u32 {
-        self.transport.ring_of(cpu)
     }
 
     /// The events of the device.
@@ -875,8 +866,25 @@ impl StopwatchDevice {
     }
 }
 
+/// Each ring that is used has a vector: of those CPUs that use that ring.
+impl Interrupted for Arc<StopwatchDevice> {
+    type Handler = Interrupt;
+
+    fn vectors(&self) -> u32 {
+        self.transport.rings()
+    }
+
+    fn handler(&self) -> Interrupt {
+        Interrupt(self.clone())
+    }
+
+    fn runs(&self, vector: u32, cpu: CpuId) -> bool {
+        self.transport.ring_of(cpu) == vector
+    }
+}
+
 /// The interrupt of a device.
-pub(crate) struct Interrupt(pub(crate) Arc<StopwatchDevice>);
+pub(crate) struct Interrupt(Arc<StopwatchDevice>);
 
 impl irq::ThreadedHandler for Interrupt {
     fn handle(&self) -> irq::ThreadedIrqReturn {

@@ -445,6 +445,7 @@ impl Events {
     /// What has been counted.
     pub(crate) fn counters(&self) -> Counters {
         Counters {
+            // Relaxed: it orders nothing.
             interrupts: self.interrupts.load(Relaxed),
             events: self.log.lock().written,
         }

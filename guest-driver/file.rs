@@ -9,7 +9,6 @@ use kernel::{
         File, //
     },
     mm::virt::VmaNew,
-    module::this_module,
     new_mutex,
     prelude::*,
     sync::{
@@ -345,8 +344,6 @@ impl MiscFile for StopwatchFile {
     type Context = Opened;
 
     type Link = ();
-
-    const OWNER: &'static ThisModule = this_module::<crate::LocalModule>();
 
     fn open(opened: &Opened, file: &File, _link: &()) -> Result<Arc<Self>> {
         let device = &opened.device;

@@ -73,6 +73,7 @@ impl PostRings {
         let mut free = users.iter_mut().take(rings).enumerate();
         let (ring, of) = free.find(|(_, of)| of.is_none()).ok_or(ENOSPC)?;
         *of = Some(user);
+        // Relaxed: see `any_waits()`.
         self.taken.store(Self::mask(&users), Relaxed);
         // CAST: There are at most `MOST`.
         Ok(ring as u32)
@@ -82,6 +83,8 @@ impl PostRings {
     /// has the ring, so that of two for a ring that of the later one is larger. Usable in any
     /// context.
     pub(crate) fn next_ticket(&self) -> u64 {
+        // Relaxed: tickets of a ring are taken one after the other by those who have it; across
+        // rings they need no order.
         self.ticket.fetch_add(1, Relaxed)
     }
 
@@ -92,6 +95,7 @@ impl PostRings {
         if let Some(of) = users.get_mut(ring as usize) {
             *of = None;
         }
+        // Relaxed: see `any_waits()`.
         self.taken.store(Self::mask(&users), Relaxed);
     }
 

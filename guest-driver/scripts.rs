@@ -20,7 +20,6 @@
 use core::ops::Range;
 use kernel::{
     alloc::KVVec,
-    module::this_module,
     new_mutex,
     prelude::*,
     seq_file::SeqFile,
@@ -194,8 +193,6 @@ fn read(device: &StopwatchDevice, watch: u32) -> Result<uapi::stopwatch_reading>
 
 #[vtable]
 impl DebugFile for StopwatchScript {
-    const OWNER: &'static ThisModule = this_module::<crate::LocalModule>();
-
     fn show(&self, out: &SeqFile) -> Result {
         match self.kind {
             Kind::Control => Err(EINVAL),
@@ -452,8 +449,6 @@ impl TopScript {
 
 #[vtable]
 impl DebugFile for TopScript {
-    const OWNER: &'static ThisModule = this_module::<crate::LocalModule>();
-
     fn show(&self, out: &SeqFile) -> Result {
         match self.kind {
             TopKind::List => self.list(out),

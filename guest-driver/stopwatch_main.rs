@@ -54,17 +54,11 @@ use abstractions::{
     bar::enable_with_ports,
     miscdevice::MiscRegistration,
     pci_id::pci_device_id,
-    pci_irq::{
-        MsixHandlers,
-        MsixVectors, //
-    },
+    pci_irq::MsixHandlers,
     pm_notifier::PmNotifier,
     reboot_notifier::RebootNotifier, //
 };
-use device::{
-    Interrupt,
-    StopwatchDevice, //
-};
+use device::StopwatchDevice;
 use file::{
     Opened,
     StopwatchFile, //
@@ -104,6 +98,7 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
+        // Relaxed: as in `take()`.
         CLAIMED.store(false, Relaxed);
     }
 }
@@ -113,11 +108,12 @@ static CLAIMED: AtomicFlag = AtomicFlag::new(false);
 /// What there is while the driver is bound. Dropped in this order: first nobody can open the
 /// device, then it cannot interrupt; at last another device may take its place.
 #[pin_data]
-struct Binding<'bound> {
+struct Binding {
     #[pin]
     _file: MiscRegistration<StopwatchFile>,
     _top_files: TopFiles,
-    _irqs: MsixHandlers<'bound, Interrupt>,
+    #[pin]
+    _irqs: MsixHandlers,
     #[pin]
     _pm: PmNotifier<Arc<StopwatchDevice>>,
     #[pin]
@@ -129,7 +125,7 @@ struct Binding<'bound> {
 
 impl pci::Driver for StopwatchDriver {
     type IdInfo = ();
-    type Data<'bound> = Binding<'bound>;
+    type Data<'bound> = Binding;
 
     const ID_TABLE: pci::IdTable<Self::IdInfo> = &PCI_TABLE;
 
@@ -153,20 +149,14 @@ impl pci::Driver for StopwatchDriver {
             // Interrupts are messages, which are writes to the bus.
             pdev.set_master();
 
-            let vectors = MsixVectors::new(pdev, nr_cpu_ids())
-                .inspect_err(|_| dev_err!(pdev, "no MSI-X vector for the events\n"))?;
-            let device = StopwatchDevice::new(pdev, has_ports, vectors.count())?;
-            let device = Arc::pin_init(device, GFP_KERNEL)?;
-            let irqs = MsixHandlers::new(
-                vectors,
-                device.vectors(),
-                c"stopwatch",
-                || Interrupt(device.clone()),
-                |vector, cpu| device.vector_of(cpu) == vector,
-            )?;
+            let (irqs, device) =
+                MsixHandlers::new(pdev, nr_cpu_ids(), c"stopwatch", move |vectors| {
+                    let device = StopwatchDevice::new(pdev, has_ports, vectors)?;
+                    Arc::pin_init(device, GFP_KERNEL)
+                })?;
 
             Ok(try_pin_init!(Binding {
-                _irqs: irqs,
+                _irqs <- irqs,
                 _: {
                     device.turn_on_features(pdev.as_ref())?;
                 },

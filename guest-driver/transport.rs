@@ -488,6 +488,8 @@ impl Transport {
     /// Sees to it that what is posted by now has its doorbell soon. Usable in any context.
     #[inline]
     pub(crate) fn flush_soon(timer: &DeadlineTimer<Self>) {
+        // Relaxed: what orders it with the timer's look at what was posted is said where this is
+        // called.
         if !timer.timer_is_set.load(Relaxed) && !timer.timer_is_set.xchg(true, Relaxed) {
             timer.tell_programs(true);
             timer.set(monotonic_ns() + Self::POSTED_NS);

@@ -7,14 +7,12 @@
 
 use kernel::{
     fs::File,
-    module::this_module,
     new_mutex,
     prelude::*,
     sync::{
         Arc,
         Mutex, //
     },
-    ThisModule, //
 };
 
 use crate::{
@@ -131,8 +129,6 @@ pub(crate) struct ControlFile {
 impl MiscFile for ControlFile {
     type Context = Arc<Registry>;
     type Link = Arc<WeakFile>;
-
-    const OWNER: &'static ThisModule = this_module::<crate::LocalModule>();
 
     fn open(registry: &Arc<Registry>, file: &File, link: &Arc<WeakFile>) -> Result<Arc<Self>> {
         let opener = Opener {
@@ -336,13 +332,19 @@ impl ControlFile {
 
     fn start(&self, arg: usize) -> Result {
         zero(u32::try_from(arg).map_err(|_| EINVAL)?)?;
-        let setup = self.setup.lock();
-        let server = setup.vm()?.server();
+        let vm = {
+            let setup = self.setup.lock();
+            let vm = setup.vm()?;
 
-        if setup.doorbells.iter().any(Option::is_none) || !server.has_calls() {
-            return Err(ENXIO);
-        }
-        server.start()
+            if setup.doorbells.iter().any(Option::is_none) || !vm.server().has_calls() {
+                return Err(ENXIO);
+            }
+            vm.server().start()?;
+            vm.clone()
+        };
+
+        vm.server().catch_up();
+        Ok(())
     }
 
     fn stop(&self, arg: usize) -> Result {

@@ -333,7 +333,7 @@ impl Core {
 
 /// What has to be done with the timer, and so needs to know it.
 impl DeadlineTimer<Core> {
-    /// Serves kicks from now on, and what came before. Task context; may sleep.
+    /// Serves kicks from now on; what came before is for [`Self::catch_up`]. Task context.
     ///
     /// # Errors
     ///
@@ -351,9 +351,14 @@ impl DeadlineTimer<Core> {
 
         // It may have been the last reference, which is not for under the lock.
         drop(former);
+        Ok(())
+    }
+
+    /// Serves what came before [`Self::start`], which signals eventfds. Task context, without
+    /// locks; may sleep.
+    pub(crate) fn catch_up(&self) {
         self.expire();
         self.work_off();
-        Ok(())
     }
 
     /// Serves no kick and notes no timeout from now on. Task context.

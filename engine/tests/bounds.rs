@@ -323,6 +323,26 @@ fn a_change_of_features_is_done_in_slices() {
     assert_eq!(device.features(), 0);
 }
 
+/// Taken back between two slices, it is cancelled, and the features are as it made them.
+#[test]
+fn a_change_of_features_that_is_taken_back_has_begun() {
+    let (mut device, mem, mut guest) = negotiated(GEOMETRY);
+    for watch in 0..64 {
+        guest.call(&mut device, &mem, 0, request(TIMEOUT, watch, 1 << 40), 0);
+    }
+    let off = request(uapi::STOPWATCH_OP_SET_FEATURES, 0, 0);
+    let token = guest.rings[1].post(&mem, off).unwrap();
+    let served = device.serve(&mem, &at(5), &(), 1, &mut Budget::section());
+    assert_eq!((served.answered, served.more), (0, true));
+    assert!(guest.rings[1].abandon(&mem, token).is_none());
+    finish(&mut device, &mem, 6);
+    let slot = device.layout().ring(1).unwrap().slot(0);
+    let status = (mem.load(slot + 8) >> 32) as u32;
+    assert_eq!(status, uapi::STOPWATCH_S_CANCELLED);
+    assert_eq!(device.features(), 0);
+    assert_eq!(device.next_deadline(&at(6)), None);
+}
+
 /// A status that the header does not know has nothing carried out, and hides
 /// no other deadline.
 #[test]

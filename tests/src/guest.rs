@@ -166,9 +166,13 @@ impl Guest {
     ///
     /// As it wakes up, its virtio-console takes the other end of the port to be
     /// closed, until somebody connects there.
-    pub fn awake(&mut self) {
+    ///
+    /// `wake` is called each second until the guest answers: a slow guest can still be
+    /// on its way to sleep, and what would wake it up is lost on it then.
+    pub fn awake(&mut self, mut wake: impl FnMut()) {
         let end = Instant::now() + COMMAND * patience();
         loop {
+            wake();
             let stream = UnixStream::connect(&self.socket).expect("QEMU listens");
             stream
                 .set_read_timeout(Some(Duration::from_secs(1)))

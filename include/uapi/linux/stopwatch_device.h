@@ -288,9 +288,12 @@ struct stopwatch_record {
  * is another one by then, the host has completed the request, and the answer is
  * there. Else the host answers STOPWATCH_S_CANCELLED, unless it had copied the
  * slot already: it copies a slot, acts and completes it without letting go of
- * the VM in between, so it then carries the request out now, and not later. To
- * know which it was, wait for the slot to be completed; it is used again only
- * then. A BIND or UNBIND that was taken back too late does no harm, by its ticket.
+ * the VM in between, so it then carries the request out now, and not later. (A
+ * SET_FEATURES that ends timeouts may take several such steps, of which the
+ * first one turns the features on or off: taken back after that, it is answered
+ * with STOPWATCH_S_CANCELLED, and the features are what it made them.) To know
+ * which it was, wait for the slot to be completed; it is used again only then.
+ * A BIND or UNBIND that was taken back too late does no harm, by its ticket.
  */
 #define STOPWATCH_SLOT_SIZE		64
 #define STOPWATCH_OWNER_POSTED		(1 << 0)

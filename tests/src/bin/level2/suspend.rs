@@ -139,8 +139,9 @@ fn to_idle() {
     // The timeout expires meanwhile, which does not wake it up.
     while_it_sleeps(&before);
     let mut qemu = Qmp::connect(monitor("one")).unwrap();
-    qemu.execute("system_powerdown", json!({})).unwrap();
-    guest.awake();
+    guest.awake(|| {
+        qemu.execute("system_powerdown", json!({})).unwrap();
+    });
     assert_eq!(guest.shell("cat /tmp/status"), "0\n");
     assert_eq!(suspends(&mut guest, "s2idle"), suspends_before + 1);
     check(&mut guest, &before, "to idle");
@@ -162,7 +163,7 @@ fn to_memory() {
     reaches(&mut qemu, "suspended");
     while_it_sleeps(&before);
     qemu.execute("system_wakeup", json!({})).unwrap();
-    guest.awake();
+    guest.awake(|| ());
     assert_eq!(guest.shell("cat /tmp/status"), "0\n");
     assert_eq!(suspends(&mut guest, "deep"), 1);
     check(&mut guest, &before, "to memory");
