@@ -192,7 +192,10 @@ fn a_periodic_timeout() {
     let mut vm = Vm::with_timeouts(ROOM);
     let mut deadline = armed(&mut vm, 2, 0, 7 * MS, 3 * MS);
     let record = vm.guest.record(2);
-    assert_eq!((record.interval_ns, record.deadline_ns), (3 * MS, deadline));
+    assert_eq!(record.interval_ns, 3 * MS);
+    // On a busy machine it may have expired before it is looked at.
+    let later = record.deadline_ns.checked_sub(deadline);
+    assert_eq!(later.map(|ns| ns % (3 * MS)), Some(0), "{record:?}");
     let mut timeouts = 0;
     for _ in 0..10 {
         let event = next_event(&mut vm);
