@@ -41,7 +41,7 @@ pub(crate) trait Interrupted {
     /// How many vectors it needs, of those that it was given.
     fn vectors(&self) -> u32;
 
-    /// Makes a handler. It is called at once, and on several CPUs.
+    /// Makes the handler of a vector. It may be called as soon as it is registered.
     fn handler(&self) -> Self::Handler;
 
     /// Whether a CPU takes the interrupts of a vector.
@@ -65,10 +65,8 @@ type BoundHandlers = WhileBound<CovariantForLt!(Handlers<'_>)>;
 
 /// Handlers of MSI-X vectors of a device. Dropping it waits for them, and then frees the vectors;
 /// so does the end of the binding. May sleep.
-#[pin_data]
 pub(crate) struct MsixHandlers {
-    #[pin]
-    _handlers: BoundHandlers,
+    _handlers: Pin<KBox<BoundHandlers>>,
 }
 
 impl MsixHandlers {
@@ -81,16 +79,18 @@ impl MsixHandlers {
     /// Those of the allocation of vectors: the device has no MSI-X, or there is no vector left for
     /// it; those of `make` and of `request_irq()`; `ENOMEM`. That the CPUs cannot be had is none:
     /// then a handler runs on others.
-    pub(crate) fn new<'bound, I: Interrupted>(
-        pdev: &'bound pci::Device<Bound>,
+    pub(crate) fn new<I: Interrupted>(
+        pdev: &pci::Device<Bound>,
         most: u32,
         name: &'static CStr,
         make: impl FnOnce(u32) -> Result<I>,
-    ) -> Result<(impl PinInit<Self, Error> + 'bound, I)> {
+    ) -> Result<(Self, I)> {
         let (handlers, interrupted) =
             BoundHandlers::new(pdev, move |pdev| Handlers::new(pdev, most, name, make))?;
+        // Here, for the action is there only after this, and an initialiser may be forgotten.
+        let _handlers = KBox::pin_init(handlers, GFP_KERNEL)?;
 
-        Ok((try_pin_init!(Self { _handlers <- handlers }), interrupted))
+        Ok((Self { _handlers }, interrupted))
     }
 }
 

@@ -112,7 +112,6 @@ struct Binding {
     #[pin]
     _file: MiscRegistration<StopwatchFile>,
     _top_files: TopFiles,
-    #[pin]
     _irqs: MsixHandlers,
     #[pin]
     _pm: PmNotifier<Arc<StopwatchDevice>>,
@@ -156,7 +155,7 @@ impl pci::Driver for StopwatchDriver {
                 })?;
 
             Ok(try_pin_init!(Binding {
-                _irqs <- irqs,
+                _irqs: irqs,
                 _: {
                     device.turn_on_features(pdev.as_ref())?;
                 },

@@ -21,6 +21,7 @@ use stopwatch_protocol::layout::Layout;
 use stopwatch_protocol::memory::Memory;
 use stopwatch_protocol::name::Name;
 use stopwatch_protocol::post_ring::PostRing;
+use stopwatch_protocol::request_ring::Token;
 use stopwatch_protocol::slot::{Creation, Request, Stamped, Status};
 use stopwatch_protocol::uapi;
 
@@ -304,9 +305,9 @@ fn device_layout(geometry: Geometry) -> &'static Layout {
     Box::leak(Box::new(Layout::new(geometry).unwrap()))
 }
 
-/// A change of features that ends many timeouts is answered when it is complete.
-#[test]
-fn a_change_of_features_is_done_in_slices() {
+/// A device in a change of features that ends many timeouts, after its first slice, and the
+/// token of the request.
+fn features_half_off() -> (Device<Heap>, Region, Guest, Token) {
     let (mut device, mem, mut guest) = negotiated(GEOMETRY);
     for watch in 0..64 {
         guest.call(&mut device, &mem, 0, request(TIMEOUT, watch, 1 << 40), 0);
@@ -315,6 +316,13 @@ fn a_change_of_features_is_done_in_slices() {
     let token = guest.rings[1].post(&mem, off).unwrap();
     let served = device.serve(&mem, &at(5), &(), 1, &mut Budget::section());
     assert_eq!((served.answered, served.more), (0, true));
+    (device, mem, guest, token)
+}
+
+/// A change of features that ends many timeouts is answered when it is complete.
+#[test]
+fn a_change_of_features_is_done_in_slices() {
+    let (mut device, mem, mut guest, token) = features_half_off();
     assert!(guest.rings[1].poll(&mem, token).is_none());
     assert!(finish(&mut device, &mem, 6) > 1);
     let reply = guest.rings[1].poll(&mem, token).expect("it is answered");
@@ -326,14 +334,7 @@ fn a_change_of_features_is_done_in_slices() {
 /// Taken back between two slices, it is cancelled, and the features are as it made them.
 #[test]
 fn a_change_of_features_that_is_taken_back_has_begun() {
-    let (mut device, mem, mut guest) = negotiated(GEOMETRY);
-    for watch in 0..64 {
-        guest.call(&mut device, &mem, 0, request(TIMEOUT, watch, 1 << 40), 0);
-    }
-    let off = request(uapi::STOPWATCH_OP_SET_FEATURES, 0, 0);
-    let token = guest.rings[1].post(&mem, off).unwrap();
-    let served = device.serve(&mem, &at(5), &(), 1, &mut Budget::section());
-    assert_eq!((served.answered, served.more), (0, true));
+    let (mut device, mem, mut guest, token) = features_half_off();
     assert!(guest.rings[1].abandon(&mem, token).is_none());
     finish(&mut device, &mem, 6);
     let slot = device.layout().ring(1).unwrap().slot(0);
