@@ -18,9 +18,9 @@ use kernel::{
 
 /// What a [`DeadlineTimer`] calls.
 pub(crate) trait DeadlineHandler: Sync + Sized + 'static {
-    /// The deadline has passed. Runs in hard interrupt context, never twice at a time. On PREEMPT_RT
-    /// the kernel moves a timer without `HRTIMER_MODE_HARD` to a softirq, which is a thread there: so
-    /// a spinlock of that kernel, which may sleep, can be taken in either.
+    /// The deadline has passed. Runs in hard interrupt context, never twice at a time. On
+    /// PREEMPT_RT the kernel moves a timer without `HRTIMER_MODE_HARD` to a softirq, which is a
+    /// thread there: so a spinlock of that kernel, which may sleep, can be taken in either.
     ///
     /// May set the next deadline on `timer`.
     fn expired(timer: &DeadlineTimer<Self>);
@@ -31,9 +31,36 @@ pub(crate) trait DeadlineHandler: Sync + Sized + 'static {
 /// Dereferences to the `T`. Dropping it waits for a handler that runs: not in the handler, nor with
 /// a lock that the handler takes.
 ///
+/// # Examples
+///
+/// ```
+/// use crate::abstractions::deadline_timer::{DeadlineHandler, DeadlineTimer};
+/// use kernel::sync::{Arc, Completion};
+///
+/// #[pin_data]
+/// struct Expiry {
+///     #[pin]
+///     passed: Completion,
+/// }
+///
+/// impl DeadlineHandler for Expiry {
+///     fn expired(timer: &DeadlineTimer<Self>) {
+///         timer.passed.complete_all();
+///     }
+/// }
+///
+/// let expiry = try_pin_init!(Expiry { passed <- Completion::new() });
+/// let timer = Arc::pin_init(DeadlineTimer::new(expiry), GFP_KERNEL)?;
+///
+/// // This one is in the past, and expires at once.
+/// timer.set(0);
+/// timer.passed.wait_for_completion();
+/// # Ok::<(), Error>(())
+/// ```
+///
 /// # Invariants
 ///
-/// `timer` is initialised, with [`Self::run`] as its function, and is the first field.
+/// `timer` is initialised, with `Self::run` as its function, and is the first field.
 #[pin_data(PinnedDrop)]
 #[repr(C)]
 pub(crate) struct DeadlineTimer<T: DeadlineHandler> {

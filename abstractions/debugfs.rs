@@ -36,10 +36,21 @@ pub(crate) trait DebugFile: Send + Sync + Sized + 'static {
         Err(EINVAL)
     }
 
-    /// Takes what was written, without white space around it.
+    /// Takes what was written, without the newline at its end.
     fn write(&self, _text: &str) -> Result {
         Err(EINVAL)
     }
+}
+
+/// Whether what was put out does not fit: it is thrown away, and [`DebugFile::show`] called again with
+/// more room.
+pub(crate) fn has_overflowed(out: &SeqFile) -> bool {
+    // CAST: The layouts are compatible, as `SeqFile::from_raw()` says.
+    let seq = core::ptr::from_ref(out).cast::<bindings::seq_file>();
+
+    // SAFETY: By the contract of `SeqFile::from_raw()` what a reference points to is valid, and no
+    // other thread uses it.
+    unsafe { (*seq).count == (*seq).size }
 }
 
 /// An entry, which is removed with all that is in it when this is dropped. That waits for those who
@@ -99,7 +110,7 @@ pub(crate) struct DebugEntry<T: DebugFile> {
 }
 
 impl<T: DebugFile> DebugEntry<T> {
-    const FOPS: bindings::file_operations = bindings::file_operations {
+    const FOPS: &'static bindings::file_operations = &bindings::file_operations {
         owner: this_module::<T::OwnerModule>().as_ptr(),
         open: Some(Self::open),
         read: Some(bindings::seq_read),
@@ -126,7 +137,7 @@ impl<T: DebugFile> DebugEntry<T> {
                 dir.0.dentry,
                 core::ptr::from_ref::<T>(&file).cast_mut().cast::<c_void>(),
                 core::ptr::null(),
-                &Self::FOPS,
+                Self::FOPS,
             )
         };
         // INVARIANT: As said just now.
@@ -191,6 +202,7 @@ impl<T: DebugFile> DebugEntry<T> {
         UserSlice::new(text, len).read_all(&mut bytes, GFP_KERNEL)?;
         let text = core::str::from_utf8(&bytes).map_err(|_| EINVAL)?;
 
-        file.write(text.trim())
+        // As `echo` ends it.
+        file.write(text.strip_suffix('\n').unwrap_or(text))
     }
 }

@@ -157,9 +157,36 @@ pub(crate) trait Listener: Send + Sync + 'static {
 /// listener, or one irqfd of KVM. Dropping it takes it off and waits for a call that is under way.
 /// That takes the lock of the wait queue: not inside a wake-up of that eventfd.
 ///
+/// # Examples
+///
+/// ```
+/// use crate::abstractions::eventfd::{EventFdFile, EventFdListener, Listener, WakeUp};
+/// use kernel::sync::{new_spinlock_irq, Arc, SpinLockIrq};
+///
+/// struct Doorbell(Pin<KBox<SpinLockIrq<u64>>>);
+///
+/// impl Listener for Doorbell {
+///     fn signalled(&self, wake_up: &WakeUp) {
+///         *wake_up.lock(&self.0) += 1;
+///     }
+/// }
+///
+/// /// Counts how often the eventfd `fd` is signalled, until what it returns is dropped.
+/// fn count(fd: i32) -> Result<Pin<KBox<EventFdListener<Doorbell>>>> {
+///     let file = EventFdFile::get(fd)?;
+///     let count = KBox::pin_init(new_spinlock_irq!(0), GFP_KERNEL)?;
+///
+///     EventFdListener::attach(&file, Doorbell(count))
+/// }
+///
+/// // No descriptor has this number.
+/// assert!(count(-1).is_err());
+/// # Ok::<(), Error>(())
+/// ```
+///
 /// # Invariants
 ///
-/// - `wait` is the first field, its function is [`Self::wake`].
+/// - `wait` is the first field, its function is `Self::wake`.
 /// - `wait` is on the wait queue of `eventfd`.
 #[pin_data(PinnedDrop)]
 #[repr(C)]

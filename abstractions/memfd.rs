@@ -14,10 +14,8 @@ use kernel::{
     prelude::*, //
 };
 
-use super::{
-    shared_memory::SharedMemory,
-    shim, //
-};
+use super::shared_memory::SharedMemory;
+use super::shim;
 
 /// The file of a descriptor.
 ///
@@ -135,7 +133,7 @@ impl Memfd {
             return Err(EBADF);
         }
         // SAFETY: As above.
-        let seals = unsafe { shim::shim_memfd_get_seals(file.0.as_ptr()) };
+        let seals = unsafe { shim::shim_shmem_seals(file.0.as_ptr()) };
         if seals < 0 {
             return Err(EINVAL);
         }
@@ -173,6 +171,25 @@ impl Drop for PinnedFolios {
 ///
 /// Dropping it may sleep.
 ///
+/// # Examples
+///
+/// ```
+/// use crate::abstractions::memfd::{Memfd, PinnedMemfd};
+/// use kernel::page::PAGE_SIZE;
+///
+/// /// The first word of a memfd of one page, whose size is sealed.
+/// fn first_word(fd: i32) -> Result<u64> {
+///     let memfd = Memfd::get(fd)?;
+///     let pinned = PinnedMemfd::new(&memfd, PAGE_SIZE)?;
+///
+///     Ok(pinned.memory().load(0))
+/// }
+///
+/// // No descriptor has this number.
+/// assert!(first_word(-1).is_err());
+/// # Ok::<(), Error>(())
+/// ```
+///
 /// # Invariants
 ///
 /// `mapping` is a vmap of the `size` bytes of `folios`.
@@ -195,7 +212,8 @@ impl PinnedMemfd {
     /// The seals with which nobody could write.
     const SEALS_REFUSED: u32 = bindings::F_SEAL_WRITE | bindings::F_SEAL_FUTURE_WRITE;
 
-    /// Pins and maps the whole of `memfd`. The pages are locked memory of the current user. May sleep.
+    /// Pins and maps the whole of `memfd`. The pages are locked memory of the current user. May
+    /// sleep.
     ///
     /// # Errors
     ///
@@ -223,7 +241,7 @@ impl PinnedMemfd {
         let _lock = InodeLock::shared(file);
 
         // SAFETY: The file is valid by its invariant, here and in the next two blocks.
-        let seals = unsafe { shim::shim_memfd_get_seals(file.0.as_ptr()) };
+        let seals = unsafe { shim::shim_shmem_seals(file.0.as_ptr()) };
         let seals = u32::try_from(seals).map_err(|_| EINVAL)?;
         if seals & Self::SEALS_NEEDED != Self::SEALS_NEEDED || seals & Self::SEALS_REFUSED != 0 {
             return Err(EINVAL);

@@ -9,6 +9,20 @@ use kernel::bindings;
 
 /// A memory cgroup, or none on a kernel without them. May be dropped in any context.
 ///
+/// # Examples
+///
+/// ```
+/// use crate::abstractions::memory_cgroup::MemoryCgroup;
+///
+/// let cgroup = MemoryCgroup::current();
+///
+/// // Maybe later, and in another task: this is charged to `cgroup`.
+/// let memory = cgroup.charge(|| KBox::new(7, GFP_KERNEL_ACCOUNT))?;
+///
+/// assert_eq!(*memory, 7);
+/// # Ok::<(), Error>(())
+/// ```
+///
 /// # Invariants
 ///
 /// The pointer is null, or this owns a reference to what it points to.
@@ -26,12 +40,13 @@ impl MemoryCgroup {
     /// Charges what `act` allocates with `__GFP_ACCOUNT` to this cgroup, and not to that of the
     /// current task. Task context.
     pub(crate) fn charge<T>(&self, act: impl FnOnce() -> T) -> T {
-        // SAFETY: By the type invariant this holds a reference, which outlives the borrow of `self`,
-        // and the former cgroup is set again before that ends.
+        // SAFETY: By the type invariant this holds a reference, which outlives the borrow of
+        // `self`, and the former cgroup is set again before that ends.
         let former = unsafe { shim::shim_set_active_memcg(self.0) };
         let result = act();
 
-        // SAFETY: It was set when this began: by a scope around this, which holds a reference, or null.
+        // SAFETY: It was set when this began: by a scope around this, which holds a reference, or
+        // null.
         unsafe { shim::shim_set_active_memcg(former) };
         result
     }

@@ -24,7 +24,10 @@ use kernel::{
         c_ulong, //
     },
     fs::File,
-    mm::virt::VmaNew,
+    mm::virt::{
+        self,
+        VmaNew, //
+    },
     module::this_module,
     new_mutex,
     page::PAGE_SIZE,
@@ -46,39 +49,10 @@ use kernel::{
     }, //
 };
 
-use super::shim;
-
-/// Where an open file of a misc device is noted while it is open.
-pub(crate) trait FileLink: Send + Sync + Sized + 'static {
-    /// One for a file that is to be opened; notes none yet.
-    ///
-    /// # Errors
-    ///
-    /// `ENOMEM`.
-    fn new() -> Result<Self>;
-
-    /// Notes it.
-    ///
-    /// # Safety
-    ///
-    /// `file` is being opened and has no position; [`Self::unset`] is called for the same link in its
-    /// `release()`.
-    unsafe fn set(&self, file: *mut bindings::file);
-
-    /// It is being released.
-    fn unset(&self);
-}
-
-/// Nowhere.
-impl FileLink for () {
-    fn new() -> Result {
-        Ok(())
-    }
-
-    unsafe fn set(&self, _file: *mut bindings::file) {}
-
-    fn unset(&self) {}
-}
+use super::{
+    shim,
+    weak_file::FileLink, //
+};
 
 /// An open file of a misc device.
 ///
@@ -376,7 +350,7 @@ impl<T: MiscFile> MiscRegistration<T> {
                     device.write(bindings::miscdevice {
                         minor: bindings::MISC_DYNAMIC_MINOR as c_int,
                         name: kernel::str::as_char_ptr_in_const_context(name),
-                        fops: &Self::FOPS,
+                        fops: Self::FOPS,
                         ..pin_init::zeroed()
                     })
                 };
@@ -386,7 +360,7 @@ impl<T: MiscFile> MiscRegistration<T> {
         })
     }
 
-    const FOPS: bindings::file_operations = bindings::file_operations {
+    const FOPS: &'static bindings::file_operations = &bindings::file_operations {
         owner: this_module::<T::OwnerModule>().as_ptr(),
         open: Some(Self::open),
         release: Some(Self::release),
@@ -398,7 +372,7 @@ impl<T: MiscFile> MiscRegistration<T> {
         ..pin_init::zeroed()
     };
 
-    const VM_OPS: bindings::vm_operations_struct = bindings::vm_operations_struct {
+    const VM_OPS: &'static bindings::vm_operations_struct = &bindings::vm_operations_struct {
         fault: if T::HAS_FAULT {
             Some(Self::fault)
         } else {
@@ -514,20 +488,19 @@ impl<T: MiscFile> MiscRegistration<T> {
         vma: *mut bindings::vm_area_struct,
     ) -> c_int {
         // SAFETY: As the caller promises.
-        let result = unsafe {
+        let (area, result) = unsafe {
             let area = VmaNew::from_raw(vma);
             let offset = (*vma).vm_pgoff.saturating_mul(PAGE_SIZE);
-            Self::with(file, |data, file| data.mmap(file, area, offset))
+            let result = Self::with(file, |data, file| data.mmap(file, area, offset));
+            (area, result)
         };
         // A fault maps page frames. It would replace the private copy of a page that a program has
         // written to, and it cannot be mixed with ordinary pages.
         //
-        // SAFETY: While it is being set up, nobody else uses it.
-        let flags = unsafe { (*vma).__bindgen_anon_2.vm_flags };
-        let private = (bindings::VM_SHARED | bindings::VM_MAYWRITE) as bindings::vm_flags_t;
+        let flags = area.flags();
         let result = result.and_then(|()| {
-            if flags & private == bindings::VM_MAYWRITE as bindings::vm_flags_t
-                || flags & bindings::VM_MIXEDMAP as bindings::vm_flags_t != 0
+            if flags & (virt::flags::SHARED | virt::flags::MAYWRITE) == virt::flags::MAYWRITE
+                || flags & virt::flags::MIXEDMAP != 0
             {
                 return Err(EINVAL);
             }
@@ -538,14 +511,14 @@ impl<T: MiscFile> MiscRegistration<T> {
             Ok(()) => {
                 // Its pages are not the memory management's; whoever maps more than there is gets
                 // the fault that says so.
-                let flags = bindings::VM_IO
-                    | bindings::VM_PFNMAP
-                    | bindings::VM_DONTEXPAND
-                    | bindings::VM_DONTDUMP;
-                // SAFETY: While it is being set up, nobody else uses it.
+                area.set_io();
+                area.set_dontexpand();
+                area.set_dontdump();
+                // SAFETY: While it is being set up, nobody else uses it. It is not mixed, and has
+                // no private copies, as looked at above.
                 unsafe {
-                    (*vma).__bindgen_anon_2.vm_flags |= flags as bindings::vm_flags_t;
-                    (*vma).vm_ops = &Self::VM_OPS;
+                    (*vma).__bindgen_anon_2.vm_flags |= virt::flags::PFNMAP;
+                    (*vma).vm_ops = Self::VM_OPS;
                 }
                 0
             }

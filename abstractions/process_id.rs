@@ -7,12 +7,24 @@
 use core::ptr::NonNull;
 use kernel::{
     bindings,
-    prelude::*, //
+    prelude::*,
+    sync::rcu, //
 };
 
-/// The id of a process, which may have ended since: then its numbers may be those of another one.
+/// The id of a process, which may have ended since.
 ///
 /// Dropping it may happen in any context.
+///
+/// # Examples
+///
+/// ```
+/// use crate::abstractions::process_id::ProcessId;
+///
+/// let id = ProcessId::current()?;
+///
+/// assert!(id.number() > 0);
+/// # Ok::<(), Error>(())
+/// ```
 ///
 /// # Invariants
 ///
@@ -26,16 +38,24 @@ impl ProcessId {
     ///
     /// `ESRCH` if it has none any more.
     pub(crate) fn current() -> Result<Self> {
-        let kind = bindings::pid_type_PIDTYPE_TGID;
-        // SAFETY: `current!()` is valid while it runs this.
-        let pid = unsafe { bindings::get_task_pid(current!().as_ptr(), kind) };
+        let task = current!().as_ptr();
+        // SAFETY: The current task is valid while it runs this.
+        let pid = unsafe { bindings::get_task_pid(task, bindings::pid_type_PIDTYPE_TGID) };
 
         // INVARIANT: `get_task_pid()` returns a reference.
         NonNull::new(pid).map(Self).ok_or(ESRCH)
     }
 
-    /// Its number in the pid namespace of the current task; 0 if it is not there. Task context.
+    /// Its number in the pid namespace of the current task; 0 if it is not there, or has ended.
+    /// Task context.
     pub(crate) fn number(&self) -> i32 {
+        let _guard = rcu::read_lock();
+
+        // SAFETY: By the type invariant this holds a reference, and the RCU read lock is held.
+        let task = unsafe { bindings::pid_task(self.0.as_ptr(), bindings::pid_type_PIDTYPE_TGID) };
+        if task.is_null() {
+            return 0;
+        }
         // SAFETY: By the type invariant this holds a reference.
         unsafe { bindings::pid_vnr(self.0.as_ptr()) }
     }

@@ -21,6 +21,35 @@ use core::{
 /// change under the reader, and no access is a data race whatever the other side does. There is no
 /// way to get a reference into the memory. Usable in any context.
 ///
+/// # Examples
+///
+/// A producer's half of a ring, whose first word is how many entries were produced:
+///
+/// ```
+/// use crate::abstractions::shared_memory::SharedMemory;
+/// use core::ptr::NonNull;
+///
+/// fn produce(ring: SharedMemory<'_>, entry: u64) {
+///     let produced = ring.load(0);
+///
+///     ring.store(8 + (produced as u32 % 8) * 8, entry);
+///     // The consumer sees the entry before it sees that there is one.
+///     ring.store_release(0, produced.wrapping_add(1));
+/// }
+///
+/// #[repr(align(4096))]
+/// struct Page([u64; 512]);
+///
+/// let mut page = KBox::new(Page([0; 512]), GFP_KERNEL)?;
+/// // SAFETY: It is a page, and accessed in no other way.
+/// let ring = unsafe { SharedMemory::new(NonNull::from(&mut page.0).cast(), 4096) };
+///
+/// produce(ring, 7);
+/// assert_eq!(ring.load_acquire(0), 1);
+/// assert_eq!(ring.load(8), 7);
+/// # Ok::<(), Error>(())
+/// ```
+///
 /// # Invariants
 ///
 /// `start` points to `words` words, mapped, aligned, and accessed only atomically, for `'a`.

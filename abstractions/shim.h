@@ -34,7 +34,7 @@ void shim_mem_cgroup_put(struct mem_cgroup *memcg);
 
 int shim_poll_add_wait(struct file *file, struct wait_queue_entry *wait);
 
-int shim_memfd_get_seals(struct file *file);
+int shim_shmem_seals(struct file *file);
 void shim_inode_lock_shared(struct file *file);
 void shim_inode_unlock_shared(struct file *file);
 unsigned long shim_folio_nr_pages(struct folio *folio);

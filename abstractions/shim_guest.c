@@ -1,9 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 /* The guest driver's part of shim.h. */
 
+#include <linux/anon_inodes.h>
 #include <linux/mm.h>
 #include <linux/pci.h>
+#include <linux/reboot.h>
 #include <linux/vmalloc.h>
+
+/* For shim_vmap_pfn_kernel(), and for words that both sides use in one access. */
+#if !defined(CONFIG_VMAP_PFN) || !defined(CONFIG_64BIT)
+#error "the driver needs CONFIG_64BIT, and CONFIG_VMAP_PFN, which graphics drivers select"
+#endif
 
 #include "shim.h"
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /* The host module's part of shim.h. */
 
+#include <linux/anon_inodes.h>
 #include <linux/cred.h>
 #include <linux/eventfd.h>
 #include <linux/fs.h>
@@ -10,10 +11,16 @@
 #include <linux/shmem_fs.h>
 #include <linux/preempt.h>
 #include <linux/rcupdate.h>
+#include <linux/reboot.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/vmalloc.h>
 #include <linux/wait.h>
+
+/* For shim_synchronize_rcu_tasks(). */
+#if defined(CONFIG_PREEMPTION) && !defined(CONFIG_TASKS_RCU)
+#error "a kernel that preempts tasks needs CONFIG_TASKS_RCU, which kprobes select"
+#endif
 
 #include "shim.h"
 
@@ -43,9 +50,6 @@ void shim_cond_resched(void)
  */
 void shim_synchronize_rcu_tasks(void)
 {
-#if defined(CONFIG_PREEMPTION) && !defined(CONFIG_TASKS_RCU)
-#error "a kernel that preempts tasks needs CONFIG_TASKS_RCU, which kprobes select"
-#endif
 	synchronize_rcu_tasks();
 }
 
@@ -95,10 +99,10 @@ int shim_poll_add_wait(struct file *file, struct wait_queue_entry *wait)
 }
 
 /*
- * The F_SEAL_* of a memfd in ordinary pages, -EINVAL for any other file. What the
- * kernel has for that, memfd_fcntl() and memfd_get_seals(), is not exported.
+ * The F_SEAL_* of a memfd in ordinary pages, -EINVAL for any other file. The
+ * kernel's memfd_get_seals() takes hugetlbfs, too, and is not exported.
  */
-int shim_memfd_get_seals(struct file *file)
+int shim_shmem_seals(struct file *file)
 {
 	struct inode *inode = file_inode(file);
 

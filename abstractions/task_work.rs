@@ -42,10 +42,8 @@ use kernel::{
     types::Opaque, //
 };
 
-use super::{
-    shim,
-    weak_file::WeakFile, //
-};
+use super::shim;
+use super::weak_file::WeakFile;
 
 /// How a task is told of its work.
 #[derive(Clone, Copy)]
@@ -90,8 +88,8 @@ pub(crate) fn may_reschedule() {
 }
 
 /// Whether the current task has been killed, and should leave the kernel soon. An exiting task gets
-/// no new work by [`notify_current`], but runs what it had: that looks here after each section, so it
-/// does one.
+/// no new work by [`notify_current`], but runs what it had: that looks here after each section, so
+/// it does one.
 pub(crate) fn current_is_dying() -> bool {
     // SAFETY: It only looks at the current task.
     unsafe { shim::shim_current_is_dying() }
@@ -114,9 +112,45 @@ pub(crate) trait TaskWorkHandler: Send + Sync + Sized + 'static {
 
 /// A piece of work, to be queued to one task at a time.
 ///
+/// # Examples
+///
+/// ```
+/// use crate::abstractions::task_work::{
+///     notify_current, TaskWork, TaskWorkGate, TaskWorkHandler, TaskWorks,
+/// };
+/// use crate::abstractions::weak_file::{FileLink, WeakFile};
+/// use kernel::sync::Arc;
+///
+/// static GATE: TaskWorkGate = TaskWorkGate::new();
+///
+/// struct Rest;
+///
+/// impl TaskWorkHandler for Rest {
+///     fn run(&self) {
+///         pr_info!("done by the task itself\n");
+///     }
+/// }
+///
+/// /// Leaves the rest to the task that has called into the file.
+/// fn leave_over(rest: &Arc<TaskWork<Rest>>, file: &WeakFile) -> Result {
+///     let notify = notify_current().ok_or(ESRCH)?;
+///
+///     rest.queue(current!(), notify, file)
+/// }
+///
+/// // The module's own, until it exits.
+/// let works = KBox::try_pin_init(TaskWorks::new(&GATE), GFP_KERNEL)?;
+/// let rest = Arc::pin_init(TaskWork::new(&GATE, Rest), GFP_KERNEL)?;
+/// let file = <Arc<WeakFile> as FileLink>::new()?;
+///
+/// // A kernel thread takes no task work.
+/// assert!(leave_over(&rest, &file).is_err());
+/// # Ok::<(), Error>(())
+/// ```
+///
 /// # Invariants
 ///
-/// - `head` is the first field; its function is [`Self::run`] while it is queued.
+/// - `head` is the first field; its function is `Self::run` while it is queued.
 /// - While `queued`, `file` belongs to whoever set that, and then to the task that runs the work;
 ///   else to nobody.
 #[pin_data]
@@ -124,6 +158,7 @@ pub(crate) trait TaskWorkHandler: Send + Sync + Sized + 'static {
 pub(crate) struct TaskWork<T: TaskWorkHandler> {
     head: Opaque<bindings::callback_head>,
     queued: Atomic<bool>,
+    gate: &'static TaskWorkGate,
     file: UnsafeCell<Option<ARef<File>>>,
     inner: T,
     #[pin]
@@ -136,20 +171,21 @@ unsafe impl<T: TaskWorkHandler> Send for TaskWork<T> {}
 unsafe impl<T: TaskWorkHandler> Sync for TaskWork<T> {}
 
 impl<T: TaskWorkHandler> TaskWork<T> {
-    /// An initialiser: nothing is queued.
-    pub(crate) fn new(inner: T) -> impl PinInit<Self> {
+    /// An initialiser: nothing is queued. What is queued passes `gate`.
+    pub(crate) fn new(gate: &'static TaskWorkGate, inner: T) -> impl PinInit<Self> {
         // INVARIANT: It is not queued.
         pin_init!(Self {
             head: Opaque::uninit(),
             queued: Atomic::new(false),
+            gate,
             file: UnsafeCell::new(None),
             inner,
             _pin: PhantomPinned,
         })
     }
 
-    /// Queues the work to `task`, unless it is queued, to whichever task. Until it begins, and while
-    /// it runs, it holds `file`. Usable in any context.
+    /// Queues the work to `task`, unless it is queued, to whichever task. Until it begins, and
+    /// while it runs, it holds `file`. Usable in any context.
     ///
     /// # Errors
     ///
@@ -172,12 +208,15 @@ impl<T: TaskWorkHandler> TaskWork<T> {
 
     /// The part of [`Self::queue`] for the owner of `head` and `file`.
     fn queue_head(self: &Arc<Self>, task: &Task, notify: Notify, file: &WeakFile) -> Result {
-        // SAFETY: The task is valid; the flag does not change.
-        if unsafe { (*task.as_ptr()).flags } & bindings::PF_KTHREAD != 0 {
+        // SAFETY: The task is valid.
+        //
+        // FIXME(read_once): The task may write other flags meanwhile. This one does not change.
+        let flags = unsafe { (&raw const (*task.as_ptr()).flags).read_volatile() };
+        if flags & bindings::PF_KTHREAD != 0 {
             return Err(ESRCH);
         }
         let file = file.upgrade().ok_or(ESRCH)?;
-        let running = Running::new().ok_or(ESRCH)?;
+        let running = Running::new(self.gate).ok_or(ESRCH)?;
         let mode = match notify {
             Notify::Resume => bindings::task_work_notify_mode_TWA_RESUME,
             Notify::Signal => bindings::task_work_notify_mode_TWA_SIGNAL,
@@ -192,8 +231,8 @@ impl<T: TaskWorkHandler> TaskWork<T> {
                 func: Some(Self::run),
             });
         }
-        // SAFETY: `head` is set up, and stays, by the reference leaked above, until `run()`. The task
-        // is valid, and its work may be added to in any context.
+        // SAFETY: `head` is set up, and stays, by the reference leaked above, until `run()`. The
+        // task is valid, and its work may be added to in any context.
         let added = unsafe { bindings::task_work_add(task.as_ptr(), self.head.get(), mode) };
         if added != 0 {
             // SAFETY: Nothing was queued: what we leaked is ours again, and so is `file`.
@@ -212,11 +251,11 @@ impl<T: TaskWorkHandler> TaskWork<T> {
     ///
     /// Only called by a task that was given the work by [`Self::queue_head`], once.
     unsafe extern "C" fn run(head: *mut bindings::callback_head) {
-        // INVARIANT: `queue_head()` has left us its own.
-        let running = Running(());
         // SAFETY: `head` is the first field of a `Self`, to which `queue_head()` has leaked us a
         // reference.
         let this = unsafe { Arc::from_raw(head.cast_const().cast::<Self>()) };
+        // INVARIANT: `queue_head()` has left us its own, of the same gate.
+        let running = Running(this.gate);
         // SAFETY: By the type invariant the file is ours, as the work was queued.
         let file = unsafe { (*this.file.get()).take() };
         // Release: pairs with the acquire in `queue()`. From now on it may be queued again, so work
@@ -233,39 +272,66 @@ impl<T: TaskWorkHandler> TaskWork<T> {
     }
 }
 
+/// What all task work of a module passes: a `static` of the module.
+pub(crate) struct TaskWorkGate {
+    /// Works that are queued or run.
+    running: Atomic<i64>,
+    /// There is a [`TaskWorks`].
+    open: Atomic<bool>,
+}
+
+impl TaskWorkGate {
+    /// A gate that is shut.
+    pub(crate) const fn new() -> Self {
+        Self {
+            running: Atomic::new(0),
+            open: Atomic::new(false),
+        }
+    }
+}
+
+impl Default for TaskWorkGate {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// Work that is queued or runs.
 ///
 /// # Invariants
 ///
-/// It is counted in `RUNNING`.
-struct Running(());
-
-static RUNNING: Atomic<i64> = Atomic::new(0);
-static OPEN: Atomic<bool> = Atomic::new(false);
+/// It is counted in the `running` of the gate.
+struct Running(&'static TaskWorkGate);
 
 impl Running {
-    /// `None` if there is no [`TaskWorks`].
-    fn new() -> Option<Self> {
+    /// `None` if the gate is shut.
+    fn new(gate: &'static TaskWorkGate) -> Option<Self> {
         // Full, twice: pairs with `TaskWorks::drop`. It sees this one, or this sees that it closed.
-        RUNNING.fetch_add(1i64, Full);
+        gate.running.fetch_add(1i64, Full);
         // INVARIANT: Counted just now.
-        let running = Self(());
+        let running = Self(gate);
 
-        OPEN.cmpxchg(true, true, Full).is_ok().then_some(running)
+        gate.open
+            .cmpxchg(true, true, Full)
+            .is_ok()
+            .then_some(running)
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
         // Release: what was done before is seen by `TaskWorks::drop`.
-        RUNNING.fetch_sub(1i64, Release);
+        self.0.running.fetch_sub(1i64, Release);
     }
 }
 
-/// That a module does task work. Belongs into what the module's exit drops, which waits then until no
-/// task is in the module's code any more.
+/// That a module does task work: its gate is open. Belongs into what the module's exit drops, which
+/// waits then until no task is in the module's code any more. A module that forgets it does not
+/// wait. Nothing that a module has can rule that out: it would take a function of the kernel, which
+/// calls the work and gives back the module after that.
 #[pin_data(PinnedDrop)]
 pub(crate) struct TaskWorks {
+    gate: &'static TaskWorkGate,
     #[pin]
     _pin: PhantomPinned,
 }
@@ -275,11 +341,12 @@ impl TaskWorks {
     ///
     /// # Errors
     ///
-    /// `EBUSY` if there is one.
-    pub(crate) fn new() -> impl PinInit<Self, Error> {
+    /// `EBUSY` if the gate is open.
+    pub(crate) fn new(gate: &'static TaskWorkGate) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             // Full: pairs with `Running::new`.
-            _: { OPEN.cmpxchg(false, true, Full).map_err(|_| EBUSY)?; },
+            _: { gate.open.cmpxchg(false, true, Full).map_err(|_| EBUSY)?; },
+            gate,
             _pin: PhantomPinned,
         })
     }
@@ -289,11 +356,11 @@ impl TaskWorks {
 impl PinnedDrop for TaskWorks {
     fn drop(self: Pin<&mut Self>) {
         // Full: pairs with `Running::new`.
-        OPEN.xchg(false, Full);
+        self.gate.open.xchg(false, Full);
         // When a module exits, work may be left that has given its file back, and ends soon.
         //
         // Acquire: pairs with the release in `Running::drop`.
-        while RUNNING.load(Acquire) != 0 {
+        while self.gate.running.load(Acquire) != 0 {
             kernel::time::delay::fsleep(kernel::time::Delta::from_millis(1));
         }
         // SAFETY: We may sleep.

@@ -8,8 +8,8 @@
 use kernel::bindings;
 use kernel::task::Kuid;
 
-/// What is in no namespace a user.
-pub(crate) const NOBODY: u32 = u32::MAX;
+/// What is in no namespace a user: the kernel's `INVALID_UID`.
+pub(crate) const INVALID: u32 = u32::MAX;
 
 /// A user as the initial user namespace has it, which has every one: as the kernel has it, too.
 #[inline]
@@ -50,11 +50,11 @@ pub(crate) fn initial_to_current(uid: u32) -> u32 {
     }
 }
 
-/// A user of the current task's user namespace as the initial one has it; [`NOBODY`] if there is no
+/// A user of the current task's user namespace as the initial one has it; [`INVALID`] if there is no
 /// such user.
 #[cfg(CONFIG_USER_NS)]
 pub(crate) fn current_to_initial(uid: u32) -> u32 {
-    // SAFETY: As above. An invalid user is mapped to `NOBODY`.
+    // SAFETY: As above. An invalid user is mapped to `INVALID`.
     unsafe {
         let user = bindings::make_kuid(bindings::current_user_ns(), uid);
         bindings::from_kuid(&raw mut bindings::init_user_ns, user)

@@ -22,9 +22,57 @@ use kernel::{
     }, //
 };
 
-use super::miscdevice::FileLink;
+/// Where an open file is noted while it is open.
+pub(crate) trait FileLink: Send + Sync + Sized + 'static {
+    /// One for a file that is to be opened; notes none yet.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    fn new() -> Result<Self>;
+
+    /// Notes it.
+    ///
+    /// # Safety
+    ///
+    /// `file` is being opened and has no position; [`Self::unset`] is called for the same link in
+    /// its `release()`.
+    unsafe fn set(&self, file: *mut bindings::file);
+
+    /// It is being released.
+    fn unset(&self);
+}
+
+/// Nowhere.
+impl FileLink for () {
+    fn new() -> Result {
+        Ok(())
+    }
+
+    unsafe fn set(&self, _file: *mut bindings::file) {}
+
+    fn unset(&self) {}
+}
 
 /// An open file, until it is released; then none.
+///
+/// # Examples
+///
+/// ```
+/// use crate::abstractions::weak_file::{FileLink, WeakFile};
+/// use kernel::sync::Arc;
+///
+/// /// What belongs to a file, and does something for who has it open, as long as somebody has.
+/// fn is_open(file: &WeakFile) -> bool {
+///     file.upgrade().is_some()
+/// }
+///
+/// let link = <Arc<WeakFile> as FileLink>::new()?;
+///
+/// // No file was opened yet.
+/// assert!(!is_open(&link));
+/// # Ok::<(), Error>(())
+/// ```
 ///
 /// # Invariants
 ///

@@ -29,8 +29,6 @@ pub(crate) mod pci_irq;
 pub(crate) mod pm_notifier;
 #[path = "../abstractions/protocol_memory.rs"]
 pub(crate) mod protocol_memory;
-#[path = "../abstractions/rcu.rs"]
-pub(crate) mod rcu;
 #[path = "../abstractions/reboot_notifier.rs"]
 pub(crate) mod reboot_notifier;
 #[path = "../abstractions/shared_memory.rs"]
@@ -41,6 +39,9 @@ pub(crate) mod shared_page;
 pub(crate) mod user;
 #[path = "../abstractions/user_struct.rs"]
 pub(crate) mod user_struct;
+#[allow(dead_code, reason = "its files are noted nowhere")]
+#[path = "../abstractions/weak_file.rs"]
+pub(crate) mod weak_file;
 #[path = "../abstractions/while_bound.rs"]
 pub(crate) mod while_bound;
 

@@ -16,20 +16,11 @@ use crate::{
         capability,
         user, //
     },
-    protocol::ownership::Ownership,
-    uapi, //
+    protocol::ownership::{
+        Access,
+        Ownership, //
+    }, //
 };
-
-/// What somebody wants of a stopwatch.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Want {
-    /// To read it, and know that it exists.
-    See,
-    /// All that changes it, but what its owner only may.
-    Control,
-    /// To delete it, or say what others may.
-    Own,
-}
 
 /// A user, by the number that the initial user namespace has for it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -49,14 +40,8 @@ impl User {
 
     /// Whether owner and mode let this user.
     #[inline]
-    pub(crate) fn may(self, want: Want, ownership: &Ownership) -> bool {
-        let modes = match want {
-            Want::See => uapi::STOPWATCH_MODE_READ | uapi::STOPWATCH_MODE_CONTROL,
-            Want::Control => uapi::STOPWATCH_MODE_CONTROL,
-            Want::Own => 0,
-        };
-
-        ownership.exists && (ownership.uid == self.0 || ownership.mode & modes != 0)
+    pub(crate) fn may(self, access: Access, ownership: &Ownership) -> bool {
+        ownership.lets(self.0, access)
     }
 }
 
@@ -90,10 +75,10 @@ pub(crate) fn is_root() -> bool {
 ///
 /// `ENOENT` if it is not there, or not for this task to see; `EACCES` if it is.
 #[inline]
-pub(crate) fn admit(want: Want, ownership: &Ownership) -> Result {
+pub(crate) fn admit(access: Access, ownership: &Ownership) -> Result {
     let user = User::current();
 
-    if user.may(want, ownership) {
+    if user.may(access, ownership) {
         Ok(())
     } else {
         admit_root(user, ownership)
@@ -105,7 +90,7 @@ pub(crate) fn admit(want: Want, ownership: &Ownership) -> Result {
 fn admit_root(user: User, ownership: &Ownership) -> Result {
     if ownership.exists && is_root() {
         Ok(())
-    } else if user.may(Want::See, ownership) {
+    } else if user.may(Access::See, ownership) {
         Err(EACCES)
     } else {
         Err(ENOENT)

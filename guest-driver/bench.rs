@@ -35,14 +35,14 @@ use crate::{
         counter,
         debugfs::DebugFile, //
     },
-    access::{
-        User,
-        Want, //
-    },
+    access::User,
     device::StopwatchDevice,
-    protocol::slot::{
-        Creation,
-        Request, //
+    protocol::{
+        ownership::Access,
+        slot::{
+            Creation,
+            Request, //
+        }, //
     },
     uapi, //
 };
@@ -93,7 +93,7 @@ impl Bench {
 
     fn call(&self, op: u32, watch: u32, reading: &mut uapi::stopwatch_reading) -> Result {
         self.device
-            .command(Want::Control, Self::request(op, watch), reading)?
+            .command(Access::Control, Self::request(op, watch), reading)?
             .result
     }
 
@@ -181,7 +181,7 @@ impl DebugFile for Bench {
             span: span.into(),
         };
         let taken = self.run(way, order, created.watch);
-        let _ = self.device.delete(created);
+        let _ = self.device.delete_created(created);
         *self.taken.lock() = taken?;
         Ok(())
     }

@@ -13,6 +13,7 @@
 //! Lock order: [`Events::ring`] or [`Subscription::place`], then [`Events::log`]. Nothing is
 //! allocated under any of them, and of a stopwatch nothing is read under the last two.
 
+use core::ops::RangeInclusive;
 use kernel::{
     new_mutex,
     new_spinlock,
@@ -37,14 +38,14 @@ use kernel::{
 };
 
 use crate::{
-    access::{
-        User,
-        Want, //
-    },
+    access::User,
     protocol::{
         event_ring::EventRing,
         memory::Memory,
-        ownership::Ownership,
+        ownership::{
+            Access,
+            Ownership, //
+        },
         ring::Slots,
         slot::Event, //
     },
@@ -72,7 +73,7 @@ pub(crate) struct Reader {
 impl Reader {
     /// Whether events of a stopwatch are for this one: `None` is everybody's.
     fn may_see(&self, ownership: Option<&Ownership>) -> bool {
-        self.is_root || ownership.is_none_or(|ownership| self.user.may(Want::See, ownership))
+        self.is_root || ownership.is_none_or(|ownership| self.user.may(Access::See, ownership))
     }
 }
 
@@ -203,10 +204,13 @@ impl Log {
         }
     }
 
-    /// The first one from `from` on that waits, which does so no more.
-    fn next_waiting(&mut self, from: SubscriptionId) -> Option<Arc<Subscription>> {
-        let id = *self.waiting.cursor_lower_bound(&from)?.current().0;
+    /// The first one of those `among` that waits, which does so no more.
+    fn next_waiting(&mut self, among: RangeInclusive<SubscriptionId>) -> Option<Arc<Subscription>> {
+        let id = *self.waiting.cursor_lower_bound(among.start())?.current().0;
 
+        if !among.contains(&id) {
+            return None;
+        }
         self.idle.insert(self.waiting.remove_node(&id)?);
         self.idle.get(&id).cloned()
     }
@@ -236,7 +240,7 @@ impl Taker<'_> {
     pub(crate) fn take(
         &mut self,
         memory: &impl Memory,
-        mut ownership: impl FnMut(u32) -> Option<Ownership>,
+        mut ownership: impl FnMut(&Event) -> Option<Ownership>,
     ) -> bool {
         for _ in 0..SLICE.min(self.left) {
             let was_broken = self.ring.is_broken();
@@ -247,7 +251,7 @@ impl Taker<'_> {
                 return false;
             };
             // Before the lock, which those who read wait for.
-            let entry = Entry::new(&event, ownership(event.watch));
+            let entry = Entry::new(&event, ownership(&event));
 
             self.log.lock().put(entry);
             self.left -= 1;
@@ -356,13 +360,14 @@ impl Events {
     }
 
     /// Tells those who wait that there are more events, or that the device is gone; each one once.
-    /// May sleep.
+    /// Who comes meanwhile has seen that. May sleep.
     pub(crate) fn tell(&self) {
+        let last = self.log.lock().next_id;
         let mut from = 0;
 
         loop {
             // Released before the one who waits is told.
-            let next = self.log.lock().next_waiting(from);
+            let next = self.log.lock().next_waiting(from..=last);
             let Some(subscription) = next else {
                 return;
             };

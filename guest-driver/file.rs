@@ -35,8 +35,7 @@ use crate::{
     },
     access::{
         self,
-        User,
-        Want, //
+        User, //
     },
     device::{
         Created,
@@ -48,6 +47,7 @@ use crate::{
     },
     protocol::{
         name::Name,
+        ownership::Access,
         record::Laps,
         slot::{
             Creation,
@@ -94,21 +94,21 @@ const NONE: u32 = u32::MAX;
 /// # Errors
 ///
 /// `EOPNOTSUPP` if there is no such operation, `EPERM` if it is not for the current task.
-fn operation(op: u32) -> Result<(Want, u32)> {
+fn operation(op: u32) -> Result<(Access, u32)> {
     const POSTED: u32 = uapi::STOPWATCH_REQUEST_POSTED;
 
     Ok(match op {
         uapi::STOPWATCH_OP_START
         | uapi::STOPWATCH_OP_PAUSE
         | uapi::STOPWATCH_OP_LAP
-        | uapi::STOPWATCH_OP_RESET => (Want::Control, POSTED),
-        uapi::STOPWATCH_OP_READ_RESET => (Want::Control, 0),
-        uapi::STOPWATCH_OP_READ => (Want::See, 0),
-        uapi::STOPWATCH_OP_TIMEOUT => (Want::Control, uapi::STOPWATCH_TIMEOUT_ELAPSED),
-        uapi::STOPWATCH_OP_DELETE | uapi::STOPWATCH_OP_SET_MODE => (Want::Own, 0),
+        | uapi::STOPWATCH_OP_RESET => (Access::Control, POSTED),
+        uapi::STOPWATCH_OP_READ_RESET => (Access::Control, 0),
+        uapi::STOPWATCH_OP_READ => (Access::See, 0),
+        uapi::STOPWATCH_OP_TIMEOUT => (Access::Control, uapi::STOPWATCH_TIMEOUT_ELAPSED),
+        uapi::STOPWATCH_OP_DELETE | uapi::STOPWATCH_OP_SET_MODE => (Access::Own, 0),
         // No stopwatch's: it comes with number 0, which is everybody's.
         uapi::STOPWATCH_OP_POWER_OFF if !capability::sys_boot() => return Err(EPERM),
-        uapi::STOPWATCH_OP_POWER_OFF => (Want::Control, 0),
+        uapi::STOPWATCH_OP_POWER_OFF => (Access::Control, 0),
         // The driver's own operations are not the program's.
         _ => return Err(EOPNOTSUPP),
     })
@@ -126,7 +126,7 @@ impl StopwatchFile {
             ..
         } = *command.read()?;
 
-        let (want, allowed) = operation(op)?;
+        let (mut access, allowed) = operation(op)?;
         let is_timeout = op == uapi::STOPWATCH_OP_TIMEOUT;
         let is_set_mode = op == uapi::STOPWATCH_OP_SET_MODE;
         if flags & !allowed != 0
@@ -142,39 +142,39 @@ impl StopwatchFile {
             flags: flags & !uapi::STOPWATCH_REQUEST_POSTED,
             arg,
             interval,
+            generation: 0,
         };
         if flags & uapi::STOPWATCH_REQUEST_POSTED != 0 && self.device.post(request.op, watch)? {
             return Ok(0);
         }
         if is_set_mode {
-            request.arg = self.new_owner(watch, arg)?;
+            let uid = Self::new_owner(arg)?;
+
+            request.arg = arg >> 32 << 32 | u64::from(uid);
+            access = Access::Give(uid);
         }
         let reading = &mut command.value.reading;
-        let outcome = if want == Want::Own {
-            let outcome = self.device.own(request, reading)?;
+        let outcome = self.device.command(access, request, reading)?;
+
+        if op == uapi::STOPWATCH_OP_DELETE {
             self.scripts.refresh(watch);
-            outcome
-        } else {
-            self.device.command(want, request, reading)?
-        };
+        }
         if outcome.has_reading {
             command.write_back()?;
         }
         outcome.result.map(|()| 0)
     }
 
-    /// The argument of SET_MODE, with the user as the host has it.
-    fn new_owner(&self, watch: u32, arg: u64) -> Result<u64> {
+    /// The owner that an argument of SET_MODE says, by the number that the initial user namespace
+    /// has for it.
+    fn new_owner(arg: u64) -> Result<u32> {
         // CAST: The lower half.
         let uid = user::current_to_initial(arg as u32);
 
-        if uid == user::NOBODY {
+        if uid == user::INVALID {
             return Err(EINVAL);
         }
-        if self.device.describe(watch)?.uid != uid && !access::is_root() {
-            return Err(EACCES);
-        }
-        Ok(arg >> 32 << 32 | u64::from(uid))
+        Ok(uid)
     }
 
     fn create(&self, file: &File, arg: usize) -> Result<isize> {
@@ -184,7 +184,7 @@ impl StopwatchFile {
         if wanted.reserved != 0 || wanted.flags & !uapi::STOPWATCH_CREATE_SKIP_PAUSED != 0 {
             return Err(EINVAL);
         }
-        let name = Name::new(wanted.name).ok_or(EINVAL)?;
+        let name = Name::new(wanted.name).map_err(|_| EINVAL)?;
         access::may_take(file)?;
         let (result, created) = self.device.create(Creation {
             name,
@@ -204,8 +204,9 @@ impl StopwatchFile {
                 creation.value.watch = created.watch;
             }
             Err(error) if error == EEXIST => {
-                let seen = self.device.describe(created.watch).is_ok();
-                creation.value.watch = if seen { created.watch } else { NONE };
+                let other = self.device.describe(created.watch);
+                let is_seen = other.is_ok_and(|it| it.generation == created.generation);
+                creation.value.watch = if is_seen { created.watch } else { NONE };
             }
             Err(error) => return Err(error),
         }
@@ -225,7 +226,7 @@ impl StopwatchFile {
     }
 
     fn delete(&self, created: Created) -> Result {
-        let result = self.device.delete(created);
+        let result = self.device.delete_created(created);
 
         self.scripts.refresh(created.watch);
         result
@@ -239,8 +240,8 @@ impl StopwatchFile {
             return Err(EINVAL);
         }
         // What is no name is nobody's.
-        let name = Name::new(wanted.name).ok_or(ENOENT)?;
-        wanted.watch = self.device.find(name)?;
+        let name = Name::new(wanted.name).map_err(|_| ENOENT)?;
+        wanted.watch = self.device.find(name)?.watch;
         find.write_back()?;
         Ok(0)
     }
@@ -370,8 +371,10 @@ impl MiscFile for StopwatchFile {
         if let Some(binding) = binding {
             self.device.unbind(binding.ring);
         }
-        let anonymous = core::mem::take(&mut *self.anonymous.lock());
+        let mut anonymous = core::mem::take(&mut *self.anonymous.lock());
 
+        // The host need not be asked for those that were deleted otherwise.
+        anonymous.retain(|created| self.device.exists(*created));
         // Nothing ends this early. So a host that does not answer is asked twice, and not once for
         // each stopwatch. Those that are left exist until the device is reset.
         let mut patience = 2;

@@ -2,8 +2,8 @@
 
 //! `/sys/kernel/debug/stopwatch`: the device for scripts, without a program.
 //!
-//! - `list` says what there is, a line each;
-//! - `create` and `delete` take a name;
+//! - `list` says what there is, a line each, the name last, if it has one;
+//! - `create` and `delete` take a name: all that is written, less a newline at its end;
 //! - `NAME/` is a stopwatch, by its name or else by its number, with
 //!     - `control`, which takes `start`, `pause`, `lap` and `reset`;
 //!     - `elapsed`, in ns;
@@ -33,18 +33,25 @@ use kernel::{
 
 use crate::{
     abstractions::debugfs::{
+        has_overflowed,
         DebugDir,
         DebugEntry,
         DebugFile, //
     },
-    access::{
-        User,
-        Want, //
-    },
+    access::User,
     bench::Bench,
-    device::StopwatchDevice,
+    device::{
+        Created,
+        StopwatchDevice, //
+    },
     protocol::{
+        command::{
+            Act,
+            Command,
+            Timeout, //
+        },
         name::Name,
+        ownership::Access,
         record::Record,
         slot::{
             Creation,
@@ -79,19 +86,21 @@ impl Kind {
 /// A file of a stopwatch.
 struct StopwatchScript {
     device: Arc<StopwatchDevice>,
-    watch: u32,
+    created: Created,
     kind: Kind,
 }
 
 /// A command of the current task.
 fn command(
     device: &StopwatchDevice,
-    want: Want,
-    request: Request,
+    access: Access,
+    created: Created,
+    asked: impl Into<Command>,
 ) -> Result<uapi::stopwatch_reading> {
     let mut reading = Default::default();
+    let request = Request::new(created.watch, asked).for_generation(created.generation);
 
-    device.command(want, request, &mut reading)?.result?;
+    device.command(access, request, &mut reading)?.result?;
     Ok(reading)
 }
 
@@ -101,40 +110,31 @@ fn number(word: Option<&str>) -> Result<u64> {
 
 impl StopwatchScript {
     fn control(&self, text: &str) -> Result {
-        let op = match text {
-            "start" => uapi::STOPWATCH_OP_START,
-            "pause" => uapi::STOPWATCH_OP_PAUSE,
-            "lap" => uapi::STOPWATCH_OP_LAP,
-            "reset" => uapi::STOPWATCH_OP_RESET,
+        let act = match text.trim_ascii() {
+            "start" => Act::Start,
+            "pause" => Act::Pause,
+            "lap" => Act::Lap,
+            "reset" => Act::Reset,
             _ => return Err(EINVAL),
         };
-        let request = Request {
-            op: op as u16,
-            watch: self.watch,
-            ..Default::default()
-        };
 
-        command(&self.device, Want::Control, request).map(|_| ())
+        command(&self.device, Access::Control, self.created, act).map(|_| ())
     }
 
     fn arm(&self, text: &str) -> Result {
-        let mut request = Request {
-            op: uapi::STOPWATCH_OP_TIMEOUT as u16,
-            watch: self.watch,
-            ..Default::default()
-        };
+        let mut timeout = Timeout::default();
         let mut words = text.split_ascii_whitespace();
         let mut word = words.next();
 
         if word != Some("off") {
             if word == Some("elapsed") {
-                request.flags = uapi::STOPWATCH_TIMEOUT_ELAPSED;
+                timeout.at_elapsed = true;
                 word = words.next();
             }
-            request.arg = number(word)?;
+            timeout.ns = number(word)?;
             word = words.next();
             if word == Some("every") {
-                request.interval = number(words.next())?;
+                timeout.interval_ns = number(words.next())?;
             } else if word.is_some() {
                 return Err(EINVAL);
             }
@@ -142,28 +142,40 @@ impl StopwatchScript {
         if words.next().is_some() {
             return Err(EINVAL);
         }
-        command(&self.device, Want::Control, request).map(|_| ())
+        command(&self.device, Access::Control, self.created, timeout).map(|_| ())
     }
 
     fn elapsed(&self, out: &SeqFile) -> Result {
-        let reading = read(&self.device, self.watch)?;
+        let reading = read(&self.device, self.created)?;
 
         seq_print!(out, "{}\n", reading.elapsed_ns);
         Ok(())
     }
 
-    fn laps(&self, out: &SeqFile) -> Result {
-        let mut laps = KVec::from_elem(0, uapi::STOPWATCH_LAP_SLOTS as usize, GFP_KERNEL)?;
-        let kept = self.device.laps(self.watch, None, &mut laps)?;
+    /// Checks that no other stopwatch has the number by now.
+    fn check(&self) -> Result {
+        if self.device.exists(self.created) {
+            Ok(())
+        } else {
+            Err(ENOENT)
+        }
+    }
 
-        for (number, lap) in (kept.first..).zip(laps.iter().take(kept.count as usize)) {
+    fn laps(&self, out: &SeqFile) -> Result {
+        self.check()?;
+        let mut laps = KVec::from_elem(0, uapi::STOPWATCH_LAP_SLOTS as usize, GFP_KERNEL)?;
+        let kept = self.device.laps(self.created.watch, None, &mut laps)?;
+
+        // The laps come first: they end, while the number behind the last one may not exist.
+        for (lap, number) in laps.iter().take(kept.count as usize).zip(kept.first..) {
             seq_print!(out, "{number} {lap}\n");
         }
         Ok(())
     }
 
     fn timeout(&self, out: &SeqFile) -> Result {
-        let record = self.device.describe(self.watch)?;
+        self.check()?;
+        let record = self.device.describe(self.created.watch)?;
 
         if record.target_ns != 0 {
             seq_print!(out, "elapsed {}", record.target_ns);
@@ -181,14 +193,8 @@ impl StopwatchScript {
 }
 
 /// What a stopwatch shows.
-fn read(device: &StopwatchDevice, watch: u32) -> Result<uapi::stopwatch_reading> {
-    let request = Request {
-        op: uapi::STOPWATCH_OP_READ as u16,
-        watch,
-        ..Default::default()
-    };
-
-    command(device, Want::See, request)
+fn read(device: &StopwatchDevice, created: Created) -> Result<uapi::stopwatch_reading> {
+    command(device, Access::See, created, Act::Read)
 }
 
 #[vtable]
@@ -271,7 +277,10 @@ impl Scripts {
         for (kind, name, mode) in Kind::ALL {
             let file = StopwatchScript {
                 device: self.device.clone(),
-                watch,
+                created: Created {
+                    watch,
+                    generation: record.generation,
+                },
                 kind,
             };
             files.push(DebugEntry::new(name, mode, &dir, file)?, GFP_KERNEL)?;
@@ -384,15 +393,7 @@ struct TopScript {
 
 impl TopScript {
     fn name(text: &str) -> Result<Name> {
-        let mut field = [0; uapi::STOPWATCH_NAME_SIZE as usize];
-
-        field
-            .get_mut(..text.len())
-            .ok_or(EINVAL)?
-            .copy_from_slice(text.as_bytes());
-        Name::new(field)
-            .filter(|name| !name.is_none())
-            .ok_or(EINVAL)
+        Name::parse(text).map_err(|_| EINVAL)
     }
 
     fn list(&self, out: &SeqFile) -> Result {
@@ -400,24 +401,43 @@ impl TopScript {
         let mut watch = 0;
 
         self.scripts.refresh_all();
-        seq_print!(out, "number name state elapsed_ns laps timeouts uid\n");
-        while let Ok((found, record)) = device.describe_next(watch) {
+        seq_print!(out, "number state elapsed_ns laps timeouts uid name\n");
+        // Where there is no room, all of this is done again with more; what does not fit is not done.
+        while !has_overflowed(out) {
+            if current!().signal_pending() {
+                return Err(EINTR);
+            }
+            let Ok((found, record)) = device.describe_next(watch) else {
+                break;
+            };
             let name = record.name.as_str();
+            watch = found + 1;
             let elapsed_ns = if record.running {
-                read(device, found)?.elapsed_ns
+                let created = Created {
+                    watch: found,
+                    generation: record.generation,
+                };
+                match read(device, created) {
+                    Ok(reading) => reading.elapsed_ns,
+                    // It was deleted just now.
+                    Err(error) if error == ENOENT => continue,
+                    Err(error) => return Err(error),
+                }
             } else {
                 record.elapsed_ns
             };
             seq_print!(
                 out,
-                "{found} {} {} {elapsed_ns} {} {} {}\n",
-                if name.is_empty() { "-" } else { name },
+                "{found} {} {elapsed_ns} {} {} {}",
                 if record.running { "running" } else { "stopped" },
                 record.laps,
                 record.timeouts,
                 record.uid
             );
-            watch = found + 1;
+            if !name.is_empty() {
+                seq_print!(out, " {name}");
+            }
+            seq_print!(out, "\n");
         }
         Ok(())
     }
@@ -434,16 +454,10 @@ impl TopScript {
     }
 
     fn delete(&self, text: &str) -> Result {
-        let watch = self.scripts.device.find(Self::name(text)?)?;
-        let request = Request {
-            op: uapi::STOPWATCH_OP_DELETE as u16,
-            watch,
-            ..Default::default()
-        };
-        let outcome = self.scripts.device.own(request, &mut Default::default())?;
+        let watch = self.scripts.device.delete_named(Self::name(text)?)?;
 
         self.scripts.refresh(watch);
-        outcome.result
+        Ok(())
     }
 }
 

@@ -211,13 +211,14 @@ struct Patience {
 impl Patience {
     const LIMIT: Delta = Delta::from_millis(uapi::STOPWATCH_ANSWER_MS as i64);
     /// As long as it takes the host to answer a few dozen requests.
-    const FIRST_NAP: Delta = Delta::from_micros(20);
-    const LAST_NAP: Delta = Delta::from_millis(2);
+    const FIRST: Delta = Delta::from_micros(20);
+    /// The longest nap: so late an answer is noticed.
+    const LONGEST: Delta = Delta::from_millis(2);
 
     fn new() -> Self {
         Self {
             since: Instant::now(),
-            nap: Self::FIRST_NAP,
+            nap: Self::FIRST,
         }
     }
 
@@ -227,7 +228,7 @@ impl Patience {
 
     fn nap(&mut self) {
         fsleep(self.nap);
-        self.nap = (self.nap * 2).min(Self::LAST_NAP);
+        self.nap = (self.nap * 2).min(Self::LONGEST);
     }
 }
 
@@ -345,20 +346,17 @@ impl Transport {
     /// Has the host carry out a request, and waits for its reply. May sleep, though it rarely does:
     /// the reply is normally there when the write to the doorbell retires.
     ///
-    /// Nothing is asked unless `admit` agrees, which is in the same RCU read-side critical section
-    /// as the doorbell.
+    /// `make` makes it, or says why there is none; once more each time that the ring was full.
     ///
     /// # Errors
     ///
     /// `ENODEV` if the device is gone, `ETIMEDOUT` if the host did not answer in time. The request
-    /// is taken back then: the host does not carry it out later than just then.
+    /// is taken back then: the host does not carry it out later than just then. Those of `make`.
     #[inline(always)]
-    pub(crate) fn call(
+    pub(crate) fn call<M: Into<Message>>(
         &self,
-        message: impl Into<Message>,
-        admit: impl Fn(&SharedMemory<'_>) -> Result,
+        make: impl Fn(&SharedMemory<'_>) -> Result<M>,
     ) -> Result<Answer> {
-        let message = message.into();
         let (index, ring) = self.ring()?;
 
         let mut patience = None;
@@ -368,7 +366,7 @@ impl Transport {
                 let access = self.hardware.try_access().ok_or(ENODEV)?;
                 let hardware = access.value();
                 let memory = hardware.region.memory();
-                admit(&memory)?;
+                let message = make(&memory)?.into();
                 let mut ring = ring.lock();
 
                 // Also if the ring is full, which may be of commands that wait for the doorbell.
@@ -397,7 +395,9 @@ impl Transport {
     ///
     /// As [`Self::call`].
     pub(crate) fn ask(&self, message: impl Into<Message>) -> Result<Answer> {
-        self.call(message.into(), |_| Ok(()))
+        let message = message.into();
+
+        self.call(|_| Ok(message))
     }
 
     /// Waits for a reply that was not there when the write to the doorbell retired; `None` if the
@@ -445,27 +445,27 @@ impl Transport {
     }
 
     /// Leaves a request in the ring, which the host takes before it does anything else. Usable in
-    /// any context in which `admit` is, whose part is that in [`Self::call`]. `make` makes the
-    /// request, or says that it cannot be posted; what is made later is posted later to the ring.
-    /// Whether it was posted.
+    /// any context in which `admit` is, which says what `make` goes by, or why there is no request.
+    /// `make` makes it, or says that it cannot be posted. It runs with the ring's lock held, so that
+    /// what is made later is posted later to the ring. Whether it was posted.
     ///
     /// # Errors
     ///
-    /// `ENODEV` if the device is gone.
+    /// `ENODEV` if the device is gone; those of `admit`.
     #[inline]
-    pub(crate) fn post<M: Into<Message>>(
+    pub(crate) fn post<A, M: Into<Message>>(
         timer: &DeadlineTimer<Self>,
-        admit: impl FnOnce(&SharedMemory<'_>) -> Result,
-        make: impl FnOnce(&SharedMemory<'_>) -> Option<M>,
+        admit: impl FnOnce(&SharedMemory<'_>) -> Result<A>,
+        make: impl FnOnce(&SharedMemory<'_>, A) -> Option<M>,
     ) -> Result<bool> {
         let (index, ring) = timer.ring()?;
         let access = timer.hardware.try_access().ok_or(ENODEV)?;
         let hardware = access.value();
         let memory = hardware.region.memory();
-        admit(&memory)?;
+        let admitted = admit(&memory)?;
         {
             let mut ring = ring.lock();
-            let Some(request) = make(&memory) else {
+            let Some(request) = make(&memory, admitted) else {
                 return Ok(false);
             };
 

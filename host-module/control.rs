@@ -394,7 +394,7 @@ impl ControlFile {
         let mut copy = UserCopy::<uapi::vhost_stopwatch_command>::of(arg);
         let it = copy.read()?;
         let op = u16::try_from(it.op).map_err(|_| EOPNOTSUPP)?;
-        let name = Name::new(it.name).ok_or(EINVAL)?;
+        let name = Name::new(it.name).map_err(|_| EINVAL)?;
         let vm = self.registry.get(it.vm)?;
         let server = vm.server();
 

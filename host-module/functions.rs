@@ -8,10 +8,7 @@
 
 use kernel::prelude::*;
 
-use crate::{
-    engine::functions::Functions,
-    protocol::slot::Status, //
-};
+use crate::protocol::slot::Status;
 
 #[path = "../samples/host-power/host.rs"]
 mod host_power;
@@ -80,23 +77,9 @@ pub(crate) fn policy_flags() -> u32 {
         .fold(0, |flags, function| flags | function.policy)
 }
 
-/// The table, for the engine.
-pub(crate) struct Table;
-
-impl Table {
-    fn find(op: u16) -> Option<&'static Function> {
-        FUNCTIONS
-            .iter()
-            .find(|function| function.op == u32::from(op))
-    }
-}
-
-impl Functions for Table {
-    fn feature(&self, op: u16) -> Option<u64> {
-        Self::find(op).map(|function| function.feature)
-    }
-
-    fn call(&self, op: u16, arg: u64) -> Status {
-        Self::find(op).map_or(Status::BadOp, |function| (function.run)(arg))
-    }
+/// The function that has an operation.
+pub(crate) fn find(op: u16) -> Option<&'static Function> {
+    FUNCTIONS
+        .iter()
+        .find(|function| function.op == u32::from(op))
 }

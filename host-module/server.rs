@@ -16,6 +16,8 @@
 //! engine's [`Budget`] bounds it. Nothing sleeps or allocates in it. Lock order: the wait queue of a
 //! kick eventfd, held by whoever writes to it, then `state`, then the timer base's. An eventfd is
 //! therefore never signalled under `state`, and no work is queued to a task under it.
+//!
+//! [`Leftover`]: doorbell::Leftover
 
 use kernel::{
     alloc::allocator::KVmalloc,
@@ -24,8 +26,7 @@ use kernel::{
     sync::{
         aref::ARef,
         Arc,
-        SpinLockIrq,
-        SpinLockIrqGuard, //
+        SpinLockIrq, //
     },
     task::{
         Kuid,
@@ -40,29 +41,21 @@ use crate::{
             DeadlineHandler,
             DeadlineTimer, //
         },
-        eventfd::{
-            EventFd,
-            Listener,
-            WakeUp, //
-        },
+        eventfd::EventFd,
         memfd::PinnedMemfd,
         memory_cgroup::MemoryCgroup,
-        task_work::{
-            self,
-            Notify,
-            TaskWork,
-            TaskWorkHandler, //
-        },
-        weak_file::WeakFile, //
+        shared_memory::SharedMemory,
+        task_work, //
     },
     engine::{
         budget::Budget,
-        clock::Clock,
         device::{
             Device,
-            Settle,
-            Stats,
-            Target, //
+            Settle, //
+        },
+        environment::{
+            Clock,
+            Environment, //
         },
         kept::Chunk,
         policy::Policy,
@@ -72,27 +65,25 @@ use crate::{
         self,
         Turn, //
     },
-    functions::Table,
+    functions,
     protocol::{
-        clock::ClockId,
-        command::Command,
         layout::Layout,
-        record::{
-            Laps,
-            Record, //
-        },
-        slot::{
-            Reply,
-            Status, //
-        }, //
+        memory::Memory,
+        slot::Status, //
     },
     registry::Admission,
     uapi, //
 };
 
-/// One kick in so many is timed: the two readings of the clock that this takes are then not a
-/// noticeable part of the time itself.
-const TIMED: u64 = 64;
+mod doorbell;
+mod operator;
+mod vm_clock;
+
+pub(crate) use doorbell::{
+    Doorbell,
+    TASK_WORK, //
+};
+use vm_clock::VmClock;
 
 /// So many calls a run of the timer makes at most. An irqfd's takes a few thousand instructions; more
 /// are made [`NEXT_CALLS_NS`] later.
@@ -111,6 +102,32 @@ impl Storage for KernelMemory {
 
     fn filled<T: Copy>(value: T, len: usize) -> Result<Self::Slice<T>> {
         Ok(KVVec::from_elem(value, len, GFP_KERNEL_ACCOUNT)?)
+    }
+}
+
+/// What is around the engine of a VM.
+struct Surroundings<'a> {
+    memory: &'a SharedMemory<'a>,
+    clock: &'a VmClock,
+}
+
+impl Environment for Surroundings<'_> {
+    #[inline]
+    fn memory(&self) -> &impl Memory {
+        self.memory
+    }
+
+    #[inline]
+    fn clock(&self) -> &impl Clock {
+        self.clock
+    }
+
+    fn feature(&self, op: u16) -> Option<u64> {
+        functions::find(op).map(|function| function.feature)
+    }
+
+    fn call(&self, op: u16, arg: u64) -> Status {
+        functions::find(op).map_or(Status::BadOp, |function| (function.run)(arg))
     }
 }
 
@@ -138,47 +155,6 @@ struct State {
     over_budget: u64,
 }
 
-/// The host's clocks, counted from a VM's epoch.
-struct VmClock {
-    /// By [`ClockId`], in ns of each clock.
-    epochs: [u64; uapi::STOPWATCH_CLOCKS as usize],
-}
-
-impl VmClock {
-    /// The epoch is now.
-    fn new() -> Self {
-        Self {
-            epochs: [ClockId::Monotonic, ClockId::MonotonicRaw, ClockId::Boottime].map(Self::host),
-        }
-    }
-
-    /// A clock of the host.
-    #[inline]
-    fn host(clock: ClockId) -> u64 {
-        match clock {
-            ClockId::Monotonic => clock::monotonic_ns(),
-            ClockId::MonotonicRaw => clock::monotonic_raw_ns(),
-            ClockId::Boottime => clock::boottime_ns(),
-        }
-    }
-
-    /// The host's time, of `CLOCK_MONOTONIC`, at a VM time.
-    fn to_host(&self, time: u64) -> u64 {
-        let [epoch, ..] = self.epochs;
-
-        epoch.saturating_add(time)
-    }
-}
-
-impl Clock for VmClock {
-    #[inline]
-    fn now(&self, clock: ClockId) -> u64 {
-        let epoch = self.epochs.get(clock as usize).copied().unwrap_or(0);
-
-        Self::host(clock).saturating_sub(epoch)
-    }
-}
-
 /// A VM, less the timer around it.
 #[pin_data]
 pub(crate) struct Core {
@@ -198,20 +174,6 @@ pub(crate) struct Core {
 
 /// A VM with its timer. Dropping it waits for that.
 pub(crate) type Server = DeadlineTimer<Core>;
-
-/// How a VM does, at one moment.
-pub(crate) struct Snapshot {
-    pub(crate) started: bool,
-    pub(crate) stats: Stats,
-    pub(crate) features: u64,
-    pub(crate) vmm_status: u32,
-    pub(crate) kicks: u64,
-    pub(crate) timed_kicks: u64,
-    pub(crate) service_ns: u64,
-    pub(crate) over_budget: u64,
-    pub(crate) time_ns: u64,
-    pub(crate) paused_ns: u64,
-}
 
 /// Makes the server of a VM: clears its region and writes what the VMM and the guest will find
 /// there. VM time begins. The policy's `epoch_ns` is filled in here. `payer` is the user whose tasks do
@@ -284,6 +246,15 @@ fn sections(layout: Layout) -> u32 {
 }
 
 impl Core {
+    /// What is around the engine.
+    #[inline]
+    fn environment<'a>(&'a self, memory: &'a SharedMemory<'_>) -> Surroundings<'a> {
+        Surroundings {
+            memory,
+            clock: &self.clock,
+        }
+    }
+
     /// Sets the eventfd of a call. Task context.
     ///
     /// # Errors
@@ -310,24 +281,6 @@ impl Core {
     /// Whether every call has its eventfd.
     pub(crate) fn has_calls(&self) -> bool {
         self.state.lock().calls.iter().all(Option::is_some)
-    }
-
-    /// How the VM does.
-    pub(crate) fn snapshot(&self) -> Snapshot {
-        let state = self.state.lock();
-
-        Snapshot {
-            started: state.started,
-            stats: state.engine.stats(),
-            features: state.engine.features(),
-            vmm_status: state.engine.vmm_status(),
-            kicks: state.kicks,
-            timed_kicks: state.timed_kicks,
-            service_ns: state.service_ns,
-            over_budget: state.over_budget,
-            time_ns: self.clock.now(ClockId::Monotonic),
-            paused_ns: state.engine.paused_ns(&self.clock),
-        }
     }
 }
 
@@ -398,12 +351,10 @@ impl DeadlineTimer<Core> {
                     return;
                 }
                 let memory = self.region.memory();
+                let env = self.environment(&memory);
                 let mut budget = Budget::section();
-                let vmm = state.engine.vmm(&memory, &self.clock, &Table, &mut budget);
-                let settled =
-                    state
-                        .engine
-                        .work_off(&memory, &self.clock, &Table, &mut settle, &mut budget);
+                let vmm = state.engine.vmm(&env, &mut budget);
+                let settled = state.engine.work_off(&env, &mut settle, &mut budget);
 
                 if vmm.deadline_changed || settled.deadline_changed {
                     self.program(&state);
@@ -422,102 +373,6 @@ impl DeadlineTimer<Core> {
                 return;
             }
             task_work::may_reschedule();
-        }
-    }
-
-    /// Takes the lock when all that the guest had posted by now is carried out, so that what is
-    /// shown or done next comes after it, or is forgotten by a reset that came meanwhile. Task
-    /// context, without locks; may sleep.
-    ///
-    /// # Errors
-    ///
-    /// `ERESTARTSYS` if a signal is pending: nothing was done yet, so the call may begin again.
-    fn settled(&self) -> Result<SpinLockIrqGuard<'_, State>> {
-        let mut settle = Settle::default();
-
-        loop {
-            let wants_storage = {
-                let mut state = self.state.lock();
-
-                if !state.started {
-                    return Ok(state);
-                }
-                let settled = state.engine.settle(
-                    &self.region.memory(),
-                    &self.clock,
-                    &Table,
-                    &mut settle,
-                    &mut Budget::settling(),
-                );
-
-                if settled.deadline_changed {
-                    self.program(&state);
-                }
-                // A VM that is reset all the time is looked at in between.
-                if settled.done || settled.reset {
-                    return Ok(state);
-                }
-                settled.wants_storage
-            };
-
-            if wants_storage {
-                self.find_storage();
-            }
-            if current!().signal_pending() {
-                return Err(ERESTARTSYS);
-            }
-            task_work::may_reschedule();
-        }
-    }
-
-    /// What a stopwatch is, or `None` if there is none of that number.
-    ///
-    /// # Errors
-    ///
-    /// `ERESTARTSYS` if a signal is pending, as with all that follow.
-    pub(crate) fn describe(&self, watch: u32) -> Result<Option<Record>> {
-        Ok(self.settled()?.engine.describe(watch))
-    }
-
-    /// The stopwatch that exists under the smallest number not below `from`: its number and what it
-    /// is, at one moment. `None` if there is none.
-    pub(crate) fn describe_next(&self, from: u32) -> Result<Option<(u32, Record)>> {
-        let state = self.settled()?;
-        let watch = state.engine.next_existing(from);
-
-        Ok(watch.and_then(|watch| Some((watch, state.engine.describe(watch)?))))
-    }
-
-    /// Laps of a stopwatch, from number `first` on, or `None` if there is none of that number.
-    pub(crate) fn laps(
-        &self,
-        watch: u32,
-        first: Option<u32>,
-        into: &mut [u64],
-    ) -> Result<Option<Laps>> {
-        let state = self.settled()?;
-
-        Ok(state.engine.laps(&self.region.memory(), watch, first, into))
-    }
-
-    /// Carries out an operation of the host's. Task context; may sleep.
-    pub(crate) fn command(&self, target: Target, command: Command) -> Result<Reply> {
-        loop {
-            let reply = {
-                let mut state = self.settled()?;
-                let commanded =
-                    state
-                        .engine
-                        .command(&self.region.memory(), &self.clock, target, command);
-
-                if state.started && commanded.deadline_changed {
-                    self.program(&state);
-                }
-                commanded.reply
-            };
-            if reply.status != Ok(Status::Full) || !self.find_storage() {
-                return Ok(reply);
-            }
         }
     }
 
@@ -573,7 +428,7 @@ impl DeadlineTimer<Core> {
         }
         let memory = self.region.memory();
 
-        state.engine.serve_one(&memory, &self.clock, ring) != Some(false)
+        state.engine.serve_one(&self.environment(&memory), ring) != Some(false)
             && self.serve_rest(ring, state)
     }
 
@@ -596,11 +451,10 @@ impl DeadlineTimer<Core> {
     #[inline(never)]
     fn serve_rest(&self, ring: u32, state: &mut State) -> bool {
         let memory = self.region.memory();
+        let env = self.environment(&memory);
         let mut budget = Budget::section();
-        let vmm = state.engine.vmm(&memory, &self.clock, &Table, &mut budget);
-        let served = state
-            .engine
-            .serve_rest(&memory, &self.clock, &Table, ring, &mut budget);
+        let vmm = state.engine.vmm(&env, &mut budget);
+        let served = state.engine.serve_rest(&env, ring, &mut budget);
 
         if vmm.deadline_changed || served.deadline_changed {
             self.program(state);
@@ -662,7 +516,7 @@ impl DeadlineTimer<Core> {
         let mut budget = Budget::section();
         let expired = state
             .engine
-            .expire(&self.region.memory(), &self.clock, &Table, &mut budget);
+            .expire(&self.environment(&self.region.memory()), &mut budget);
         let spent = Budget::SECTION - budget.left();
 
         // A run carries out what was posted before a timeout, too, and pays for it. Rounded up: the
@@ -676,126 +530,5 @@ impl DeadlineTimer<Core> {
 impl DeadlineHandler for Core {
     fn expired(timer: &DeadlineTimer<Self>) {
         timer.expire();
-    }
-}
-
-/// What the doorbell of a ring leaves over, for a task to do.
-pub(crate) struct Leftover {
-    server: Arc<Server>,
-}
-
-impl TaskWorkHandler for Leftover {
-    fn run(&self) {
-        self.server.work_off();
-    }
-}
-
-/// The doorbell of a request ring: listens to its kick eventfd.
-pub(crate) struct Doorbell {
-    server: Arc<Server>,
-    ring: u32,
-    /// Queued to a task that kicks, by itself. While it is queued to one, another one that kicks the
-    /// same ring does not wait for it.
-    own: Arc<TaskWork<Leftover>>,
-    /// Queued to the last kicker by somebody else. That one may be stopped for long, which does not
-    /// keep others from doing what they leave over.
-    others: Arc<TaskWork<Leftover>>,
-    /// The VM's file, which keeps all of this, and the module, while the work is queued.
-    file: Arc<WeakFile>,
-}
-
-impl Doorbell {
-    /// The doorbell of request ring `ring` of the VM that `file` is. May sleep.
-    pub(crate) fn new(server: Arc<Server>, ring: u32, file: Arc<WeakFile>) -> Result<Self> {
-        let leftover = || {
-            let server = server.clone();
-
-            Arc::pin_init(TaskWork::new(Leftover { server }), GFP_KERNEL_ACCOUNT)
-        };
-
-        Ok(Self {
-            own: leftover()?,
-            others: leftover()?,
-            server,
-            ring,
-            file,
-        })
-    }
-
-    /// Has a task do what is left over: the current one, before it goes on, if it is the payer's; or
-    /// the payer's that kicked before. If that is gone, it waits for the next kick.
-    #[cold]
-    #[inline(never)]
-    fn leave_over(&self) {
-        if let Some(notify) = task_work::notify_current() {
-            if self.pays(Kuid::current_euid())
-                && self.own.queue(current!(), notify, &self.file).is_ok()
-            {
-                let former = self.server.state.lock().kicker.replace(current_task());
-
-                drop(former);
-                return;
-            }
-        }
-        let (kicker, payer) = {
-            let state = self.server.state.lock();
-
-            (state.kicker.clone(), state.payer)
-        };
-
-        if let Some(kicker) = kicker {
-            // It may have become another user's since.
-            let user = task_work::effective_user(&kicker);
-
-            if payer.is_none_or(|payer| payer == user) {
-                // If it exits, the work waits for the next kick.
-                let _ = self.others.queue(&kicker, Notify::Signal, &self.file);
-            }
-        }
-    }
-
-    /// Whether a user pays for the VM.
-    fn pays(&self, user: Kuid) -> bool {
-        *self.server.state.lock().payer.get_or_insert(user) == user
-    }
-
-    /// Has a task serve a kick that comes in an interrupt.
-    #[cold]
-    #[inline(never)]
-    fn hand_over(&self) {
-        {
-            let mut state = self.server.state.lock();
-
-            state.kicks = state.kicks.wrapping_add(1);
-            state.over_budget = state.over_budget.wrapping_add(1);
-        }
-        self.leave_over();
-    }
-}
-
-impl Listener for Doorbell {
-    #[inline(always)]
-    fn signalled(&self, wake_up: &WakeUp) {
-        // A timer that calls may ring many doorbells, and each has a section of its own: none is
-        // served inside the interrupt.
-        if !task_work::in_task() {
-            return self.hand_over();
-        }
-        let left_over = {
-            let mut state = wake_up.lock(&self.server.state);
-            let left_over = if state.kicks % TIMED == 0 {
-                self.server.serve_timed(self.ring, &mut state)
-            } else {
-                self.server.serve(self.ring, &mut state)
-            };
-
-            state.kicks = state.kicks.wrapping_add(1);
-            state.over_budget = state.over_budget.wrapping_add(left_over.into());
-            left_over
-        };
-
-        if left_over {
-            self.leave_over();
-        }
     }
 }

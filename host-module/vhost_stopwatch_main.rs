@@ -74,7 +74,7 @@ struct VhostStopwatch {
 impl kernel::InPlaceModule for VhostStopwatch {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
-            _task_works <- TaskWorks::new(),
+            _task_works <- TaskWorks::new(&server::TASK_WORK),
             _device <- MiscRegistration::new(
                 c"vhost-stopwatch",
                 Arc::pin_init(registry::Registry::new(), GFP_KERNEL)?,

@@ -25,7 +25,7 @@ const NAME_SIZE: usize = uapi::VHOST_STOPWATCH_NAME_SIZE as usize;
 ///
 /// # Invariants
 ///
-/// UTF-8 without control characters, padded with zeros.
+/// UTF-8 without control characters, padded with zeros, one at least.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct VmName([u8; NAME_SIZE]);
 
@@ -34,9 +34,10 @@ impl VmName {
     ///
     /// # Errors
     ///
-    /// `EINVAL` if it is empty, not UTF-8, has a control character, or is not padded with zeros.
+    /// `EINVAL` if it is empty, not UTF-8, has a control character, or is not padded with zeros, one
+    /// at least.
     pub(crate) fn new(bytes: [u8; NAME_SIZE]) -> Result<Self> {
-        let end = bytes.iter().position(|&b| b == 0).unwrap_or(NAME_SIZE);
+        let end = bytes.iter().position(|&b| b == 0).ok_or(EINVAL)?;
         let (name, padding) = bytes.split_at(end);
         let name = core::str::from_utf8(name).map_err(|_| EINVAL)?;
 

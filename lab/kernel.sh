@@ -4,7 +4,8 @@
 #
 #   stock  the distribution's; metadata made again from the source package, the
 #          same to the last symbol
-#   debug  of the same source, built here: with what looks for mistakes
+#   debug  of the same source and the patches of upstream/, built here: with what looks
+#          for mistakes
 #   rt     the distribution's real-time one, of the same version
 
 # Settings: the kernel of level 1, and that of level 2.
@@ -25,7 +26,8 @@ kernel_path() {
 		KERNEL_SUFFIX=
 		;;
 	debug)
-		KERNEL=kernel-debug-$(cat "$versions" "$LAB/inside/kernel-debug" "$LAB/debug.config" | key)
+		KERNEL=kernel-debug-$(cat "$versions" "$LAB/inside/kernel-debug" "$LAB/debug.config" \
+			"$CLONE"/upstream/{series,patches/*} $(upstream_sources) | key)
 		KERNEL_RELEASE=${KERNEL_RELEASE%%[-+]*}-stopwatch-debug
 		KERNEL_RUN=/cache/$KERNEL/vmlinux
 		KERNEL_BZIMAGE=/cache/$KERNEL/bzImage
@@ -43,6 +45,15 @@ kernel_path() {
 	# In build/, of that kernel.
 	MODULES=modules$KERNEL_SUFFIX
 	INITRAMFS=guest$KERNEL_SUFFIX.initramfs
+}
+
+# upstream_sources: the files that the patches of upstream/ are made of.
+upstream_sources() {
+	local name
+	ls "$CLONE"/abstractions/shim*
+	sed -n 's/^Source: *//p' "$CLONE"/upstream/patches/*.new | while read -r name; do
+		echo "$CLONE/abstractions/$name"
+	done
 }
 
 # kernel_names: the names in the cache of all that a clone uses.

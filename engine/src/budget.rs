@@ -55,6 +55,8 @@ impl Budget {
         self.left == 0
     }
 
+    /// For a post that is taken.
+    pub(super) const POST: u32 = 100;
     /// For an act that moves a timeout: a heap of 4,096 entries and a record.
     pub(super) const TIMEOUT: u32 = 1_200;
     /// For any other request that is not an act on a stopwatch: a record.

@@ -7,35 +7,9 @@
 //!
 //! Only counts are kept here, so a cut goes on over many sections.
 
-use crate::uapi;
-
-const RINGS: usize = uapi::STOPWATCH_MAX_RINGS as usize;
-const POST_RINGS: usize = uapi::STOPWATCH_MAX_POST_RINGS as usize;
-
-/// A bit for each ring, of both kinds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Set {
-    pub(super) requests: u64,
-    pub(super) posts: u32,
-}
-
-impl Set {
-    const ALL: Self = Self {
-        requests: u64::MAX,
-        posts: u32::MAX,
-    };
-
-    pub(super) fn is_empty(self) -> bool {
-        self.requests == 0 && self.posts == 0
-    }
-
-    pub(super) fn and(self, other: Self) -> Self {
-        Self {
-            requests: self.requests & other.requests,
-            posts: self.posts & other.posts,
-        }
-    }
-}
+use super::heads::Set;
+use super::heads::Source;
+use super::heads::SOURCES;
 
 /// The cut that is being carried out.
 #[derive(Clone, Copy, Debug)]
@@ -54,12 +28,11 @@ pub(super) struct Cut {
     /// Rings with a call at their head that waits for this cut: found before it began, or
     /// [joined](Self::join). What any other call follows may be in a ring that was seen
     /// empty before.
-    calls: u64,
+    calls: Set,
     /// Of these, those that joined.
-    joined: u64,
-    /// What was taken from each ring when it began.
-    requests: [u32; RINGS],
-    posts: [u32; POST_RINGS],
+    joined: Set,
+    /// What was taken from each ring when it began, by [`Source::index`].
+    begun: [u32; SOURCES],
 }
 
 impl Cut {
@@ -68,18 +41,11 @@ impl Cut {
         number: 0,
         settles: false,
         next_wanted: false,
-        open: Set {
-            requests: 0,
-            posts: 0,
-        },
-        pending: Set {
-            requests: 0,
-            posts: 0,
-        },
-        calls: 0,
-        joined: 0,
-        requests: [0; RINGS],
-        posts: [0; POST_RINGS],
+        open: Set::NONE,
+        pending: Set::NONE,
+        calls: Set::NONE,
+        joined: Set::NONE,
+        begun: [0; SOURCES],
     };
 
     pub(super) fn is_active(&self) -> bool {
@@ -97,7 +63,7 @@ impl Cut {
     }
 
     /// Rings whose calls wait for it.
-    pub(super) fn calls(&self) -> u64 {
+    pub(super) fn calls(&self) -> Set {
         self.calls
     }
 
@@ -123,51 +89,45 @@ impl Cut {
 
     /// Begins one, given the rings with a call at their head, and what was taken from
     /// each ring until now.
-    pub(super) fn begin(
-        &mut self,
-        calls: u64,
-        requests: impl Iterator<Item = u32>,
-        posts: impl Iterator<Item = u32>,
-    ) {
+    pub(super) fn begin(&mut self, calls: Set, taken: impl Iterator<Item = (Source, u32)>) {
         self.active = true;
         self.number = self.number.wrapping_add(1);
         self.settles = core::mem::take(&mut self.next_wanted);
         self.open = Set::ALL;
         self.pending = Set::ALL;
         self.calls = calls;
-        self.joined = 0;
-        for (to, number) in self.requests.iter_mut().zip(requests) {
-            *to = number;
-        }
-        for (to, number) in self.posts.iter_mut().zip(posts) {
-            *to = number;
+        self.joined = Set::NONE;
+        for (source, number) in taken {
+            if let Some(begun) = self.begun.get_mut(source.index()) {
+                *begun = number;
+            }
         }
     }
 
     /// Lets calls that were found since it began wait for it, too. What a call follows may
     /// be in any ring: each is looked at anew, and nothing may wait in one of which the
     /// cut takes no more.
-    pub(super) fn join(&mut self, calls: u64, waiting: Set) {
-        if calls != 0 && !self.excludes(waiting) {
-            self.calls |= calls;
-            self.joined |= calls;
+    pub(super) fn join(&mut self, calls: Set, waiting: Set) {
+        if !calls.is_empty() && !self.excludes(waiting) {
+            self.calls = self.calls.or(calls);
+            self.joined = self.joined.or(calls);
             self.pending = self.open;
         }
     }
 
     /// Makes those that joined wait for the next one, if they have to. Whether it did.
     pub(super) fn expel(&mut self, waiting: Set) -> bool {
-        let expels = self.joined != 0 && self.excludes(waiting);
+        let expels = !self.joined.is_empty() && self.excludes(waiting);
         if expels {
-            self.calls &= !self.joined;
-            self.joined = 0;
+            self.calls = self.calls.without(self.joined);
+            self.joined = Set::NONE;
         }
         expels
     }
 
     /// Whether something waits in a ring of which it takes no more.
     fn excludes(&self, waiting: Set) -> bool {
-        waiting.requests & !self.open.requests != 0 || waiting.posts & !self.open.posts != 0
+        !waiting.without(self.open).is_empty()
     }
 
     /// The present one is over.
@@ -199,41 +159,29 @@ impl Cut {
         self.pending = self.pending.and(waiting);
     }
 
-    /// A request was taken from a ring of `capacity`: `number` in all.
-    pub(super) fn took_request(&mut self, ring: u32, number: u32, capacity: u32, more: bool) {
-        let bit = 1u64.checked_shl(ring).unwrap_or(0);
-        let begun = self.requests.get(ring as usize).copied().unwrap_or(0);
-        let used = number.wrapping_sub(begun) >= capacity;
-        self.calls &= !bit;
-        self.joined &= !bit;
-        if used {
-            self.open.requests &= !bit;
-        }
-        if used || !more {
-            self.pending.requests &= !bit;
-        }
+    /// How many may still be taken from a ring of `capacity`, of which `number` were taken
+    /// in all.
+    pub(super) fn left(&self, source: Source, number: u32, capacity: u32) -> u32 {
+        let begun = self.begun.get(source.index()).copied().unwrap_or(0);
+        capacity.saturating_sub(number.wrapping_sub(begun))
     }
 
-    /// How many posts of a ring may still be taken.
-    pub(super) fn posts_left(&self, ring: u32, number: u32) -> u32 {
-        let begun = self.posts.get(ring as usize).copied().unwrap_or(0);
-        uapi::STOPWATCH_POST_SLOTS.saturating_sub(number.wrapping_sub(begun))
-    }
-
-    /// Posts were taken from a ring: `number` in all.
-    pub(super) fn took_posts(&mut self, ring: u32, number: u32, more: bool) {
-        let bit = 1u32.checked_shl(ring).unwrap_or(0);
-        let used = self.posts_left(ring, number) == 0;
+    /// Something was taken from a ring of `capacity`: `number` in all.
+    pub(super) fn took(&mut self, source: Source, number: u32, capacity: u32, more: bool) {
+        let ring = Set::of(source);
+        let used = self.left(source, number, capacity) == 0;
+        self.calls = self.calls.without(ring);
+        self.joined = self.joined.without(ring);
         if used {
-            self.open.posts &= !bit;
+            self.open = self.open.without(ring);
         }
         if used || !more {
-            self.pending.posts &= !bit;
+            self.pending = self.pending.without(ring);
         }
     }
 
     /// A ring waits for something else, and nobody waits for it.
-    pub(super) fn hold(&mut self, ring: u32) {
-        self.pending.requests &= !1u64.checked_shl(ring).unwrap_or(0);
+    pub(super) fn hold(&mut self, source: Source) {
+        self.pending = self.pending.without(Set::of(source));
     }
 }

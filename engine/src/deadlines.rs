@@ -5,7 +5,7 @@
 //! when the VM is paused, or when the clocks go apart.
 
 use super::chunked::Chunked;
-use super::clock::Clock;
+use super::environment::Clock;
 use super::storage::Storage;
 use super::timers::Entry;
 use super::timers::Timer;
@@ -32,6 +32,8 @@ pub(super) struct Due {
     pub(super) deadline: u64,
     /// The own time of its stopwatch.
     pub(super) now: u64,
+    /// That stands still now: it gets no later.
+    pub(super) stands: bool,
 }
 
 // A heap for each.
@@ -136,6 +138,7 @@ impl<S: Storage> Deadlines<S> {
                     watch: timer.watch,
                     deadline: timer.deadline,
                     now,
+                    stands: times.stands(base),
                 });
             }
         }

@@ -5,9 +5,9 @@
 //! - [`device::Device`]: serves request rings and post rings, keeps the stopwatches and their
 //!   timeouts, publishes records and laps, puts events; does what the host's own
 //!   programs ask for in the same way.
-//! - [`clock::Clock`], [`storage::Storage`]: the host's clocks and arrays, as whoever includes this has
-//!   them. The region is a `Memory` of the protocol.
-//! - [`functions::Functions`]: what the host does for a guest that is no stopwatch's work.
+//! - [`environment::Environment`], [`storage::Storage`]: the region, the host's clocks, what the
+//!   host does for a guest that is no stopwatch's work, and arrays, as whoever includes this has
+//!   them.
 //!
 //! Nothing here allocates, sleeps, panics or takes a lock: all of it may run
 //! with interrupts off, under a lock of the caller's. The crate around this
@@ -18,17 +18,18 @@
 
 pub mod budget;
 mod chunked;
-pub mod clock;
 mod cut;
 mod deadlines;
 pub mod device;
-pub mod functions;
+pub mod environment;
+mod heads;
 pub mod kept;
 mod names;
 mod numbers;
 pub mod policy;
 mod posts;
 mod rate;
+mod requests;
 mod reset;
 mod rings;
 mod stopwatch;

@@ -91,9 +91,7 @@ mod tests {
             let mut model = BTreeMap::new();
             let mut given = vec![Name::NONE; STOPWATCHES];
             for (text, number) in steps {
-                let mut field = [0; 32];
-                field[..text.len()].copy_from_slice(text.as_bytes());
-                let name = Name::new(field).unwrap();
+                let name = Name::parse(&text).unwrap();
                 let name_of = |number: u32| given[number as usize];
                 let found = names.find(&name, name_of);
                 prop_assert_eq!(found, model.get(&name).copied());

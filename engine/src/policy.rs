@@ -13,8 +13,8 @@ pub const FEATURES: u64 = uapi::STOPWATCH_F_TIMEOUT as u64
 /// What the VM's creator grants the guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
-    /// The features that are offered: of [`FEATURES`], and those that the host's
-    /// [`Functions`] need.
+    /// The features that are offered: of [`FEATURES`], and those that
+    /// [`Environment::feature`](super::environment::Environment::feature) tells.
     pub features: u64,
     /// The shortest interval of a periodic timeout, in ns.
     pub min_interval_ns: u64,

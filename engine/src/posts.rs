@@ -2,20 +2,20 @@
 
 //! The host's ends of post rings. What is done for a post is not here.
 
+use super::heads::bit;
+use super::heads::Choice;
+use super::heads::Found;
+use super::heads::Source;
 use super::storage::Storage;
-use super::times::Times;
 use crate::protocol::command::Binding;
 use crate::protocol::layout::Layout;
 use crate::protocol::memory::Memory;
-use crate::protocol::post_ring::bits;
 use crate::protocol::post_ring::Post;
 use crate::protocol::post_ring::PostPlace;
 use crate::protocol::slot::Status;
+use crate::protocol::words::bits;
 use crate::protocol::words::field;
 use crate::uapi;
-
-// A bit for each ring fits in a word.
-const _: () = assert!(uapi::STOPWATCH_MAX_POST_RINGS <= u32::BITS);
 
 /// The host's end of a post ring.
 #[derive(Clone, Copy, Debug, Default)]
@@ -64,29 +64,13 @@ impl PostRing {
     }
 }
 
-/// The next post of all rings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Next {
-    /// The number of the ring.
-    pub(super) ring: u32,
-    /// The time as of which it is to be carried out.
-    pub(super) at: u64,
-    /// That of the first post of any other ring; the end of time if none waits.
-    pub(super) until: u64,
-    /// All rings, of both kinds, have to be looked at before it is taken: see
-    /// [`Rings`](super::rings::Rings).
-    pub(super) look_again: bool,
-}
-
 /// The host's ends of the post rings of a device.
 pub(super) struct PostRings<S: Storage> {
     rings: S::Slice<PostRing>,
     /// A bit for each ring that is bound.
-    bound: u32,
-    /// Of these, those in which something waits.
-    waiting: u32,
-    /// Of these, those in which it was found since the last look at all began.
-    fresh: u32,
+    bound: u64,
+    /// Of these, those in which something was found.
+    found: Found,
 }
 
 impl<S: Storage> PostRings<S> {
@@ -99,8 +83,7 @@ impl<S: Storage> PostRings<S> {
         Ok(Self {
             rings,
             bound: 0,
-            waiting: 0,
-            fresh: 0,
+            found: Found::default(),
         })
     }
 
@@ -120,7 +103,7 @@ impl<S: Storage> PostRings<S> {
         end.watch = watch;
         end.publish(mem, true);
         self.bound |= bit(ring);
-        self.forget(ring);
+        self.found.forget(ring);
         Ok(())
     }
 
@@ -149,7 +132,7 @@ impl<S: Storage> PostRings<S> {
             end.publish(mem, false);
         }
         self.bound &= !bit(ring);
-        self.forget(ring);
+        self.found.forget(ring);
     }
 
     /// After a reset of the device tickets begin anew.
@@ -175,11 +158,6 @@ impl<S: Storage> PostRings<S> {
         }
     }
 
-    fn forget(&mut self, ring: u32) {
-        self.waiting &= !bit(ring);
-        self.fresh &= !bit(ring);
-    }
-
     #[inline]
     fn get(&self, ring: u32) -> Option<&PostRing> {
         self.rings.get(ring as usize)
@@ -201,61 +179,36 @@ impl<S: Storage> PostRings<S> {
 
     /// Looks at all of which nothing waits.
     pub(super) fn look(&mut self, mem: &impl Memory) {
-        self.fresh = 0;
-        for ring in bits(self.bound & !self.waiting) {
-            let Some(end) = self.rings.get_mut(ring as usize) else {
-                continue;
-            };
-            if end.find(mem) {
-                self.waiting |= bit(ring);
-                self.fresh |= bit(ring);
+        self.found.fresh = 0;
+        for ring in bits(self.bound & !self.found.waiting) {
+            if let Some(end) = self.rings.get_mut(ring as usize) {
+                self.found.note(ring, end.find(mem));
             }
         }
     }
 
     /// Those in which something was found.
-    pub(super) fn waiting(&self) -> u32 {
-        self.waiting
+    pub(super) fn found(&self) -> Found {
+        self.found
     }
 
     /// How many posts were taken from each since it was bound.
-    pub(super) fn numbers(&self) -> impl Iterator<Item = u32> + '_ {
-        self.rings.iter().map(|end| end.place.number())
+    pub(super) fn numbers(&self) -> impl Iterator<Item = (Source, u32)> + '_ {
+        let numbers = self.rings.iter().map(|end| end.place.number());
+        (0..).map(Source::Posts).zip(numbers)
     }
 
-    /// How many were taken from one since it was bound.
-    pub(super) fn number(&self, ring: u32) -> u32 {
-        self.get(ring).map_or(0, |end| end.place.number())
+    /// How many were taken from one since it was bound, and how many it holds.
+    pub(super) fn progress(&self, ring: u32) -> (u32, u32) {
+        let number = self.get(ring).map_or(0, |end| end.place.number());
+        (number, uapi::STOPWATCH_POST_SLOTS)
     }
 
-    /// Whether any waits, of those that were found.
-    pub(super) fn found_any(&self) -> bool {
-        self.waiting != 0
-    }
-
-    /// The earliest of those that wait in `rings`; of equal ones that of the ring with the lowest
-    /// number.
-    pub(super) fn next(&self, rings: u32, times: &Times) -> Option<Next> {
-        let mut next: Option<Next> = None;
-        for ring in bits(self.waiting & rings) {
-            let stamp = self.get(ring)?.head.stamp();
-            let at = times.nearest(stamp);
-            let until = match &mut next {
-                Some(earliest) if earliest.at <= at => {
-                    earliest.until = earliest.until.min(at);
-                    continue;
-                }
-                Some(later) => later.at,
-                None => u64::MAX,
-            };
-            next = Some(Next {
-                ring,
-                at,
-                until,
-                look_again: stamp >= times.now() && self.fresh & bit(ring) != 0,
-            });
-        }
-        next
+    /// Adds what waits in those of a set to a choice, by their numbers.
+    #[inline(always)]
+    pub(super) fn among(&self, rings: u64, choice: &mut Choice<'_>) {
+        let stamp = |ring| Some(self.get(ring)?.head.stamp());
+        self.found.among(rings, choice, Source::Posts, stamp);
     }
 
     /// The end of a ring in which something waits.
@@ -269,14 +222,6 @@ impl<S: Storage> PostRings<S> {
         if let Some(end) = self.get(ring) {
             end.publish(mem, true);
         }
-        self.forget(ring);
-        if more {
-            self.waiting |= bit(ring);
-            self.fresh |= bit(ring);
-        }
+        self.found.note(ring, more);
     }
-}
-
-fn bit(ring: u32) -> u32 {
-    1u32.checked_shl(ring).unwrap_or(0)
 }

@@ -75,7 +75,8 @@ impl Stopwatch {
     pub(super) fn create(&mut self, identity: Identity) {
         *self = Self {
             identity,
-            generation: self.generation.wrapping_add(1),
+            // Zero is whichever has the number.
+            generation: self.generation.checked_add(1).unwrap_or(1),
             seq: self.seq,
             ..Self::default()
         };

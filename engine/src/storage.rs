@@ -5,7 +5,7 @@
 use core::ops::DerefMut;
 
 /// Where a device keeps its state: arrays that are allocated by who makes it, or gives
-/// it more ([`Device::set_storage`]), and never grow.
+/// it more ([`Device::set_storage`](super::device::Device::set_storage)), and never grow.
 pub trait Storage {
     /// An array.
     type Slice<T: Copy>: DerefMut<Target = [T]>;

@@ -2,7 +2,7 @@
 
 //! The own times of a VM: each goes by one of the host's clocks.
 
-use super::clock::Clock;
+use super::environment::Clock;
 use crate::protocol::clock::ClockId;
 use crate::protocol::clock::TimeBase;
 

@@ -23,6 +23,8 @@ pub(super) enum Asker {
 pub(super) struct Context<'a, S: Storage> {
     pub(super) asker: Asker,
     pub(super) existing: &'a Numbers<S>,
+    /// That of the stopwatch whose number is asked for.
+    pub(super) generation: u32,
     pub(super) offered: u64,
     pub(super) features: u64,
     pub(super) min_interval_ns: u64,
@@ -40,7 +42,8 @@ impl<S: Storage> Context<'_, S> {
         if (rule.needs | needs) & !self.features != 0 || self.asker == Asker::Host && !rule.host {
             return Err(Status::BadOp);
         }
-        if !self.allows(rule.watches, watch) {
+        let is_meant = asked.generation == 0 || asked.generation == self.generation;
+        if !self.allows(rule.watches, watch) || !is_meant {
             return Err(Status::BadWatch);
         }
         if asked.posted && (self.features & POSTED == 0 || self.asker == Asker::Host) {
@@ -107,6 +110,7 @@ mod tests {
         let context = Context {
             asker,
             existing: &existing(),
+            generation: 5,
             offered: 1,
             features,
             min_interval_ns: 10,
@@ -172,7 +176,11 @@ mod tests {
             }
             let all = validate_by(Message(words), features, Asker::Guest(0));
             match act(&words, features) {
-                Some((watch, act)) => prop_assert_eq!(all, Ok((watch, Command::Act(act)))),
+                // Which one has the number is for who has the stopwatches.
+                Some((watch, 0 | 5, act)) => {
+                    prop_assert_eq!(all, Ok((watch, Command::Act(act))));
+                }
+                Some(_) => prop_assert_eq!(all, Err(Status::BadWatch)),
                 None => prop_assert!(!matches!(all, Ok((_, Command::Act(_))))),
             }
         }
@@ -258,6 +266,8 @@ mod tests {
             (field!(stopwatch_request.flags), 1 << 8),
             (field!(stopwatch_request.status), 1 << 31),
             (Field::new(32, 8), 1),
+            (field!(stopwatch_request.reserved), 1),
+            (Field::new(48, 8), 1),
             (Field::new(56, 8), 1 << 63),
         ] {
             assert_eq!(validate(with(start, field, value)), Err(Status::BadFlags));
@@ -293,6 +303,41 @@ mod tests {
         for op in [6, 7, 11] {
             let host = validate_by(request(op, 0, 0), 1, Asker::Host);
             assert_eq!(host, Err(Status::BadOp));
+        }
+    }
+
+    #[test]
+    fn a_number_may_be_another_one_s_by_now() {
+        let reads = |watch| request(uapi::STOPWATCH_OP_READ, watch, 0);
+        for (request, generation, expected) in [
+            (reads(70), 0, Ok((70, Command::Act(Act::Read)))),
+            (reads(70), 5, Ok((70, Command::Act(Act::Read)))),
+            (reads(70), 4, Err(Status::BadWatch)),
+            (reads(70), 6, Err(Status::BadWatch)),
+            (reads(71), 5, Err(Status::BadWatch)),
+            (
+                request(uapi::STOPWATCH_OP_DELETE, 70, 0),
+                4,
+                Err(Status::BadWatch),
+            ),
+            (
+                request(uapi::STOPWATCH_OP_DELETE, 70, 0),
+                5,
+                Ok((70, Command::Delete)),
+            ),
+            // The watch counts before flags and arguments.
+            (
+                request(uapi::STOPWATCH_OP_READ, 70, 7),
+                4,
+                Err(Status::BadWatch),
+            ),
+            (
+                request(uapi::STOPWATCH_OP_SET_MODE, 70, 1 << 63),
+                4,
+                Err(Status::BadWatch),
+            ),
+        ] {
+            assert_eq!(validate(request.for_generation(generation)), expected);
         }
     }
 

@@ -7,11 +7,11 @@ mod common;
 
 use std::cell::{Cell, RefCell};
 
-use common::{at, command, device, request, Guest, Heap, Region, POLICY};
+use common::{at, command, device, env, request, Guest, Heap, Region, POLICY};
 use proptest::prelude::*;
 use stopwatch_engine::budget::Budget;
-use stopwatch_engine::clock::Clock;
 use stopwatch_engine::device::{Device, Settle, Target};
+use stopwatch_engine::environment::Clock;
 use stopwatch_engine::kept::Chunk;
 use stopwatch_engine::policy::Policy;
 use stopwatch_protocol::clock::ClockId;
@@ -126,7 +126,7 @@ fn bind(
 fn finish(device: &mut Device<Heap>, mem: &impl Memory, now: u64) -> u32 {
     for slices in 0..1_000_000 {
         let mut budget = Budget::section();
-        if !device.work(mem, &at(now), &(), &mut budget).more {
+        if !device.work(&env(mem, &at(now)), &mut budget).more {
             return slices + 1;
         }
     }
@@ -147,7 +147,7 @@ fn a_call_waits_for_one_capacity_of_each_ring() {
         let before = device.stats().requests;
         let mut reply = None;
         for _ in 0..1_000 {
-            let _ = device.serve(&memory, &at(1_000), &(), 3, &mut Budget::section());
+            let _ = device.serve(&env(&memory, &at(1_000)), 3, &mut Budget::section());
             reply = guest.rings[3].poll(&mem, token);
             if reply.is_some() {
                 break;
@@ -171,11 +171,12 @@ fn posts_long_past_do_not_starve_those_of_others() {
     let start = Stamped {
         op: START as u16,
         watch: 1,
+        generation: 0,
         stamp_ns: 500,
     };
     guest.rings[3].post_abandoned(&mem, start);
     for _ in 0..100 {
-        let _ = device.work(&memory, &at(1_000), &(), &mut Budget::section());
+        let _ = device.work(&env(&memory, &at(1_000)), &mut Budget::section());
     }
     assert!(device.describe(1).unwrap().running);
 }
@@ -195,7 +196,7 @@ fn a_timeout_and_the_operator_wait_no_longer() {
     let mut told = 0;
     let before = device.stats().requests;
     while told == 0 {
-        let expired = device.expire(&memory, &at(now), &(), &mut Budget::section());
+        let expired = device.expire(&env(&memory, &at(now)), &mut Budget::section());
         told += expired.put;
         if told == 0 {
             let next = expired.next.unwrap();
@@ -208,7 +209,7 @@ fn a_timeout_and_the_operator_wait_no_longer() {
     let mut settle = Settle::default();
     let before = device.stats().requests;
     while !device
-        .settle(&memory, &at(now), &(), &mut settle, &mut Budget::section())
+        .settle(&env(&memory, &at(now)), &mut settle, &mut Budget::section())
         .done
     {
         let taken = device.stats().requests - before;
@@ -231,7 +232,7 @@ fn whoever_posts_does_not_prolong_what_is_worked_off() {
     let before = device.stats().requests;
     loop {
         let mut budget = Budget::section();
-        let settled = device.work_off(&memory, &at(1_000), &(), &mut settle, &mut budget);
+        let settled = device.work_off(&env(&memory, &at(1_000)), &mut settle, &mut budget);
         let taken = device.stats().requests - before;
         assert!(taken <= capacity + 400, "{taken} taken, and it goes on");
         if settled.done {
@@ -270,11 +271,11 @@ fn a_reset_is_done_in_slices() {
         let vmm = device.layout().vmm();
         mem.store(vmm, 7 << 32);
         let mut budget = Budget::new(1);
-        let change = device.vmm(&mem, &at(5), &(), &mut budget);
+        let change = device.vmm(&env(&mem, &at(5)), &mut budget);
         assert!(change.reset);
         // What is served before a reset is what the budget allows; then nothing.
         let answered = device.stats().requests;
-        let served = device.serve(&mem, &at(5), &(), 0, &mut Budget::section());
+        let served = device.serve(&env(&mem, &at(5)), 0, &mut Budget::section());
         assert_eq!((served.answered, served.more), (0, true));
         let generation = |mem: &Region| {
             stopwatch_protocol::state::reset_generation(mem, device_layout(geometry))
@@ -314,7 +315,7 @@ fn features_half_off() -> (Device<Heap>, Region, Guest, Token) {
     }
     let off = request(uapi::STOPWATCH_OP_SET_FEATURES, 0, 0);
     let token = guest.rings[1].post(&mem, off).unwrap();
-    let served = device.serve(&mem, &at(5), &(), 1, &mut Budget::section());
+    let served = device.serve(&env(&mem, &at(5)), 1, &mut Budget::section());
     assert_eq!((served.answered, served.more), (0, true));
     (device, mem, guest, token)
 }
@@ -354,17 +355,18 @@ fn an_unknown_status_costs_nothing() {
     let reset = Stamped {
         op: uapi::STOPWATCH_OP_RESET as u16,
         watch: 1,
+        generation: 0,
         stamp_ns: 20,
     };
     guest.rings[2].post_abandoned(&mem, reset);
     mem.store(device.layout().vmm(), 77);
     for _ in 0..3 {
         let before = device.stats();
-        let change = device.vmm(&mem, &at(30), &(), &mut Budget::section());
+        let change = device.vmm(&env(&mem, &at(30)), &mut Budget::section());
         assert_eq!(change, Default::default());
         assert_eq!(device.stats(), before, "nothing is carried out");
     }
-    let served = device.serve(&mem, &at(40), &(), 0, &mut Budget::section());
+    let served = device.serve(&env(&mem, &at(40)), 0, &mut Budget::section());
     assert!(served.deadline_changed, "the timeout is gone");
     assert_eq!(device.vmm_status(), uapi::STOPWATCH_VMM_RUNNING);
 }
@@ -380,7 +382,7 @@ fn timeouts_of_a_vm_have_a_rate() {
         event_slots: 4096,
     };
     let layout = Layout::new(geometry).unwrap();
-    let mem = Region::new(&layout);
+    let mem = common::region(&layout);
     let policy = Policy {
         min_interval_ns: INTERVAL,
         ..POLICY
@@ -410,7 +412,7 @@ fn timeouts_of_a_vm_have_a_rate() {
         if now > end {
             break;
         }
-        let expired = device.expire(&mem, &at(now), &(), &mut Budget::section());
+        let expired = device.expire(&env(&mem, &at(now)), &mut Budget::section());
         told += u64::from(expired.put + expired.lost);
         runs += 1;
         while let Some(event) = guest.events.next(&mem) {
@@ -430,11 +432,7 @@ fn timeouts_of_a_vm_have_a_rate() {
 #[test]
 fn a_command_resolves_its_name() {
     let (mut device, mem, _) = negotiated(GEOMETRY);
-    let name = |text: &str| {
-        let mut field = [0; 32];
-        field[..text.len()].copy_from_slice(text.as_bytes());
-        Name::new(field).unwrap()
-    };
+    let name = |text| Name::parse(text).unwrap();
     let creation = |text| Creation {
         name: name(text),
         ..Creation::default()
@@ -442,7 +440,7 @@ fn a_command_resolves_its_name() {
     let created = command(&mut device, &mem, &at(5), creation("boot")).reply;
     let mut command = |target, op: u32| {
         let command = Command::plain(op as u16).unwrap();
-        device.command(&mem, &at(5), target, command).reply
+        device.command(&env(&mem, &at(5)), target, command).reply
     };
     let by_name = Target::Name(name("boot"));
     let started = command(by_name, START);
@@ -537,17 +535,17 @@ proptest! {
                     }
                 }
                 3 | 4 => {
-                    let _ = device.vmm(&mem, &at(now), &(), &mut budget);
-                    let _ = device.serve(&mem, &at(now), &(), ring, &mut budget);
+                    let _ = device.vmm(&env(&mem, &at(now)), &mut budget);
+                    let _ = device.serve(&env(&mem, &at(now)), ring, &mut budget);
                 }
                 5 => {
-                    let _ = device.work(&mem, &at(now), &(), &mut budget);
+                    let _ = device.work(&env(&mem, &at(now)), &mut budget);
                 }
                 // Only a look ends a section in which somebody settled.
                 6 => {
                     let mut settle = Settle::default();
                     let budget = &mut Budget::settling();
-                    if device.settle(&mem, &at(now), &(), &mut settle, budget).done {
+                    if device.settle(&env(&mem, &at(now)), &mut settle, budget).done {
                         let _ = device.laps(&mem, number % stopwatches, None, &mut [0; 256]);
                         let creation = Creation::default();
                         let _ = command(&mut device, &mem, &at(now), creation);
@@ -555,12 +553,12 @@ proptest! {
                 }
                 7 => {
                     now += word % 5_000;
-                    let _ = device.expire(&mem, &at(now), &(), &mut budget);
+                    let _ = device.expire(&env(&mem, &at(now)), &mut budget);
                 }
                 8 => {
                     region.store(layout.vmm(), word & 0x7_0000_0003);
-                    let _ = device.vmm(&mem, &at(now), &(), &mut budget);
-                    let _ = device.work(&mem, &at(now), &(), &mut budget);
+                    let _ = device.vmm(&env(&mem, &at(now)), &mut budget);
+                    let _ = device.work(&env(&mem, &at(now)), &mut budget);
                 }
                 _ => match device.wants_storage() {
                     Some(count) if number % 4 != 0 => {
@@ -594,10 +592,12 @@ fn a_reset_within_a_reset_begins_anew() {
         });
         let vmm = device.layout().vmm();
         mem.store(vmm, 1 << 32);
-        assert!(device.vmm(&mem, &at(1), &(), &mut Budget::new(1)).reset);
+        assert!(device.vmm(&env(&mem, &at(1)), &mut Budget::new(1)).reset);
         let mut more = true;
         for _ in 0..slices {
-            more = device.work(&mem, &at(1), &(), &mut Budget::new(1_000)).more;
+            more = device
+                .work(&env(&mem, &at(1)), &mut Budget::new(1_000))
+                .more;
         }
         if !more {
             break;
@@ -606,7 +606,7 @@ fn a_reset_within_a_reset_begins_anew() {
         // While the slot is not free yet, nothing is posted.
         posted += u32::from(guest.rings[0].post(&mem, request(START, 5, 0)).is_some());
         mem.store(vmm, 2 << 32);
-        assert!(device.vmm(&mem, &at(2), &(), &mut Budget::new(1)).reset);
+        assert!(device.vmm(&env(&mem, &at(2)), &mut Budget::new(1)).reset);
         let before = device.stats().requests;
         finish(&mut device, &mem, 3);
         assert_eq!(device.stats().requests, before, "after {slices} slices");
@@ -625,13 +625,13 @@ fn a_run_that_settles_spends_its_budget() {
     guest.call(&mut device, &mem, 0, request(TIMEOUT, 1, 100), 0);
     let memory = Refilled::new(&mem, hostile);
     let mut budget = Budget::section();
-    let expired = device.expire(&memory, &at(1_000), &(), &mut budget);
+    let expired = device.expire(&env(&memory, &at(1_000)), &mut budget);
     assert_eq!((expired.put, expired.lost), (0, 0), "it settles still");
     let settled = Budget::SECTION - budget.left();
     memory.stopped.set(true);
     finish(&mut device, &mem, 2_000);
     let mut budget = Budget::section();
-    let expired = device.expire(&mem, &at(2_000_000), &(), &mut budget);
+    let expired = device.expire(&env(&mem, &at(2_000_000)), &mut budget);
     assert_eq!(expired.put, 1);
     let spent = Budget::SECTION - budget.left();
     assert!(
@@ -648,12 +648,12 @@ fn a_look_does_not_wait_for_later_resets() {
     let vmm = device.layout().vmm();
     let ask = |device: &mut Device<Heap>, generation: u64| {
         mem.store(vmm, generation << 32);
-        assert!(device.vmm(&mem, &at(1), &(), &mut Budget::new(1)).reset);
+        assert!(device.vmm(&env(&mem, &at(1)), &mut Budget::new(1)).reset);
     };
     let mut settle = Settle::default();
     let mut look = |device: &mut Device<Heap>| {
         let mut budget = Budget::new(1);
-        device.settle(&mem, &at(1), &(), &mut settle, &mut budget)
+        device.settle(&env(&mem, &at(1)), &mut settle, &mut budget)
     };
     ask(&mut device, 1);
     let first = look(&mut device);
@@ -702,7 +702,7 @@ fn what_is_due_by_any_clock_is_due_now() {
                 };
                 assert!(next <= now, "{next} at {now}");
                 let mut budget = Budget::section();
-                let expired = device.expire(&mem, &clock, &(), &mut budget);
+                let expired = device.expire(&env(&mem, &clock), &mut budget);
                 assert!(expired.put > 0);
                 told += expired.put;
                 let now = clock.0.get();
@@ -726,25 +726,29 @@ fn a_run_that_settles_outlives_a_reset() {
     guest.call(&mut device, &mem, 0, request(TIMEOUT, 1, 100), 0);
     let memory = Refilled::new(&mem, hostile);
     let mut budget = Budget::new(1);
-    let expired = device.expire(&memory, &at(1_000), &(), &mut budget);
+    let expired = device.expire(&env(&memory, &at(1_000)), &mut budget);
     assert_eq!((expired.put, expired.lost), (0, 0), "it settles still");
     assert!(expired.next > Some(1_000));
     memory.stopped.set(true);
 
     mem.store(device.layout().vmm(), 9 << 32);
-    assert!(device.vmm(&mem, &at(2_000), &(), &mut Budget::new(1)).reset);
+    assert!(
+        device
+            .vmm(&env(&mem, &at(2_000)), &mut Budget::new(1))
+            .reset
+    );
     // A run while the reset is under way tells nothing of before it.
-    let expired = device.expire(&mem, &at(2_000), &(), &mut Budget::new(1));
+    let expired = device.expire(&env(&mem, &at(2_000)), &mut Budget::new(1));
     assert_eq!((expired.put, expired.calls), (0, 0));
     finish(&mut device, &mem, 3_000);
-    let expired = device.expire(&mem, &at(3_000), &(), &mut Budget::section());
+    let expired = device.expire(&env(&mem, &at(3_000)), &mut Budget::section());
     assert_eq!((expired.put, expired.next), (0, None));
 
     let mut guest = Guest::new(device.layout());
     guest.negotiate(&mut device, &mem);
     guest.call(&mut device, &mem, 3, request(TIMEOUT, 5, 100), 4_000);
     assert_eq!(device.next_deadline(&at(4_000)), Some(4_100));
-    let expired = device.expire(&mem, &at(4_100), &(), &mut Budget::section());
+    let expired = device.expire(&env(&mem, &at(4_100)), &mut Budget::section());
     assert_eq!(
         (expired.put, expired.calls, expired.next),
         (1, 1 << 3, None)
@@ -762,12 +766,12 @@ fn a_run_goes_on_after_a_stop() {
             guest.call(&mut device, &mem, 0, request(TIMEOUT, watch, 100), 0);
         }
         // What is told before the stop, or only settled.
-        let before = device.expire(&mem, &at(200), &(), &mut Budget::new(first));
+        let before = device.expire(&env(&mem, &at(200)), &mut Budget::new(first));
         assert!(before.put < watches, "{before:?}");
         let mut now = 10_000_000_000;
         let mut told = before.put;
         for _ in 0..1_000 {
-            let expired = device.expire(&mem, &at(now), &(), &mut Budget::section());
+            let expired = device.expire(&env(&mem, &at(now)), &mut Budget::section());
             told += expired.put;
             let Some(next) = expired.next else { break };
             assert!(next > now, "it spins");

@@ -4,27 +4,22 @@
 
 mod common;
 
-use common::{at, budget_for, command, device, read, request, Clocks, Guest, Heap, Region, POLICY};
+use common::{
+    at, budget_for, command, device, env, read, request, timeout, Clocks, Guest, Heap, Region,
+    ELAPSED, GEOMETRY, POLICY, ROOMY,
+};
 use stopwatch_engine::budget::Budget;
 use stopwatch_engine::device::Device;
 use stopwatch_engine::policy::{Policy, FEATURES};
-use stopwatch_protocol::geometry::Geometry;
 use stopwatch_protocol::layout::Layout;
 use stopwatch_protocol::memory::Memory;
 use stopwatch_protocol::name::Name;
 use stopwatch_protocol::ownership::read_ownership;
 use stopwatch_protocol::reading::Reading;
 use stopwatch_protocol::record::{Laps, Record};
-use stopwatch_protocol::slot::{Creation, Message, Request, Stamped, Status};
+use stopwatch_protocol::slot::{Creation, Message, Stamped, Status};
 use stopwatch_protocol::state::State;
 use stopwatch_protocol::uapi;
-
-const GEOMETRY: Geometry = Geometry {
-    stopwatches: 16,
-    rings: 2,
-    ring_slots: 8,
-    event_slots: 8,
-};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -49,9 +44,9 @@ fn the_demo() {
         let reading = call(&mut device, uapi::STOPWATCH_OP_TIMEOUT, SECOND, now);
         assert_eq!(reading.deadline_ns, now + SECOND);
         assert_eq!(device.next_deadline(&at(0)), Some(now + SECOND));
-        let early = device.expire(&mem, &at(now + SECOND - 1), &(), &mut budget_for(100));
+        let early = device.expire(&env(&mem, &at(now + SECOND - 1)), &mut budget_for(100));
         assert_eq!((early.put, early.next), (0, Some(now + SECOND)));
-        let expired = device.expire(&mem, &at(now + SECOND), &(), &mut budget_for(100));
+        let expired = device.expire(&env(&mem, &at(now + SECOND)), &mut budget_for(100));
         assert_eq!((expired.put, expired.lost, expired.next), (1, 0, None));
     }
     let reading = call(&mut device, uapi::STOPWATCH_OP_READ, 0, 7 * SECOND);
@@ -84,68 +79,6 @@ fn info_is_where_driver_and_vmm_look() {
 }
 
 #[test]
-fn timeouts_need_their_feature() {
-    let (mut device, mem) = device(GEOMETRY);
-    let mut guest = Guest::new(device.layout());
-    let timeout = request(uapi::STOPWATCH_OP_TIMEOUT, 0, 5);
-    let reply = guest.call(&mut device, &mem, 0, timeout, 0);
-    assert_eq!(reply.status, Ok(Status::BadOp));
-    assert_eq!(reply.reading, Reading::default());
-
-    guest.negotiate(&mut device, &mem);
-    let reply = guest.call(&mut device, &mem, 0, timeout, 0);
-    assert_eq!(reply.status, Ok(Status::Ok));
-
-    // A set that was not offered changes nothing.
-    let both = request(uapi::STOPWATCH_OP_SET_FEATURES, 0, (1 << 63) | 3);
-    let reply = guest.call(&mut device, &mem, 0, both, 1);
-    assert_eq!(reply.status, Ok(Status::BadArg));
-    assert_eq!(
-        (device.features(), device.next_deadline(&at(0))),
-        (FEATURES, Some(5))
-    );
-
-    // Without the feature there is nobody to tell.
-    let none = request(uapi::STOPWATCH_OP_SET_FEATURES, 0, 0);
-    let reply = guest.call(&mut device, &mem, 0, none, 1);
-    assert_eq!(
-        (reply.status, reply.reading.deadline_ns),
-        (Ok(Status::Ok), 0)
-    );
-    assert_eq!((device.features(), device.next_deadline(&at(0))), (0, None));
-}
-
-#[test]
-fn a_new_timeout_replaces_the_old_one_and_zero_disarms() {
-    let (mut device, mem) = device(GEOMETRY);
-    let mut guest = Guest::new(device.layout());
-    guest.negotiate(&mut device, &mem);
-    for (arg, deadline) in [
-        (0, None),
-        (50, Some(110)),
-        (20, Some(80)),
-        (
-            uapi::STOPWATCH_MAX_TIMEOUT_NS,
-            Some(60 + uapi::STOPWATCH_MAX_TIMEOUT_NS),
-        ),
-        (0, None),
-        (0, None),
-    ] {
-        let before = device.next_deadline(&at(0));
-        let mut ring = guest.rings.remove(0);
-        let token = ring
-            .post(&mem, request(uapi::STOPWATCH_OP_TIMEOUT, 2, arg))
-            .unwrap();
-        let served = device.serve(&mem, &at(60), &(), 0, &mut budget_for(1));
-        assert_eq!(served.deadline_changed, before != deadline);
-        let reply = ring.poll(&mem, token).unwrap();
-        assert_eq!(reply.reading.deadline_ns, deadline.unwrap_or(0));
-        assert_eq!(device.next_deadline(&at(0)), deadline);
-        guest.rings.insert(0, ring);
-    }
-}
-
-#[test]
 fn what_is_over_budget_waits() {
     let (mut device, mem) = device(GEOMETRY);
     let mut guest = Guest::new(device.layout());
@@ -157,14 +90,14 @@ fn what_is_over_budget_waits() {
     assert_eq!(ring.post(&mem, reading(0)), None);
 
     for _ in 0..3 {
-        let served = device.serve(&mem, &at(1), &(), 0, &mut Budget::new(1));
+        let served = device.serve(&env(&mem, &at(1)), 0, &mut Budget::new(1));
         assert_eq!((served.answered, served.more), (1, true));
     }
     for (n, &token) in tokens.iter().enumerate() {
         assert_eq!(ring.poll(&mem, token).is_some(), n < 3);
     }
     assert_eq!(ring.poll(&mem, tokens[0]), None, "it was taken");
-    let served = device.serve(&mem, &at(1), &(), 0, &mut budget_for(5));
+    let served = device.serve(&env(&mem, &at(1)), 0, &mut budget_for(5));
     assert_eq!((served.answered, served.more), (5, false));
     // Taken in any order, but a slot that was not taken is not used again.
     for &token in tokens[4..].iter().rev() {
@@ -181,10 +114,10 @@ fn what_is_over_budget_waits() {
 #[test]
 fn a_ring_that_is_not_there_is_nothing() {
     let (mut device, mem) = device(GEOMETRY);
-    let before = mem.words();
-    let _ = device.serve(&mem, &at(1), &(), 2, &mut budget_for(10));
-    let _ = device.serve(&mem, &at(1), &(), u32::MAX, &mut budget_for(10));
-    assert_eq!(mem.words(), before);
+    let before = common::words(&mem);
+    let _ = device.serve(&env(&mem, &at(1)), 2, &mut budget_for(10));
+    let _ = device.serve(&env(&mem, &at(1)), u32::MAX, &mut budget_for(10));
+    assert_eq!(common::words(&mem), before);
 }
 
 #[test]
@@ -198,11 +131,11 @@ fn events_without_room_are_counted_as_lost() {
     }
     // By budgets: the caller is told that there is more to do, a while later.
     for _ in 0..4 {
-        let expired = device.expire(&mem, &at(200), &(), &mut Budget::new(1));
+        let expired = device.expire(&env(&mem, &at(200)), &mut Budget::new(1));
         let next = Some(100_200);
         assert_eq!((expired.put, expired.lost, expired.next), (1, 0, next));
     }
-    let expired = device.expire(&mem, &at(200), &(), &mut budget_for(100));
+    let expired = device.expire(&env(&mem, &at(200)), &mut budget_for(100));
     assert_eq!((expired.put, expired.lost, expired.next), (4, 3, None));
     let state = State::read(&mem, device.layout());
     assert_eq!((state.events, state.events_lost), (8, 3));
@@ -226,7 +159,9 @@ fn events_without_room_are_counted_as_lost() {
         200,
     );
     assert_eq!(
-        device.expire(&mem, &at(300), &(), &mut budget_for(100)).put,
+        device
+            .expire(&env(&mem, &at(300)), &mut budget_for(100))
+            .put,
         1
     );
     assert_eq!(guest.events.next(&mem).unwrap().sequence, 11);
@@ -241,23 +176,23 @@ fn a_reset_clears_the_transport_and_spares_the_stopwatches() {
     guest.call(&mut device, &mem, 0, start, 10);
     let timeout = request(uapi::STOPWATCH_OP_TIMEOUT, 1, 5);
     guest.call(&mut device, &mem, 1, timeout, 10);
-    let _ = device.expire(&mem, &at(20), &(), &mut budget_for(10));
+    let _ = device.expire(&env(&mem, &at(20)), &mut budget_for(10));
     guest.call(&mut device, &mem, 1, timeout, 20);
     // One more is posted and never served.
     guest.rings[0].post(&mem, start).unwrap();
 
     let vmm = device.layout().vmm();
     assert_eq!(
-        device.vmm(&mem, &at(0), &(), &mut budget_for(u32::MAX)),
+        device.vmm(&env(&mem, &at(0)), &mut budget_for(u32::MAX)),
         Default::default(),
         "nothing was written"
     );
     mem.store(vmm, 1 << 32);
-    let change = device.vmm(&mem, &at(0), &(), &mut budget_for(u32::MAX));
+    let change = device.vmm(&env(&mem, &at(0)), &mut budget_for(u32::MAX));
     assert!(change.reset && !change.status);
     common::finish(&mut device, &mem, at(0));
     assert_eq!(
-        device.vmm(&mem, &at(0), &(), &mut budget_for(u32::MAX)),
+        device.vmm(&env(&mem, &at(0)), &mut budget_for(u32::MAX)),
         Default::default(),
         "that was one reset"
     );
@@ -269,7 +204,7 @@ fn a_reset_clears_the_transport_and_spares_the_stopwatches() {
     for ring in 0..2 {
         assert_eq!(
             device
-                .serve(&mem, &at(30), &(), ring, &mut budget_for(10))
+                .serve(&env(&mem, &at(30)), ring, &mut budget_for(10))
                 .answered,
             0
         );
@@ -293,12 +228,12 @@ fn the_vmm_is_believed_only_what_it_may_say() {
     let (mut device, mem) = device(GEOMETRY);
     let vmm = device.layout().vmm();
     mem.store(vmm, uapi::STOPWATCH_VMM_PAUSED.into());
-    let change = device.vmm(&mem, &at(0), &(), &mut budget_for(u32::MAX));
+    let change = device.vmm(&env(&mem, &at(0)), &mut budget_for(u32::MAX));
     assert!(change.status && !change.reset);
     assert_eq!(device.vmm_status(), uapi::STOPWATCH_VMM_PAUSED);
     mem.store(vmm, 77);
     assert_eq!(
-        device.vmm(&mem, &at(0), &(), &mut budget_for(u32::MAX)),
+        device.vmm(&env(&mem, &at(0)), &mut budget_for(u32::MAX)),
         Default::default()
     );
     assert_eq!(device.vmm_status(), uapi::STOPWATCH_VMM_PAUSED);
@@ -320,15 +255,8 @@ fn time_does_not_go_back() {
 }
 
 /// Room for three that are created.
-const ROOMY: Geometry = Geometry {
-    stopwatches: uapi::STOPWATCH_NUMBERED + 3,
-    ..GEOMETRY
-};
-
 fn name(text: &str) -> Name {
-    let mut field = [0; 32];
-    field[..text.len()].copy_from_slice(text.as_bytes());
-    Name::new(field).unwrap()
+    Name::parse(text).unwrap()
 }
 
 fn named(text: &str) -> Creation {
@@ -337,16 +265,6 @@ fn named(text: &str) -> Creation {
         ..Creation::default()
     }
 }
-
-fn timeout(watch: u32, flags: u32, arg: u64, interval: u64) -> Request {
-    Request {
-        flags,
-        interval,
-        ..request(uapi::STOPWATCH_OP_TIMEOUT, watch, arg)
-    }
-}
-
-const ELAPSED: u32 = uapi::STOPWATCH_TIMEOUT_ELAPSED;
 
 #[test]
 fn a_name_is_one_stopwatch() {
@@ -435,7 +353,7 @@ fn bad_names_are_told_as_such() {
     let slot = device.layout().ring(0).unwrap().slot(0);
     let token = ring.post(&mem, named("a")).unwrap();
     mem.store(slot + 16, u64::from_le_bytes(*b"a/b\0\0\0\0\0"));
-    let served = device.serve(&mem, &at(0), &(), 0, &mut budget_for(1));
+    let served = device.serve(&env(&mem, &at(0)), 0, &mut budget_for(1));
     assert_eq!((served.answered, served.bad), (1, 1));
     let reply = ring.poll(&mem, token).unwrap();
     assert_eq!(reply.status, Ok(Status::BadName));
@@ -469,165 +387,6 @@ fn each_clock_is_its_own() {
         let reading = read(&mut device, &mem, watch, 50).unwrap();
         assert_eq!(reading.elapsed_ns, elapsed);
     }
-}
-
-#[test]
-fn the_time_of_a_pause_is_skipped_by_who_wants_it() {
-    let (mut device, mem) = device(ROOMY);
-    let mut guest = Guest::new(device.layout());
-    guest.negotiate(&mut device, &mem);
-    let vmm = device.layout().vmm();
-    let set = |device: &mut Device<_>, status: u32, now| {
-        mem.store(vmm, status.into());
-        assert!(
-            device
-                .vmm(&mem, &at(now), &(), &mut budget_for(u32::MAX))
-                .status
-        );
-    };
-    let creation = Creation {
-        flags: uapi::STOPWATCH_CREATE_SKIP_PAUSED,
-        ..Creation::default()
-    };
-    guest.call(&mut device, &mem, 0, creation, 0);
-    for watch in [0, 64] {
-        guest.call(
-            &mut device,
-            &mem,
-            0,
-            request(uapi::STOPWATCH_OP_START, watch, 0),
-            100,
-        );
-        guest.call(&mut device, &mem, 0, timeout(watch, ELAPSED, 300, 0), 100);
-    }
-    assert_eq!(device.next_deadline(&at(100)), Some(400));
-
-    set(&mut device, uapi::STOPWATCH_VMM_PAUSED, 200);
-    let state = State::read(&mem, device.layout());
-    assert_eq!((state.vmm_status, state.paused_since_ns), (1, 200));
-    assert_eq!((state.pauses, state.paused_ns), (1, 0));
-    let expired = device.expire(&mem, &at(1000), &(), &mut budget_for(10));
-    assert_eq!((expired.put, expired.next), (1, None), "one stands still");
-    assert_eq!(read(&mut device, &mem, 0, 1000).unwrap().elapsed_ns, 900);
-    assert_eq!(read(&mut device, &mem, 64, 1000).unwrap().elapsed_ns, 100);
-    assert_eq!(device.paused_ns(&at(1000)), 800);
-
-    set(&mut device, uapi::STOPWATCH_VMM_RUNNING, 1200);
-    let state = State::read(&mem, device.layout());
-    assert_eq!((state.vmm_status, state.paused_ns), (0, 1000));
-    assert_eq!(state.pauses, 2);
-    assert_eq!(device.next_deadline(&at(1200)), Some(1400));
-    assert_eq!(
-        device.expire(&mem, &at(1399), &(), &mut budget_for(10)).put,
-        0
-    );
-    assert_eq!(
-        device.expire(&mem, &at(1400), &(), &mut budget_for(10)).put,
-        1
-    );
-    guest.events.next(&mem).unwrap();
-    let event = guest.events.next(&mem).unwrap();
-    assert_eq!(
-        (event.watch, event.deadline_ns, event.time_ns),
-        (64, 400, 400)
-    );
-}
-
-#[test]
-fn a_periodic_timeout_counts_what_it_missed() {
-    let (mut device, mem) = device(GEOMETRY);
-    let mut guest = Guest::new(device.layout());
-    guest.negotiate(&mut device, &mem);
-    let reply = guest.call(&mut device, &mem, 0, timeout(1, 0, 100, 9), 0);
-    assert_eq!(reply.status, Ok(Status::Denied));
-    assert_eq!(
-        (reply.reading, device.next_deadline(&at(0))),
-        (Reading::default(), None)
-    );
-
-    guest.call(&mut device, &mem, 0, timeout(1, 0, 100, 10), 0);
-    for (now, deadline, count, timeouts) in [
-        (100, 100, 1, 1),
-        (119, 110, 1, 2),
-        (120, 120, 1, 3),
-        (1_000_000_129, 130, 100_000_000, 100_000_003),
-    ] {
-        let expired = device.expire(&mem, &at(now), &(), &mut budget_for(10));
-        let next = deadline + 10 * u64::from(count);
-        assert_eq!((expired.put, expired.next), (1, Some(next)));
-        let event = guest.events.next(&mem).unwrap();
-        assert_eq!((event.deadline_ns, event.time_ns), (deadline, now));
-        assert_eq!((event.count, event.timeouts), (count, timeouts));
-        let record = device.describe(1).unwrap();
-        assert_eq!((record.deadline_ns, record.interval_ns), (next, 10));
-    }
-    guest.call(&mut device, &mem, 0, timeout(1, 0, 0, 0), 1_000_000_200);
-    assert_eq!(device.next_deadline(&at(0)), None);
-    assert_eq!(device.describe(1).unwrap().interval_ns, 0);
-}
-
-#[test]
-fn a_timeout_can_wait_for_what_the_stopwatch_shows() {
-    let (mut device, mem) = device(GEOMETRY);
-    let mut guest = Guest::new(device.layout());
-    guest.negotiate(&mut device, &mem);
-    let start = request(uapi::STOPWATCH_OP_START, 2, 0);
-    let pause = request(uapi::STOPWATCH_OP_PAUSE, 2, 0);
-
-    // It waits for the start, and after a pause for the next.
-    for (step, now, deadline, next) in [
-        (timeout(2, ELAPSED, 90, 50), 10, 0, None),
-        (start, 20, 110, Some(110)),
-        (pause, 50, 0, None),
-        (start, 1000, 1060, Some(1060)),
-    ] {
-        let reply = guest.call(&mut device, &mem, 0, step, now);
-        assert_eq!(reply.reading.deadline_ns, deadline);
-        assert_eq!(device.next_deadline(&at(now)), next);
-        let record = device.describe(2).unwrap();
-        assert_eq!((record.target_ns, record.interval_ns), (90, 50));
-    }
-    // Paused when it was there, but before the timer ran: it still comes.
-    let reply = guest.call(&mut device, &mem, 0, pause, 1065);
-    assert_eq!(
-        (reply.reading.elapsed_ns, reply.reading.deadline_ns),
-        (95, 1060)
-    );
-    assert_eq!(
-        device.expire(&mem, &at(1070), &(), &mut budget_for(10)).put,
-        1
-    );
-    let event = guest.events.next(&mem).unwrap();
-    assert_eq!(
-        (event.deadline_ns, event.time_ns, event.count),
-        (1060, 1070, 1)
-    );
-    let record = device.describe(2).unwrap();
-    assert_eq!((record.target_ns, record.deadline_ns), (140, 0));
-
-    // What it shows already is at once, and all that came before with it.
-    guest.call(&mut device, &mem, 0, timeout(2, ELAPSED, 5, 40), 2000);
-    assert_eq!(device.next_deadline(&at(2000)), Some(2000));
-    assert_eq!(
-        device.expire(&mem, &at(2000), &(), &mut budget_for(10)).put,
-        1
-    );
-    let event = guest.events.next(&mem).unwrap();
-    assert_eq!(
-        (event.deadline_ns, event.count, event.timeouts),
-        (2000, 3, 4)
-    );
-    assert_eq!(device.describe(2).unwrap().target_ns, 125);
-
-    // A reset disarms.
-    let reset = request(uapi::STOPWATCH_OP_READ_RESET, 2, 0);
-    let reply = guest.call(&mut device, &mem, 0, reset, 2001);
-    assert_eq!((reply.reading.elapsed_ns, reply.reading.timeouts), (95, 4));
-    let reset = Record {
-        exists: true,
-        ..Record::default()
-    };
-    assert_eq!(device.describe(2), Some(reset));
 }
 
 #[test]
@@ -729,7 +488,7 @@ fn the_host_may_do_what_is_its_own() {
 fn the_epoch_is_for_whom_it_is_offered() {
     for (features, epoch_ns) in [(FEATURES, 123_456), (1, 0)] {
         let layout = Layout::new(GEOMETRY).unwrap();
-        let mem = common::Region::new(&layout);
+        let mem = common::region(&layout);
         let policy = Policy { features, ..POLICY };
         let Ok(mut device) = Device::<common::Heap>::new(layout, policy);
         device.publish_all(&mem);
@@ -752,6 +511,7 @@ fn what_is_taken_back_in_time_is_not_done() {
     let stamped = Stamped {
         op: uapi::STOPWATCH_OP_START as u16,
         watch: 0,
+        generation: 0,
         stamp_ns: 5,
     };
     let ring = &mut guest.rings[0];
@@ -769,7 +529,7 @@ fn what_is_taken_back_in_time_is_not_done() {
         assert_eq!(ring.poll(&mem, token), None);
     }
     assert!(!ring.is_idle(&mem));
-    let served = device.serve(&mem, &at(10), &(), 0, &mut budget_for(10));
+    let served = device.serve(&env(&mem, &at(10)), 0, &mut budget_for(10));
     assert_eq!((served.answered, served.bad, served.more), (3, 0, false));
     for index in 1..4 {
         let status = (mem.load(slots.slot(index) + 8) >> 32) as u32;
@@ -795,7 +555,7 @@ fn what_is_taken_back_too_late_has_its_reply() {
     let token = ring.post(&mem, start).unwrap();
     assert_eq!(
         device
-            .serve(&mem, &at(10), &(), 0, &mut budget_for(10))
+            .serve(&env(&mem, &at(10)), 0, &mut budget_for(10))
             .answered,
         1
     );
@@ -833,7 +593,7 @@ fn an_exchange_that_loses_has_the_reply() {
             let mut device = self.device.borrow_mut();
             assert_eq!(
                 device
-                    .serve(self.region, &at(10), &(), 0, &mut budget_for(1))
+                    .serve(&env(self.region, &at(10)), 0, &mut budget_for(1))
                     .answered,
                 1
             );

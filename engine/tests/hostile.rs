@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use proptest::prelude::*;
 
-use common::{at, budget_for, device, read, request, Guest, Region};
+use common::{at, budget_for, device, env, read, request, Guest, Region};
 use stopwatch_engine::policy::FEATURES;
 use stopwatch_protocol::geometry::Geometry;
 use stopwatch_protocol::layout::Layout;
@@ -180,7 +180,7 @@ proptest! {
                 // Somebody kicks a bad ring.
                 2..=4 => {
                     let number = if kind == 2 { 2 } else { 0 };
-                    let served = device.serve(&mem, &at(now), &(), number, &mut budget_for(amount));
+                    let served = device.serve(&env(&mem, &at(now)), number, &mut budget_for(amount));
                     prop_assert!(served.bad <= served.answered);
                     let loads = mem.loads.borrow();
                     if posted {
@@ -213,7 +213,7 @@ proptest! {
                     let end = &mut honest.rings[HONEST as usize];
                     let token = end.post(&region, bad).unwrap();
                     let reply = (0..10_000).find_map(|_| {
-                        let _ = device.serve(&mem, &at(now), &(), HONEST, &mut budget_for(16));
+                        let _ = device.serve(&env(&mem, &at(now)), HONEST, &mut budget_for(16));
                         end.poll(&region, token)
                     });
                     prop_assert_eq!(reply.unwrap().status, Ok(Status::BadWatch));
@@ -240,7 +240,7 @@ proptest! {
                 }
                 // A timer of the host's runs.
                 6 => {
-                    let expired = device.expire(&mem, &at(now), &(), &mut budget_for(amount));
+                    let expired = device.expire(&env(&mem, &at(now)), &mut budget_for(amount));
                     prop_assert!(expired.put + expired.lost <= amount);
                     writable.push(event_ring.clone());
                     if posted {
@@ -251,7 +251,7 @@ proptest! {
                 _ => {
                     let generation = if amount == 0 { mem.random() << 32 } else { 0 };
                     region.store(layout.vmm(), generation | u64::from(amount % 3));
-                    let change = device.vmm(&mem, &at(now), &(), &mut budget_for(amount));
+                    let change = device.vmm(&env(&mem, &at(now)), &mut budget_for(amount));
                     writable.extend(hostile.clone());
                     if change.reset {
                         common::finish(&mut device, &region, now);
@@ -307,7 +307,7 @@ fn every_owner_is_answered_or_left_alone() {
         let slot = device.layout().ring(0).unwrap().slot(0);
         let read = u64::from(uapi::STOPWATCH_OP_READ) << 16;
         mem.store(slot, read | owner);
-        let served = device.serve(&mem, &at(0), &(), 0, &mut budget_for(10));
+        let served = device.serve(&env(&mem, &at(0)), 0, &mut budget_for(10));
         let status = (mem.load(slot + 8) >> 32) as u32;
         match owner {
             // Not posted, or not the host's.
@@ -336,7 +336,7 @@ fn a_guest_that_never_takes_events_loses_them() {
         let timeout = request(uapi::STOPWATCH_OP_TIMEOUT, 0, 1);
         let now = read(&mut device, &mem, 0, 0).unwrap().time_ns;
         guest.call(&mut device, &mem, 0, timeout, now);
-        let expired = device.expire(&mem, &at(now + 1), &(), &mut budget_for(10));
+        let expired = device.expire(&env(&mem, &at(now + 1)), &mut budget_for(10));
         assert_eq!((expired.put, expired.lost), (0, 1));
         assert_eq!(mem.load(slot), garbage);
     }
@@ -360,7 +360,7 @@ fn a_wrong_owner_ends_the_events() {
     mem.store(slot, empty);
     let timeout = request(uapi::STOPWATCH_OP_TIMEOUT, 0, 1);
     guest.call(&mut device, &mem, 0, timeout, 0);
-    let expired = device.expire(&mem, &at(1), &(), &mut budget_for(10));
+    let expired = device.expire(&env(&mem, &at(1)), &mut budget_for(10));
     assert_eq!(expired.put, 1);
     assert_eq!(guest.events.next(&mem), None);
     assert!(guest.events.is_broken());

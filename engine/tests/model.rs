@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use proptest::prelude::*;
 
-use common::{budget_for, command, command_of, device, read, Clocks, Guest, POLICY};
+use common::{budget_for, command, command_of, device, env, read, Clocks, Guest, POLICY};
 use stopwatch_engine::budget::Budget;
 use stopwatch_engine::device::Target;
 use stopwatch_engine::policy::FEATURES;
@@ -199,21 +199,26 @@ impl Model {
     }
 
     fn answer(&mut self, ask: Ask, host: bool) -> Reply {
-        let (watch, status, reading) = match ask {
+        let (watch, generation, status, reading) = match ask {
             Ask::Create(creation) => {
                 let (watch, status) = self.create(creation);
-                (watch, status, None)
+                let generation = match status {
+                    Status::Ok | Status::Exists => self.watches[watch as usize].generation,
+                    _ => 0,
+                };
+                (watch, generation, status, None)
             }
             Ask::Plain(request) => {
                 let before = (u32::from(request.op) == uapi::STOPWATCH_OP_READ_RESET
                     && self.exists(request.watch))
                 .then(|| self.reading(request.watch));
-                (request.watch, self.execute(request, host), before)
+                (request.watch, 0, self.execute(request, host), before)
             }
         };
         Reply {
             status: Ok(status),
             watch,
+            generation,
             reading: if status.to_wire() >= uapi::STOPWATCH_S_REFUSED {
                 Reading::default()
             } else {
@@ -268,6 +273,7 @@ impl Model {
             flags,
             arg,
             interval,
+            generation,
         } = request;
         let op = u32::from(op);
         let is_timeout = op == uapi::STOPWATCH_OP_TIMEOUT;
@@ -285,6 +291,10 @@ impl Model {
             _ => self.exists(watch),
         };
         if !there {
+            return Status::BadWatch;
+        }
+        // A program of the host cannot say which one it means.
+        if !host && generation != 0 && generation != self.watches[watch as usize].generation {
             return Status::BadWatch;
         }
         if flags > u32::from(is_timeout) {
@@ -421,6 +431,7 @@ impl Model {
                     time_ns: own as u64,
                     timeouts: it.timeouts,
                     count,
+                    generation: it.generation,
                 });
             } else {
                 self.lost += 1;
@@ -498,7 +509,9 @@ fn requests() -> impl Strategy<Value = Request> {
         1 => Just(11), 1 => any::<u16>()];
     let flags = prop_oneof![10 => Just(0), 10 => Just(1), 1 => any::<u32>()];
     let wild = prop::bool::weighted(0.03);
-    (op, watches(), flags, ns(), ns(), wild).prop_map(|(op, watch, flags, arg, interval, wild)| {
+    let generation = prop_oneof![10 => Just(0), 4 => 1..3u32, 1 => any::<u32>()];
+    let all = (op, watches(), flags, ns(), ns(), generation, wild);
+    all.prop_map(|(op, watch, flags, arg, interval, generation, wild)| {
         // CREATE has a form of its own, and of bindings the model knows nothing.
         let op = if matches!(op, 9 | 12 | 13) { 8 } else { op };
         // Most of the time with what fits, or little would happen.
@@ -516,6 +529,12 @@ fn requests() -> impl Strategy<Value = Request> {
             flags,
             arg,
             interval,
+            // Of those that are there from the beginning, mostly.
+            generation: if watch < NUMBERED && !wild {
+                0
+            } else {
+                generation
+            },
         }
     })
 }
@@ -529,16 +548,12 @@ fn creations() -> impl Strategy<Value = Creation> {
         prop_oneof![20 => 0..4u32, 1 => any::<u32>()],
         prop_oneof![20 => 0..3u32, 1 => any::<u32>()],
     )
-        .prop_map(|(name, flags, uid, mode, clock)| {
-            let mut field = [0; 32];
-            field[..name.len()].copy_from_slice(name.as_bytes());
-            Creation {
-                name: Name::new(field).unwrap(),
-                flags,
-                uid,
-                mode,
-                clock,
-            }
+        .prop_map(|(name, flags, uid, mode, clock)| Creation {
+            name: Name::parse(name).unwrap_or_default(),
+            flags,
+            uid,
+            mode,
+            clock,
         })
 }
 
@@ -591,12 +606,12 @@ proptest! {
                     let before = device.next_deadline(&now);
                     let mut changed = false;
                     while left > 0 {
-                        let served = device.serve(&mem, &now, &(), ring, &mut Budget::new(250 * budget));
+                        let served = device.serve(&env(&mem, &now), ring, &mut Budget::new(250 * budget));
                         prop_assert!(served.answered <= left);
                         if served.answered == 0 {
                             // A change of features, which is done in slices.
                             prop_assert!(served.more);
-                            let worked = device.work(&mem, &now, &(), &mut Budget::section());
+                            let worked = device.work(&env(&mem, &now), &mut Budget::section());
                             prop_assert_eq!(worked.answered, 0);
                             changed |= worked.deadline_changed;
                         }
@@ -615,7 +630,7 @@ proptest! {
                         continue;
                     };
                     let before = device.next_deadline(&now);
-                    let done = device.command(&mem, &now, Target::Number(watch), command);
+                    let done = device.command(&env(&mem, &now), Target::Number(watch), command);
                     prop_assert_eq!(done.reply, model.answer(ask, true), "{:?}", ask);
                     prop_assert!(done.deadline_changed || device.next_deadline(&now) == before);
                 }
@@ -635,7 +650,7 @@ proptest! {
                     loop {
                         // Each timeout by itself, and none after the last.
                         let mut slice = Budget::new(250 * budget);
-                        let expired = device.expire(&mem, &now, &(), &mut slice);
+                        let expired = device.expire(&env(&mem, &now), &mut slice);
                         if expired.put + expired.lost == 0 {
                             break;
                         }
@@ -651,7 +666,7 @@ proptest! {
                     use stopwatch_protocol::memory::Memory as _;
                     let generation = mem.load(layout.vmm()) & !u64::from(u32::MAX);
                     mem.store(layout.vmm(), generation | u64::from(paused));
-                    let change = device.vmm(&mem, &now, &(), &mut budget_for(u32::MAX));
+                    let change = device.vmm(&env(&mem, &now), &mut budget_for(u32::MAX));
                     prop_assert!(!change.reset);
                     prop_assert_eq!(change.status, paused != model.paused_at.is_some());
                     match model.paused_at {

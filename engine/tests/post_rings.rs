@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{at, budget_for, command, device, read, request, Clocks, Guest, Heap, Region};
+use common::{at, budget_for, command, device, env, read, request, Clocks, Guest, Heap, Region};
 use stopwatch_engine::budget::Budget;
 use stopwatch_engine::device::{Device, Settle};
 use stopwatch_engine::policy::FEATURES;
@@ -66,7 +66,7 @@ impl Machine {
     fn drain(&mut self, now: impl Into<Clocks>) -> u32 {
         let served = self
             .device
-            .work(&self.mem, &now.into(), &(), &mut budget_for(1000));
+            .work(&env(&self.mem, &now.into()), &mut budget_for(1000));
         assert!(!served.more);
         served.answered
     }
@@ -197,7 +197,7 @@ fn a_doorbell_of_any_request_ring_is_enough() {
         posts.post(&it.mem, START, 10);
         let served = it
             .device
-            .serve(&it.mem, &at(20), &(), ring, &mut budget_for(64));
+            .serve(&env(&it.mem, &at(20)), ring, &mut budget_for(64));
         assert_eq!((served.answered, served.more), (1, false));
         // And what comes with one is done after what was posted before.
         posts.post(&it.mem, LAP, 30);
@@ -205,7 +205,7 @@ fn a_doorbell_of_any_request_ring_is_enough() {
         let token = guest.rings[ring as usize]
             .post(mem, request(uapi::STOPWATCH_OP_READ, 0, 0))
             .unwrap();
-        let served = device.serve(mem, &at(40), &(), ring, &mut budget_for(64));
+        let served = device.serve(&env(mem, &at(40)), ring, &mut budget_for(64));
         assert_eq!(served.answered, 2);
         let reply = guest.rings[ring as usize].poll(mem, token).unwrap();
         assert_eq!((reply.reading.laps, reply.reading.lap_ns), (1, 20));
@@ -219,7 +219,7 @@ fn what_is_no_post_is_counted_and_left_out() {
     for op in [0, START, 5, 6, 7, LAP] {
         posts.post(&it.mem, op, 10);
     }
-    let served = it.device.work(&it.mem, &at(20), &(), &mut budget_for(64));
+    let served = it.device.work(&env(&it.mem, &at(20)), &mut budget_for(64));
     assert_eq!((served.answered, served.bad), (6, 4));
     assert_eq!(it.device.stats().bad_requests, 4);
     assert_eq!(it.laps(0, 20), 1);
@@ -237,7 +237,7 @@ fn a_full_ring_has_room_again_when_it_was_taken() {
         }
         assert_eq!(laps as u64, 256 * round - 1);
         let mut slice = Budget::new(6_000);
-        let served = it.device.work(&it.mem, &at(10 * round), &(), &mut slice);
+        let served = it.device.work(&env(&it.mem, &at(10 * round)), &mut slice);
         let taken = served.answered;
         assert!(taken > 1 && taken < 60 && served.more);
         assert_eq!(it.drain(10 * round), 256 - taken);
@@ -268,7 +268,7 @@ fn what_was_posted_before_the_binding_ended_is_done() {
         let Machine { device, mem, guest } = &mut it;
         let request = request(op, if by_watch { watch } else { 0 }, arg);
         let token = guest.rings[0].post(mem, request).unwrap();
-        let served = device.serve(mem, &at(30), &(), 0, &mut budget_for(64));
+        let served = device.serve(&env(mem, &at(30)), 0, &mut budget_for(64));
         assert_eq!(served.answered, 3, "{op}");
         let reply = guest.rings[0].poll(mem, token).unwrap();
         assert_eq!(reply.status, Ok(Status::Ok));
@@ -305,7 +305,7 @@ fn a_reset_ends_all_bindings() {
     it.mem.store(vmm, 1 << 32);
     assert!(
         it.device
-            .vmm(&it.mem, &at(20), &(), &mut budget_for(64))
+            .vmm(&env(&it.mem, &at(20)), &mut budget_for(64))
             .reset
     );
     common::finish(&mut it.device, &it.mem, at(20));
@@ -331,15 +331,18 @@ fn a_timeout_goes_by_what_was_posted_before_it() {
     for (op, stamp) in [(LAP, 5), (START, 10), (LAP, 20), (PAUSE, 30), (START, 100)] {
         posts.post(mem, op, stamp);
     }
-    let served = device.work(mem, &at(110), &(), &mut budget_for(64));
+    let served = device.work(&env(mem, &at(110)), &mut budget_for(64));
     assert_eq!((served.answered, served.deadline_changed), (5, true));
     assert_eq!(device.next_deadline(&at(110)), Some(130));
     let reading = read(device, mem, 0, 110).unwrap();
     assert_eq!((reading.elapsed_ns, reading.laps), (30, 1));
     posts.post(mem, RESET, 120);
-    let _ = device.work(mem, &at(140), &(), &mut budget_for(64));
+    let _ = device.work(&env(mem, &at(140)), &mut budget_for(64));
     assert_eq!(device.next_deadline(&at(140)), None);
-    assert_eq!(device.expire(mem, &at(140), &(), &mut budget_for(9)).put, 0);
+    assert_eq!(
+        device.expire(&env(mem, &at(140)), &mut budget_for(9)).put,
+        0
+    );
 }
 
 #[test]
@@ -383,7 +386,7 @@ fn settling_takes_all_that_there_can_be() {
         let mut state = Settle::default();
         let slice = || Budget::new(budget);
         while !device
-            .settle(mem, &at(10), &(), &mut state, &mut slice())
+            .settle(&env(mem, &at(10)), &mut state, &mut slice())
             .done
         {}
         let taken = device.stats().requests - before;
@@ -406,17 +409,17 @@ fn a_call_does_not_wait_in_the_place_of_one_that_was_answered() {
             guest.rings[0].post(mem, read).unwrap()
         };
         let first = read(guest);
-        let served = device.serve(mem, &at(20), &(), 0, &mut Budget::new(budget));
+        let served = device.serve(&env(mem, &at(20)), 0, &mut Budget::new(budget));
         if served.answered != 1 {
             continue;
         }
         // The post is done, the call is left.
         assert!(guest.rings[0].poll(mem, first).is_none());
-        let _ = device.serve(mem, &at(30), &(), 0, &mut Budget::new(1));
+        let _ = device.serve(&env(mem, &at(30)), 0, &mut Budget::new(1));
         assert!(guest.rings[0].poll(mem, first).is_some());
         assert_eq!(posts.post(mem, LAP, 40), Some(true));
         let second = read(guest);
-        while device.serve(mem, &at(50), &(), 0, &mut budget_for(9)).more {}
+        while device.serve(&env(mem, &at(50)), 0, &mut budget_for(9)).more {}
         let reply = guest.rings[0].poll(mem, second).unwrap();
         assert_eq!(reply.reading.laps, 1, "budget {budget}");
         return;

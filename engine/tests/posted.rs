@@ -11,11 +11,11 @@ use std::collections::VecDeque;
 use proptest::prelude::*;
 
 use common::{
-    at, budget_for, command, command_of, device, read, request, Clocks, Guest, Heap, Region,
+    at, budget_for, command, command_of, device, env, read, request, Clocks, Guest, Heap, Region,
 };
 use stopwatch_engine::budget::Budget;
-use stopwatch_engine::device::Device;
-use stopwatch_engine::functions::Functions;
+use stopwatch_engine::device::{Device, Target};
+use stopwatch_engine::environment::{Clock, Environment};
 use stopwatch_engine::policy::FEATURES;
 use stopwatch_protocol::geometry::Geometry;
 use stopwatch_protocol::memory::Memory;
@@ -44,6 +44,7 @@ fn stamped(op: u32, watch: u32, stamp_ns: u64) -> Stamped {
     Stamped {
         op: op as u16,
         watch,
+        generation: 0,
         stamp_ns,
     }
 }
@@ -258,9 +259,9 @@ proptest! {
                     loop {
                         let mut slice = Budget::new(budget * 250);
                         let served = if kicked {
-                            device.work(&mem, &at(now), &(), &mut slice)
+                            device.work(&env(&mem, &at(now)), &mut slice)
                         } else {
-                            device.serve(&mem, &at(now), &(), ring, &mut slice)
+                            device.serve(&env(&mem, &at(now)), ring, &mut slice)
                         };
                         kicked = true;
                         let next = model.take(now, served.answered as usize);
@@ -277,7 +278,7 @@ proptest! {
                 Step::Drain(budget) => {
                     loop {
                         let mut slice = Budget::new(budget * 250);
-                        let served = device.work(&mem, &at(now), &(), &mut slice);
+                        let served = device.work(&env(&mem, &at(now)), &mut slice);
                         let next = model.take(now, served.answered as usize);
                         prop_assert_eq!(served.answered as usize, next.len());
                         taken.extend(next);
@@ -287,12 +288,13 @@ proptest! {
                     }
                 }
                 Step::Host(op, watch) => {
-                    let served = device.work(&mem, &at(now), &(), &mut budget_for(1000));
+                    let served = device.work(&env(&mem, &at(now)), &mut budget_for(1000));
                     prop_assert!(!served.more);
                     taken = model.take(now, usize::MAX);
                     let reply = command(&mut device, &mem, &at(now), request(op, watch, 0)).reply;
                     let (status, reading) = model.act(now, op, watch);
-                    prop_assert_eq!(reply, Reply { status: Ok(status), watch, reading });
+                    let expected = Reply { status: Ok(status), watch, generation: 0, reading };
+                    prop_assert_eq!(reply, expected);
                 }
             }
             for (ring, (status, reading)) in taken {
@@ -338,7 +340,9 @@ fn posting_needs_its_feature_and_an_operation_that_can_wait() {
         Status::BadFlags
     );
     assert_eq!(
-        device.work(&mem, &at(50), &(), &mut budget_for(9)).answered,
+        device
+            .work(&env(&mem, &at(50)), &mut budget_for(9))
+            .answered,
         0
     );
     guest.negotiate(&mut device, &mem);
@@ -366,7 +370,7 @@ fn posting_needs_its_feature_and_an_operation_that_can_wait() {
     mem.store(slot + 32, 1);
     mem.store(slot, (u64::from(READ) << 16) | 1);
     assert_eq!(
-        device.serve(&mem, &at(50), &(), 1, &mut budget_for(9)).bad,
+        device.serve(&env(&mem, &at(50)), 1, &mut budget_for(9)).bad,
         1
     );
     assert_eq!(command_of(stamped(START, 0, 55)), None);
@@ -388,9 +392,9 @@ fn a_timeout_goes_by_what_was_posted_before_it() {
     for (watch, stamp) in [(0, 149), (1, 150), (2, 151)] {
         assert!(guest.rings[watch].post_abandoned(&mem, stamped(PAUSE, watch as u32, stamp)));
     }
-    let served = device.work(&mem, &at(160), &(), &mut budget_for(9));
+    let served = device.work(&env(&mem, &at(160)), &mut budget_for(9));
     assert_eq!((served.answered, served.deadline_changed), (3, true));
-    let expired = device.expire(&mem, &at(160), &(), &mut budget_for(9));
+    let expired = device.expire(&env(&mem, &at(160)), &mut budget_for(9));
     assert_eq!((expired.put, expired.next), (2, None));
     for watch in [1, 2] {
         let event = guest.events.next(&mem).unwrap();
@@ -401,17 +405,17 @@ fn a_timeout_goes_by_what_was_posted_before_it() {
     // A start that should have brought one about already.
     guest.rings[1].post_abandoned(&mem, stamped(RESET, 2, 161));
     guest.rings[2].post_abandoned(&mem, stamped(START, 0, 162));
-    let served = device.work(&mem, &at(170), &(), &mut budget_for(9));
+    let served = device.work(&env(&mem, &at(170)), &mut budget_for(9));
     assert!(served.deadline_changed);
     assert_eq!(device.next_deadline(&at(170)), Some(163));
-    let expired = device.expire(&mem, &at(170), &(), &mut budget_for(9));
+    let expired = device.expire(&env(&mem, &at(170)), &mut budget_for(9));
     assert_eq!(expired.put, 1);
     let event = guest.events.next(&mem).unwrap();
     assert_eq!((event.deadline_ns, event.time_ns), (163, 170));
 
     // After one has fired, nothing comes before it.
     guest.rings[0].post_abandoned(&mem, stamped(PAUSE, 0, 165));
-    let _ = device.work(&mem, &at(180), &(), &mut budget_for(9));
+    let _ = device.work(&env(&mem, &at(180)), &mut budget_for(9));
     assert_eq!(read(&mut device, &mem, 0, 180).unwrap().elapsed_ns, 57);
 }
 
@@ -432,11 +436,13 @@ fn a_reset_and_a_pause_come_after_what_was_posted() {
     mem.store(vmm, uapi::STOPWATCH_VMM_PAUSED.into());
     // All but one, which is taken while the VM is paused.
     for _ in 0..2 {
-        let _ = device.work(&mem, &at(30), &(), &mut Budget::new(1));
+        let _ = device.work(&env(&mem, &at(30)), &mut Budget::new(1));
     }
-    assert!(device.vmm(&mem, &at(30), &(), &mut Budget::new(1)).status);
+    assert!(device.vmm(&env(&mem, &at(30)), &mut Budget::new(1)).status);
     assert_eq!(
-        device.work(&mem, &at(90), &(), &mut budget_for(9)).answered,
+        device
+            .work(&env(&mem, &at(90)), &mut budget_for(9))
+            .answered,
         1
     );
     for watch in [0, 64] {
@@ -447,8 +453,8 @@ fn a_reset_and_a_pause_come_after_what_was_posted() {
     // What is from before a pause that is over counts as from its end.
     guest.rings[0].post_abandoned(&mem, stamped(PAUSE, 64, 28));
     mem.store(vmm, uapi::STOPWATCH_VMM_RUNNING.into());
-    assert!(device.vmm(&mem, &at(130), &(), &mut budget_for(0)).status);
-    let _ = device.work(&mem, &at(150), &(), &mut budget_for(9));
+    assert!(device.vmm(&env(&mem, &at(130)), &mut budget_for(0)).status);
+    let _ = device.work(&env(&mem, &at(150)), &mut budget_for(9));
     assert_eq!(
         read(&mut device, &mem, 64, 200).unwrap().elapsed_ns,
         10,
@@ -457,7 +463,7 @@ fn a_reset_and_a_pause_come_after_what_was_posted() {
 
     guest.rings[0].post_abandoned(&mem, stamped(PAUSE, 0, 210));
     mem.store(vmm, 1 << 32);
-    assert!(device.vmm(&mem, &at(220), &(), &mut budget_for(9)).reset);
+    assert!(device.vmm(&env(&mem, &at(220)), &mut budget_for(9)).reset);
     assert_eq!(read(&mut device, &mem, 0, 300).unwrap().elapsed_ns, 190);
 }
 
@@ -467,18 +473,20 @@ fn what_is_over_the_budget_counts_as_from_what_the_host_did() {
     guest.rings[2].post_abandoned(&mem, stamped(START, 0, 10));
     guest.rings[1].post_abandoned(&mem, stamped(START, 1, 20));
     guest.rings[0].post_abandoned(&mem, stamped(PAUSE, 0, 30));
-    let served = device.work(&mem, &at(50), &(), &mut Budget::new(1));
+    let served = device.work(&env(&mem, &at(50)), &mut Budget::new(1));
     assert_eq!((served.answered, served.more), (1, true));
     assert!(guest.rings[2].is_idle(&mem) && !guest.rings[1].is_idle(&mem));
     // The order goes on where it was cut.
-    let served = device.work(&mem, &at(60), &(), &mut Budget::new(1));
+    let served = device.work(&env(&mem, &at(60)), &mut Budget::new(1));
     assert_eq!((served.answered, served.more), (1, true));
     let reading = read(&mut device, &mem, 1, 70).unwrap();
     assert_eq!((reading.running, reading.elapsed_ns), (true, 50));
     // The host has seen that at 70 it was running.
     assert_eq!(read(&mut device, &mem, 0, 70).unwrap().elapsed_ns, 60);
     assert_eq!(
-        device.work(&mem, &at(80), &(), &mut budget_for(9)).answered,
+        device
+            .work(&env(&mem, &at(80)), &mut budget_for(9))
+            .answered,
         1
     );
     assert_eq!(read(&mut device, &mem, 0, 90).unwrap().elapsed_ns, 60);
@@ -510,7 +518,7 @@ fn on_other_clocks_it_is_as_long_ago() {
     for watch in [64, 65] {
         guest.rings[watch as usize % 2].post_abandoned(&mem, stamped(START, watch, 800));
     }
-    let _ = device.work(&mem, &apart(1000), &(), &mut budget_for(9));
+    let _ = device.work(&env(&mem, &apart(1000)), &mut budget_for(9));
     let started = |watch| device.describe(watch).unwrap().started_ns().unwrap();
     assert_eq!((started(64), started(65)), (300, 1_000_800));
 
@@ -519,7 +527,7 @@ fn on_other_clocks_it_is_as_long_ago() {
     assert_eq!(reading.elapsed_ns, 200);
     guest.rings[0].post_abandoned(&mem, stamped(PAUSE, 64, 1100));
     guest.rings[0].post_abandoned(&mem, stamped(PAUSE, 65, 1100));
-    let _ = device.work(&mem, &apart(1400), &(), &mut budget_for(9));
+    let _ = device.work(&env(&mem, &apart(1400)), &mut budget_for(9));
     let mut elapsed = |watch| {
         read(&mut device, &mem, watch, apart(2000))
             .unwrap()
@@ -538,17 +546,25 @@ fn a_ring_is_used_over_and_over_without_a_poll() {
             laps += 1;
         }
         assert!(!guest.rings[0].is_idle(&mem));
-        let served = device.serve(&mem, &at(now), &(), 3, &mut budget_for(100));
+        let served = device.serve(&env(&mem, &at(now)), 3, &mut budget_for(100));
         assert_eq!((served.answered, served.bad, served.more), (8, 0, false));
         assert!(guest.rings[0].is_idle(&mem));
     }
     assert_eq!(read(&mut device, &mem, 0, 2000).unwrap().laps, laps);
 }
 
-/// A host with one function, which only takes 7.
-struct Power(std::cell::Cell<u32>);
+/// A host with one function, which only takes 7: how often that was called.
+struct Power<'a>(&'a Region, Clocks, std::cell::Cell<u32>);
 
-impl Functions for Power {
+impl Environment for Power<'_> {
+    fn memory(&self) -> &impl Memory {
+        self.0
+    }
+
+    fn clock(&self) -> &impl Clock {
+        &self.1
+    }
+
     fn feature(&self, op: u16) -> Option<u64> {
         (u32::from(op) == uapi::STOPWATCH_OP_POWER_OFF)
             .then_some(uapi::STOPWATCH_F_HOST_POWER.into())
@@ -556,7 +572,7 @@ impl Functions for Power {
 
     fn call(&self, op: u16, arg: u64) -> Status {
         assert_eq!(u32::from(op), uapi::STOPWATCH_OP_POWER_OFF);
-        self.0.set(self.0.get() + 1);
+        self.2.set(self.2.get() + 1);
         if arg == 7 {
             Status::Ok
         } else {
@@ -570,10 +586,10 @@ fn functions_of_the_host_need_their_feature() {
     const HOST_POWER: u64 = uapi::STOPWATCH_F_HOST_POWER as u64;
     const OFF: u32 = uapi::STOPWATCH_OP_POWER_OFF;
 
-    let power = Power(Default::default());
     let layout = *device(GEOMETRY).0.layout();
     for offered in [FEATURES, FEATURES | HOST_POWER] {
-        let mem = Region::new(&layout);
+        let mem = common::region(&layout);
+        let power = Power(&mem, at(5), Default::default());
         let policy = stopwatch_engine::policy::Policy {
             features: offered,
             ..common::POLICY
@@ -583,12 +599,7 @@ fn functions_of_the_host_need_their_feature() {
         let mut guest = Guest::new(&layout);
         let mut call = |request: Request| {
             let token = guest.rings[0].post(&mem, request).unwrap();
-            assert_eq!(
-                device
-                    .serve(&mem, &at(5), &power, 0, &mut budget_for(9))
-                    .answered,
-                1
-            );
+            assert_eq!(device.serve(&power, 0, &mut budget_for(9)).answered, 1);
             let reply = guest.rings[0].poll(&mem, token).unwrap();
             let zero = Reading {
                 time_ns: reply.reading.time_ns,
@@ -618,12 +629,14 @@ fn functions_of_the_host_need_their_feature() {
             ..request(OFF, 0, 7)
         };
         assert_eq!(call(bad), (Status::BadArg, 0));
-        assert_eq!(power.0.get(), 0, "nothing was done");
+        assert_eq!(power.2.get(), 0, "nothing was done");
         assert_eq!(call(request(OFF, 0, 8)), (Status::BadArg, 0));
         assert_eq!(call(request(OFF, 0, 7)), (Status::Ok, 5));
-        assert_eq!(power.0.get(), 2);
-        let host = command(&mut device, &mem, &at(5), request(OFF, 0, 7)).reply;
+        assert_eq!(power.2.get(), 2);
+        let (watch, off) = command_of(request(OFF, 0, 7)).unwrap();
+        let host = device.command(&power, Target::Number(watch), off).reply;
         assert_eq!(host.status, Ok(Status::BadOp));
+        assert_eq!(power.2.get(), 2, "no program of the host calls it");
     }
 }
 
@@ -697,7 +710,7 @@ fn a_call_follows_what_was_posted_before_it() {
             })),
         };
         while device
-            .work(&watched, &at(1000), &(), &mut budget_for(64))
+            .work(&env(&watched, &at(1000)), &mut budget_for(64))
             .more
         {}
         drop(watched);

@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{at, budget_for, command, device, read, request, Guest, Heap, Region, POLICY};
+use common::{at, budget_for, command, device, env, read, request, Guest, Heap, POLICY};
 use proptest::prelude::*;
 use stopwatch_engine::budget::Budget;
 use stopwatch_engine::device::Device;
@@ -30,10 +30,7 @@ const GEOMETRY: Geometry = Geometry {
 };
 
 fn name(number: u32) -> Name {
-    let mut bytes = [0; 32];
-    let text = format!("watch {number}");
-    bytes[..text.len()].copy_from_slice(text.as_bytes());
-    Name::new(bytes).unwrap()
+    Name::parse(&format!("watch {number}")).unwrap()
 }
 
 fn creation(number: u32) -> Creation {
@@ -56,7 +53,7 @@ fn give_storage(device: &mut Device<Heap>) -> bool {
 /// Creates one, as a host does that gives storage at once.
 fn create(guest: &mut Guest, device: &mut Device<Heap>, mem: &impl Memory, number: u32) -> Reply {
     let token = guest.rings[0].post(mem, creation(number)).unwrap();
-    let served = device.serve(mem, &at(0), &(), 0, &mut budget_for(u32::MAX));
+    let served = device.serve(&env(mem, &at(0)), 0, &mut budget_for(u32::MAX));
     assert_eq!((served.answered, served.more), (1, false));
     assert_eq!(served.wants_storage, device.wants_storage().is_some());
     give_storage(device);
@@ -90,7 +87,7 @@ fn storage_is_wanted_no_longer_than_it_is_needed() {
     let mut number = uapi::STOPWATCH_NUMBERED;
     while !{
         let token = guest.rings[0].post(&mem, creation(number)).unwrap();
-        let served = device.serve(&mem, &at(0), &(), 0, &mut budget_for(u32::MAX));
+        let served = device.serve(&env(&mem, &at(0)), 0, &mut budget_for(u32::MAX));
         assert!(guest.rings[0].poll(&mem, token).is_some());
         served.wants_storage
     } {
@@ -98,7 +95,7 @@ fn storage_is_wanted_no_longer_than_it_is_needed() {
     }
     let delete = request(uapi::STOPWATCH_OP_DELETE, number, 0);
     let token = guest.rings[0].post(&mem, delete).unwrap();
-    let served = device.serve(&mem, &at(0), &(), 0, &mut budget_for(u32::MAX));
+    let served = device.serve(&env(&mem, &at(0)), 0, &mut budget_for(u32::MAX));
     let reply = guest.rings[0].poll(&mem, token).unwrap();
     assert_eq!(reply.status, Ok(Status::Ok));
     assert_eq!(device.wants_storage(), None);
@@ -113,7 +110,7 @@ fn who_is_faster_than_the_storage_waits() {
     let mut waiting = None;
     for number in uapi::STOPWATCH_NUMBERED..GEOMETRY.stopwatches {
         let token = guest.rings[0].post(&mem, creation(number)).unwrap();
-        let served = device.serve(&mem, &at(0), &(), 0, &mut budget_for(u32::MAX));
+        let served = device.serve(&env(&mem, &at(0)), 0, &mut budget_for(u32::MAX));
         if served.more {
             assert_eq!((served.answered, served.wants_storage), (0, true));
             assert!(guest.rings[0].poll(&mem, token).is_none());
@@ -128,15 +125,15 @@ fn who_is_faster_than_the_storage_waits() {
     // Other rings go on, and so does who only looks.
     let other = request(uapi::STOPWATCH_OP_READ, 3, 0);
     let other = guest.rings[1].post(&mem, other).unwrap();
-    let served = device.serve(&mem, &at(5), &(), 1, &mut budget_for(u32::MAX));
+    let served = device.serve(&env(&mem, &at(5)), 1, &mut budget_for(u32::MAX));
     assert_eq!((served.answered, served.more), (1, true));
     let reading = guest.rings[1].poll(&mem, other).unwrap();
     assert_eq!(reading.status, Ok(Status::Ok));
-    assert!(device.work(&mem, &at(6), &(), &mut budget_for(100)).more);
+    assert!(device.work(&env(&mem, &at(6)), &mut budget_for(100)).more);
     assert!(read(&mut device, &mem, 3, 7).is_some());
 
     assert!(give_storage(&mut device));
-    let served = device.serve(&mem, &at(8), &(), 0, &mut budget_for(u32::MAX));
+    let served = device.serve(&env(&mem, &at(8)), 0, &mut budget_for(u32::MAX));
     assert_eq!((served.answered, served.more), (1, false));
     let reply = guest.rings[0].poll(&mem, token).unwrap();
     assert_eq!((reply.status, reply.watch), (Ok(Status::Ok), number));
@@ -151,10 +148,10 @@ fn without_memory_it_is_full_until_there_is_some() {
     let mut call = |device: &mut Device<Heap>| {
         let token = guest.rings[0].post(&mem, creation(number)).unwrap();
         number += 1;
-        let mut served = device.serve(&mem, &at(0), &(), 0, &mut budget_for(u32::MAX));
+        let mut served = device.serve(&env(&mem, &at(0)), 0, &mut budget_for(u32::MAX));
         if served.more {
             device.deny_storage();
-            served = device.serve(&mem, &at(0), &(), 0, &mut budget_for(u32::MAX));
+            served = device.serve(&env(&mem, &at(0)), 0, &mut budget_for(u32::MAX));
         }
         assert_eq!((served.answered, served.more), (1, false));
         guest.rings[0].poll(&mem, token).unwrap().status
@@ -219,7 +216,7 @@ proptest! {
         let mut armed: Vec<u32> = timeouts.iter().map(|&(watch, _)| watch).collect();
         armed.sort_unstable();
         armed.dedup();
-        let expired = device.expire(&mem, &at(10_000), &(), &mut budget_for(u32::MAX));
+        let expired = device.expire(&env(&mem, &at(10_000)), &mut budget_for(u32::MAX));
         prop_assert_eq!((expired.put as usize, expired.next), (armed.len(), None));
         // And the new storage is as good.
         let created = command(&mut device, &mem, &at(0), creation(777)).reply;
@@ -293,13 +290,13 @@ fn growth_is_in_no_section() {
         ..GEOMETRY
     };
     let layout = Layout::new(geometry).unwrap();
-    let mem = Region::new(&layout);
+    let mem = common::region(&layout);
     let Ok(mut device) = Device::<Counted>::new(layout, POLICY);
     device.publish_all(&mem);
     let mut guest = Guest::new(&layout);
     let section = |device: &mut Device<Counted>, now| {
         asked();
-        let served = device.serve(&mem, &at(now), &(), 0, &mut Budget::section());
+        let served = device.serve(&env(&mem, &at(now)), 0, &mut Budget::section());
         let asked = asked();
         assert_eq!(asked.made, 0);
         // An access takes some instructions.
@@ -308,7 +305,7 @@ fn growth_is_in_no_section() {
     };
     let token = guest.rings[0].post(&mem, request(SET_FEATURES, 0, FEATURES));
     while section(&mut device, 0).more {
-        let _ = device.work(&mem, &at(0), &(), &mut Budget::section());
+        let _ = device.work(&env(&mem, &at(0)), &mut Budget::section());
     }
     assert!(guest.rings[0].poll(&mem, token.unwrap()).is_some());
 
@@ -370,7 +367,7 @@ fn growth_is_in_no_section() {
         };
         now = next.max(now + 1);
         asked();
-        let _ = device.expire(&mem, &at(now), &(), &mut Budget::section());
+        let _ = device.expire(&env(&mem, &at(now)), &mut Budget::section());
         let asked = asked();
         assert!(asked.times < u64::from(Budget::SECTION) / 4, "{asked:?}");
         while let Some(event) = guest.events.next(&mem) {

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{at, budget_for, device, request, Guest};
-use stopwatch_engine::clock::Clock;
+use common::{at, budget_for, device, env, request, Guest};
+use stopwatch_engine::environment::Clock;
 use stopwatch_protocol::clock::ClockId;
 use stopwatch_protocol::geometry::Geometry;
 use stopwatch_protocol::post_ring::PostRing;
@@ -88,7 +88,7 @@ fn a_ring_carries_requests_between_threads() {
         scope.spawn(|| {
             let mut answered = 0;
             while answered < REQUESTS {
-                let served = device.serve(&mem, &at(answered), &(), 0, &mut budget_for(5));
+                let served = device.serve(&env(&mem, &at(answered)), 0, &mut budget_for(5));
                 assert_eq!(served.bad, 0);
                 answered += u64::from(served.answered);
                 if served.answered == 0 {
@@ -174,6 +174,7 @@ fn what_was_posted_is_done_before_who_knows_of_it_is_answered() {
                 let act = Stamped {
                     op: op as u16,
                     watch: 0,
+                    generation: 0,
                     stamp_ns: clock.now(ClockId::Monotonic),
                 };
                 assert!(ring.post_abandoned(&mem, act));
@@ -208,8 +209,8 @@ fn what_was_posted_is_done_before_who_knows_of_it_is_answered() {
             turn = turn.wrapping_add(1);
             assert!(clock.0.elapsed() < LIMIT, "a thread waits for another one");
             let served = match turn % 3 {
-                0 => device.work(&mem, &clock, &(), &mut budget_for(8)),
-                ring => device.serve(&mem, &clock, &(), ring, &mut budget_for(8)),
+                0 => device.work(&env(&mem, &clock), &mut budget_for(8)),
+                ring => device.serve(&env(&mem, &clock), ring, &mut budget_for(8)),
             };
             assert_eq!(served.bad, 0);
         }
@@ -265,8 +266,8 @@ fn a_post_ring_carries_laps_between_threads() {
         while Record::read(&mem, layout.record(0).unwrap()).map(|it| it.laps) != Some(LAPS) {
             turn = turn.wrapping_add(1);
             let served = match turn % 2 {
-                0 => device.work(&mem, &clock, &(), &mut budget_for(8)),
-                _ => device.serve(&mem, &clock, &(), 0, &mut budget_for(8)),
+                0 => device.work(&env(&mem, &clock), &mut budget_for(8)),
+                _ => device.serve(&env(&mem, &clock), 0, &mut budget_for(8)),
             };
             assert_eq!(served.bad, 0);
             if served.answered == 0 {

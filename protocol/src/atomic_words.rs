@@ -15,17 +15,17 @@ use crate::memory::Memory;
 ///
 /// At an offset that is no multiple of 8, or not among them.
 #[derive(Clone, Copy, Debug)]
-pub struct AtomicWords<'a>(pub &'a [AtomicU64]);
+pub struct AtomicWords<W>(pub W);
 
-impl AtomicWords<'_> {
+impl<W: AsRef<[AtomicU64]>> AtomicWords<W> {
     #[inline(always)]
     fn word(&self, offset: u32) -> &AtomicU64 {
         assert!(offset % 8 == 0, "offset {offset} is not aligned");
-        &self.0[offset as usize / 8]
+        &self.0.as_ref()[offset as usize / 8]
     }
 }
 
-impl Memory for AtomicWords<'_> {
+impl<W: AsRef<[AtomicU64]>> Memory for AtomicWords<W> {
     #[inline(always)]
     fn load(&self, offset: u32) -> u64 {
         u64::from_le(self.word(offset).load(Ordering::Relaxed))

@@ -87,7 +87,7 @@ pub enum Command {
 }
 
 /// When a timeout expires.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timeout {
     /// In so many ns, or when it shows so many.
     pub ns: u64,
@@ -273,6 +273,26 @@ impl Command {
         })
     }
 
+    /// What a request for it says beside the operation: flags, argument, interval. Its
+    /// [`Self::new`] again gives the command; CREATE takes more than that.
+    pub(super) fn arguments(&self) -> (u32, u64, u64) {
+        match *self {
+            Self::Timeout(timeout) => {
+                let flags = match timeout.at_elapsed {
+                    true => uapi::STOPWATCH_TIMEOUT_ELAPSED,
+                    false => 0,
+                };
+                (flags, timeout.ns, timeout.interval_ns)
+            }
+            Self::SetMode { uid, mode } => (0, u64::from(uid) | (u64::from(mode) << 32), 0),
+            Self::Bind(binding) | Self::Unbind(binding) => {
+                (0, u64::from(binding.ring), binding.ticket)
+            }
+            Self::SetFeatures(arg) | Self::Function { arg, .. } => (0, arg, 0),
+            Self::Act(_) | Self::ReadReset | Self::Delete | Self::Create(_) => (0, 0, 0),
+        }
+    }
+
     /// The number of the operation.
     pub fn op(&self) -> u16 {
         let op = match self {
@@ -299,5 +319,17 @@ impl Command {
             rule.watches != Watches::Zero,
         );
         (plain == (0, 0, true)).then(|| Self::new(op, 0, 0, 0).ok())?
+    }
+}
+
+impl From<Act> for Command {
+    fn from(act: Act) -> Self {
+        Self::Act(act)
+    }
+}
+
+impl From<Timeout> for Command {
+    fn from(timeout: Timeout) -> Self {
+        Self::Timeout(timeout)
     }
 }

@@ -3,14 +3,14 @@
 //! The guest's end of the event ring.
 
 use super::memory::Memory;
-use super::ring::Completer;
+use super::ring::Consumer;
 use super::ring::Posted;
 use super::ring::Slots;
 use super::slot::Event;
 
 /// The guest's end of the event ring, after a reset of the device.
 pub struct EventRing {
-    completer: Completer,
+    consumer: Consumer,
     is_broken: bool,
 }
 
@@ -18,9 +18,18 @@ impl EventRing {
     /// The guest's end of the ring in `slots`, of [`Layout::events`](super::layout::Layout::events).
     pub fn new(slots: Slots) -> Self {
         Self {
-            completer: Completer::new(slots),
+            consumer: Consumer::new(slots),
             is_broken: false,
         }
+    }
+
+    /// The guest's end of a ring that another one has left. `None` if its slots do not tell how
+    /// far that came, or if the host put something there meanwhile: then try again.
+    pub fn resume(mem: &impl Memory, slots: Slots) -> Option<Self> {
+        Consumer::resume(mem, slots).map(|consumer| Self {
+            consumer,
+            is_broken: false,
+        })
     }
 
     /// Whether an owner was found in it that no host writes. There is no event any
@@ -32,14 +41,14 @@ impl EventRing {
     /// Takes the next event, and gives its slot back to the host.
     pub fn next(&mut self, mem: &impl Memory) -> Option<Event> {
         let mut posted = Posted::default();
-        if self.is_broken || !self.completer.next(mem, &mut posted) {
+        if self.is_broken || !self.consumer.next(mem, &mut posted) {
             return None;
         }
         if posted.bad_owner {
             self.is_broken = true;
             return None;
         }
-        self.completer.give_back(mem, &posted.words);
+        self.consumer.give_back(mem, &posted.words);
         Some(Event::decode(&posted.words))
     }
 }

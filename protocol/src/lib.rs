@@ -15,6 +15,9 @@ extern crate std;
 pub use stopwatch_uapi as uapi;
 
 pub mod atomic_words;
+#[cfg(feature = "serde")]
+mod json;
+mod programs;
 
 // By path, as the kernel modules do, so that its files lie beside it in both. Public
 // for the macros alone.
@@ -22,4 +25,5 @@ pub mod atomic_words;
 #[path = "protocol.rs"]
 pub mod protocol;
 
+pub use programs::UnknownClock;
 pub use protocol::*;

@@ -114,6 +114,31 @@ impl<M: Memory> Memory for &M {
     }
 
     #[inline(always)]
+    fn load_all(&self, offset: u32, words: &mut [u64]) {
+        M::load_all(self, offset, words);
+    }
+
+    #[inline(always)]
+    fn store_all(&self, offset: u32, words: &[u64]) {
+        M::store_all(self, offset, words);
+    }
+
+    #[inline(always)]
+    fn take<const N: usize>(
+        &self,
+        offset: u32,
+        words: &mut [u64; N],
+        wanted: impl FnOnce(u64) -> bool,
+    ) -> bool {
+        M::take(self, offset, words, wanted)
+    }
+
+    #[inline(always)]
+    fn give<const N: usize>(&self, offset: u32, words: &[u64; N]) {
+        M::give(self, offset, words);
+    }
+
+    #[inline(always)]
     fn fence_release(&self) {
         M::fence_release(self);
     }

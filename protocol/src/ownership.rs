@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
 
-//! Whose a stopwatch is, and which of those that have had its number: parts of a record,
-//! read without the others.
+//! Which stopwatch has a number, and whose it is: parts of a record, read without the
+//! others.
 
 use super::memory::Memory;
 use super::words::field;
@@ -31,7 +31,7 @@ macro_rules! load {
 const _: () = assert!(field!(stopwatch_record.uid).is_beside(field!(stopwatch_record.mode)));
 const _: () = assert!(field!(stopwatch_record.seq).is_beside(field!(stopwatch_record.flags)));
 
-/// Whose a stopwatch is, and what others may do.
+/// Which stopwatch has a number, whose it is, and what others may do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ownership {
     /// Whether there is a stopwatch of that number.
@@ -40,6 +40,36 @@ pub struct Ownership {
     pub uid: u32,
     /// `STOPWATCH_MODE_*`.
     pub mode: u32,
+    /// Which of those that had its number.
+    pub generation: u32,
+}
+
+/// What somebody wants of a stopwatch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// To read it, and know that it exists.
+    See,
+    /// All that changes it, but what its owner only may.
+    Control,
+    /// To delete it, or say what others may.
+    Own,
+    /// That, and that it is this user's from then on.
+    Give(u32),
+}
+
+impl Ownership {
+    /// Whether owner and mode let a user without privileges.
+    #[inline]
+    pub fn lets(&self, uid: u32, access: Access) -> bool {
+        let modes = match access {
+            Access::See => uapi::STOPWATCH_MODE_READ | uapi::STOPWATCH_MODE_CONTROL,
+            Access::Control => uapi::STOPWATCH_MODE_CONTROL,
+            Access::Own => 0,
+            // Who has it may not be made to have it: it would count for that user's quota.
+            Access::Give(to) => return self.exists && self.uid == uid && to == uid,
+        };
+        self.exists && (self.uid == uid || self.mode & modes != 0)
+    }
 }
 
 /// Reads of the record at `offset` only whose it is. `None` if the host was
@@ -48,24 +78,14 @@ pub struct Ownership {
 pub fn read_ownership(mem: &impl Memory, offset: u32) -> Option<Ownership> {
     glimpse(mem, offset, |first| {
         let user = load!(mem, offset, uid);
+        let generation = load!(mem, offset, generation);
         let flags = field!(stopwatch_record.flags).get32_of(first);
         Ownership {
             exists: flags & uapi::STOPWATCH_RECORD_EXISTS != 0,
             uid: field!(stopwatch_record.uid).of(user) as u32,
             mode: field!(stopwatch_record.mode).of(user) as u32,
+            generation: field!(stopwatch_record.generation).of(generation) as u32,
         }
-    })
-}
-
-/// Reads of the record at `offset` which stopwatch it is, of those that have had its
-/// number: one more with each creation. `None` within if there is none now, `None` if
-/// the host was writing it: try again.
-pub fn read_generation(mem: &impl Memory, offset: u32) -> Option<Option<u32>> {
-    glimpse(mem, offset, |first| {
-        let flags = field!(stopwatch_record.flags).get32_of(first);
-        let generation = load!(mem, offset, generation);
-        (flags & uapi::STOPWATCH_RECORD_EXISTS != 0)
-            .then(|| field!(stopwatch_record.generation).of(generation) as u32)
     })
 }
 
@@ -75,6 +95,38 @@ mod tests {
     use super::*;
     use crate::atomic_words::AtomicWords;
     use core::sync::atomic::AtomicU64;
+
+    #[test]
+    fn owner_and_mode_let_whom_the_header_says() {
+        const OWNER: u32 = 1000;
+        const OTHER: u32 = 1001;
+        let all = [Access::See, Access::Control, Access::Own];
+        for (mode, others) in [
+            (0, [false, false, false]),
+            (uapi::STOPWATCH_MODE_READ, [true, false, false]),
+            (uapi::STOPWATCH_MODE_CONTROL, [true, true, false]),
+        ] {
+            let ownership = Ownership {
+                exists: true,
+                uid: OWNER,
+                mode,
+                generation: 1,
+            };
+            assert_eq!(all.map(|access| ownership.lets(OWNER, access)), [true; 3]);
+            assert_eq!(all.map(|access| ownership.lets(OTHER, access)), others);
+            // Nobody gives a stopwatch to another one, or takes it.
+            for (uid, to) in [(OWNER, OTHER), (OTHER, OWNER), (OTHER, OTHER)] {
+                assert!(!ownership.lets(uid, Access::Give(to)));
+            }
+            assert!(ownership.lets(OWNER, Access::Give(OWNER)));
+            let gone = Ownership {
+                exists: false,
+                ..ownership
+            };
+            assert_eq!(all.map(|access| gone.lets(OWNER, access)), [false; 3]);
+            assert!(!gone.lets(OWNER, Access::Give(OWNER)));
+        }
+    }
 
     #[test]
     fn parts_of_a_record_say_what_all_of_it_says() {
@@ -101,15 +153,13 @@ mod tests {
                     exists: running,
                     uid: 1000,
                     mode: 3,
+                    generation: 7,
                 };
                 assert_eq!(read_ownership(&memory, 64), Some(ownership));
-                let generation = running.then_some(7);
-                assert_eq!(read_generation(&memory, 64), Some(generation));
             }
         }
         // Being written.
         memory.store(64, memory.load(64) + 1);
         assert_eq!(read_ownership(&memory, 64), None);
-        assert_eq!(read_generation(&memory, 64), None);
     }
 }

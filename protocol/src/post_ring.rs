@@ -6,6 +6,7 @@
 use super::command::Act;
 use super::layout::Layout;
 use super::memory::Memory;
+use super::words::bits;
 use super::words::field;
 use super::words::WORD;
 use crate::uapi;
@@ -19,9 +20,9 @@ const _: () =
 
 const POSTS: u32 = offset_of!(uapi::stopwatch_post_ring, posts) as u32;
 const OP: u64 = uapi::STOPWATCH_POST_OP_MASK as u64;
-const PHASE: u64 = uapi::STOPWATCH_POST_PHASE as u64;
+const WRAP: u64 = uapi::STOPWATCH_POST_WRAP as u64;
 
-/// What is posted: a word of a post ring, less its phase.
+/// What is posted: a word of a post ring, less its wrap bit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Post(u64);
 
@@ -52,13 +53,13 @@ impl Post {
 ///
 /// # Invariants
 ///
-/// `slot` is the offset of the slot here, and `phase` that of a word that is posted
+/// `slot` is the offset of the slot here, and `wrap` that of a word that is posted
 /// here.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PostPlace {
     number: u32,
     slot: u32,
-    phase: u64,
+    wrap: u64,
 }
 
 impl PostPlace {
@@ -70,7 +71,7 @@ impl PostPlace {
             number,
             // A layout has only rings that end below 2^32.
             slot: offset.wrapping_add(POSTS).wrapping_add(index * WORD),
-            phase: PHASE * u64::from(number & uapi::STOPWATCH_POST_SLOTS == 0),
+            wrap: WRAP * u64::from(number & uapi::STOPWATCH_POST_SLOTS == 0),
         }
     }
 
@@ -87,7 +88,7 @@ impl PostPlace {
 
     /// Posts nothing here.
     pub fn clear(self, mem: &impl Memory) {
-        // Of the other phase, in the first round.
+        // Of the other wrap bit, in the first round.
         mem.store(self.slot, 0);
     }
 
@@ -95,7 +96,7 @@ impl PostPlace {
     #[inline]
     pub fn post(self, mem: &impl Memory, post: Post) {
         // Pairs with the one in `look()`.
-        mem.store_release(self.slot, post.0 | self.phase);
+        mem.store_release(self.slot, post.0 | self.wrap);
     }
 
     /// What is posted here. The word is read once, before all that follows.
@@ -103,7 +104,7 @@ impl PostPlace {
     pub fn look(self, mem: &impl Memory) -> Option<Post> {
         // Pairs with the one in `post()`.
         let word = mem.load_acquire(self.slot);
-        (word & PHASE == self.phase).then_some(Post(word & !PHASE))
+        (word & WRAP == self.wrap).then_some(Post(word & !WRAP))
     }
 }
 
@@ -193,17 +194,7 @@ pub fn posts_wait(mem: &impl Memory, layout: &Layout, rings: u32) -> bool {
         let place = PostPlace::at(offset, field!(stopwatch_post_ring.taken).get32(&words));
         field!(stopwatch_post_ring.bound).get32(&words) != 0 && place.look(mem).is_some()
     };
-    bits(rings)
+    bits(rings.into())
         .filter_map(|ring| layout.post_ring(ring))
         .any(waits)
-}
-
-/// The numbers of the bits that are set.
-#[inline]
-pub fn bits(mut mask: u32) -> impl Iterator<Item = u32> {
-    core::iter::from_fn(move || {
-        let bit = (mask != 0).then(|| mask.trailing_zeros());
-        mask &= mask.wrapping_sub(1);
-        bit
-    })
 }

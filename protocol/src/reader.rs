@@ -248,7 +248,7 @@ mod tests {
     const BOOTTIME: u32 = uapi::STOPWATCH_CLOCK_BOOTTIME << uapi::STOPWATCH_RECORD_CLOCK_SHIFT;
     const PAUSES: usize = PAGE_SIZE + offset_of!(uapi::stopwatch_state, pauses);
 
-    type Words<'a> = AtomicWords<'a>;
+    type Words<'a> = AtomicWords<&'a [AtomicU64]>;
 
     /// The clock page, the state, and the record of a stopwatch.
     struct Fake {
@@ -271,7 +271,7 @@ mod tests {
         }
 
         fn reader(&self) -> Reader<Words<'_>, Words<'_>, Words<'_>> {
-            let part = |offset: usize| Part::new(AtomicWords(&self.words), offset as u32);
+            let part = |offset: usize| Part::new(AtomicWords(&self.words[..]), offset as u32);
             Reader::new(ClockPage::new(part(0), part(PAGE_SIZE)), part(RECORD))
         }
 

@@ -4,8 +4,9 @@
 
 use super::memory::Memory;
 use super::ring::Place;
-use super::ring::Poster;
+use super::ring::Producer;
 use super::ring::Slots;
+use super::slot;
 use super::slot::Message;
 use super::slot::Reply;
 use super::words::field;
@@ -20,7 +21,7 @@ pub struct Token(Place);
 /// Requests may be posted before earlier ones are completed. Each has to be
 /// polled until it is, or abandoned: its slot is not used again before.
 pub struct RequestRing {
-    poster: Poster,
+    producer: Producer,
     /// A bit for each slot whose reply is waited for.
     waiting: [u64; uapi::STOPWATCH_MAX_SLOTS as usize / 64],
     /// How many bits of `waiting` are set: mostly none.
@@ -31,15 +32,40 @@ impl RequestRing {
     /// The guest's end of the ring in `slots`, of [`Layout::ring`](super::layout::Layout::ring).
     pub fn new(slots: Slots) -> Self {
         Self {
-            poster: Poster::new(slots),
+            producer: Producer::new(slots),
             waiting: [0; uapi::STOPWATCH_MAX_SLOTS as usize / 64],
             waits: 0,
         }
     }
 
+    /// The guest's end of a ring that another one has left. `None` if its slots do not tell how
+    /// far that came; then it takes a reset of the device.
+    pub fn resume(mem: &impl Memory, slots: Slots) -> Option<Self> {
+        Producer::resume(mem, slots).map(|producer| Self {
+            producer,
+            ..Self::new(slots)
+        })
+    }
+
+    /// Takes back the requests that the host has not answered yet, but for those that have a
+    /// stamp, in a ring of which nobody waits for any. Whether it has not answered all.
+    pub fn take_back_all(&self, mem: &impl Memory) -> bool {
+        let mut any = false;
+        for (place, words) in self.producer.waiting(mem) {
+            any = true;
+            if slot::stamp(&words) == slot::NOT_POSTED {
+                // If not, it was answered just now.
+                let _ = self
+                    .producer
+                    .take_back(mem, place, field!(stopwatch_request.op));
+            }
+        }
+        any
+    }
+
     /// The word of `waiting` for a place, and the bit in it.
     fn waiting(&mut self, place: Place) -> (Option<&mut u64>, u64) {
-        let index = place.index(self.poster.slots());
+        let index = place.index(self.producer.slots());
         let word = self.waiting.get_mut(index as usize / 64);
         (word, 1 << (index % 64))
     }
@@ -54,10 +80,10 @@ impl RequestRing {
     /// Posts a request into the next slot, if nobody waits for what is in it.
     #[inline]
     fn place(&mut self, mem: &impl Memory, message: &Message) -> Option<Place> {
-        if self.waits != 0 && self.is_waited_for(self.poster.place()) {
+        if self.waits != 0 && self.is_waited_for(self.producer.place()) {
             return None;
         }
-        self.poster.post(mem, *message.words())
+        self.producer.post(mem, *message.words())
     }
 
     /// That the reply in a place will be taken. Nobody waits for it yet.
@@ -104,7 +130,7 @@ impl RequestRing {
         let place = self.place(mem, message);
         ring_doorbell();
         let place = place.ok_or(None)?;
-        match self.poster.completed(mem, place) {
+        match self.producer.completed(mem, place) {
             Some(words) => Ok(Reply::decode(&words)),
             None => Err(Some(self.wait_for(place))),
         }
@@ -121,7 +147,7 @@ impl RequestRing {
     /// the state pages may be of before.
     #[inline]
     pub fn is_idle(&self, mem: &impl Memory) -> bool {
-        self.poster.is_idle(mem)
+        self.producer.is_idle(mem)
     }
 
     /// Takes back a request whose reply was not taken. Returns the reply if the host
@@ -130,7 +156,7 @@ impl RequestRing {
     /// been completed.
     pub fn abandon(&mut self, mem: &impl Memory, token: Token) -> Option<Reply> {
         let taken_back = self
-            .poster
+            .producer
             .take_back(mem, token.0, field!(stopwatch_request.op));
         if !taken_back {
             if let Some(reply) = self.poll(mem, token) {
@@ -143,7 +169,7 @@ impl RequestRing {
 
     /// Takes the reply to a request, if it is there. It can be taken once.
     pub fn poll(&mut self, mem: &impl Memory, token: Token) -> Option<Reply> {
-        let words = self.poster.completed(mem, token.0)?;
+        let words = self.producer.completed(mem, token.0)?;
         self.end_wait(token.0).then(|| Reply::decode(&words))
     }
 }

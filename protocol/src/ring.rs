@@ -56,9 +56,9 @@ impl Slots {
 enum Owner {
     /// Not posted in this round.
     Free,
-    /// The completer's.
+    /// The consumer's.
     Posted,
-    /// The poster's, again.
+    /// The producer's, again.
     Completed,
     /// What no side writes that follows the rules.
     Bad,
@@ -83,13 +83,13 @@ impl Owner {
 }
 
 /// A place in a ring: slots counted from the first one ever used, so that both
-/// the index and the phase follow from it; and what follows from it, as it is
+/// the index and the wrap bit follow from it; and what follows from it, as it is
 /// needed several times.
 ///
 /// # Invariants
 ///
 /// `offset` is that of the slot here, and `flip` makes of an owner here one as if
-/// the phase were 1, and back.
+/// the wrap bit were 1, and back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     number: u32,
@@ -103,15 +103,15 @@ impl Place {
         Self::at(slots, 0)
     }
 
-    /// The phase is 1 in the first round, then 0, then 1. It does not break where
+    /// The wrap bit is 1 in the first round, then 0, then 1. It does not break where
     /// the count wraps, for a count of slots divides 2^31.
     #[inline]
     fn at(slots: Slots, number: u32) -> Self {
-        let phase = number & slots.count() == 0;
+        let wrap = number & slots.count() == 0;
         Self {
             number,
             offset: slots.slot(number),
-            flip: if phase { 0 } else { OWNER_BITS },
+            flip: if wrap { 0 } else { OWNER_BITS },
         }
     }
 
@@ -170,7 +170,46 @@ impl Place {
     }
 }
 
-/// Makes slots free, with phase 1 to come. What else they say does not matter as
+/// Where the two ends of a ring are that somebody has left, the producer's first: told by the
+/// wrap bits of its slots. `None` if the slots are not as ends leave them that follow the rules,
+/// or if the other end went on meanwhile.
+fn ends(mem: &impl Memory, slots: Slots) -> Option<(Place, Place)> {
+    const POSTED: u64 = uapi::STOPWATCH_OWNER_POSTED as u64;
+
+    let count = slots.count();
+    // Acquire, for what the other end did before.
+    let owner = |index| OWNER.get(&[mem.load_acquire(slots.slot(index))]);
+    // A slot that was posted in a round has its wrap bit until it is posted in the next one.
+    let first = owner(0) & POSTED;
+    let in_round = (0..count)
+        .take_while(|index| owner(*index) & POSTED == first)
+        .count() as u32;
+    // Of two rounds: it is the same in the next two.
+    let producer = Place::at(
+        slots,
+        if first == 0 {
+            in_round.wrapping_add(count)
+        } else {
+            in_round
+        },
+    );
+
+    // From there on back there are those that wait for the consumer, then those that do not.
+    let mut place = producer;
+    let mut waiting = 0;
+    for steps in 1..=count {
+        place = place.previous(slots);
+        match place.owner(mem.load_acquire(place.offset)) {
+            Owner::Posted if waiting + 1 == steps => waiting = steps,
+            Owner::Completed => (),
+            Owner::Posted | Owner::Free | Owner::Bad => return None,
+        }
+    }
+    let consumer = Place::at(slots, producer.number.wrapping_sub(waiting));
+    Some((producer, consumer))
+}
+
+/// Makes slots free, with wrap bit 1 to come. What else they say does not matter as
 /// long as they are free. The largest device has 266,240 slots, so it is done in
 /// slices.
 pub fn clear(mem: &impl Memory, slots: Slots, indices: core::ops::Range<u32>) {
@@ -182,18 +221,25 @@ pub fn clear(mem: &impl Memory, slots: Slots, indices: core::ops::Range<u32>) {
 /// The end of a ring that posts: the guest in a request ring, the host in the
 /// event ring.
 #[derive(Clone, Copy)]
-pub struct Poster {
+pub struct Producer {
     slots: Slots,
     place: Place,
 }
 
-impl Poster {
-    /// The poster of an empty ring.
+impl Producer {
+    /// The producer of an empty ring.
     pub fn new(slots: Slots) -> Self {
         Self {
             slots,
             place: Place::first(slots),
         }
+    }
+
+    /// The producer of a ring that another one has left; `None` if its slots do not tell how far
+    /// that came.
+    pub fn resume(mem: &impl Memory, slots: Slots) -> Option<Self> {
+        let (place, _) = ends(mem, slots)?;
+        Some(Self { slots, place })
     }
 
     pub fn slots(&self) -> Slots {
@@ -210,7 +256,7 @@ impl Poster {
     #[inline]
     pub fn post(&mut self, mem: &impl Memory, mut words: SlotWords) -> Option<Place> {
         let place = self.place;
-        // Acquire, so that the slot is not overwritten before the completer is
+        // Acquire, so that the slot is not overwritten before the consumer is
         // done with it.
         if place.owner(mem.load_acquire(place.offset)) != Owner::Free {
             return None;
@@ -220,15 +266,31 @@ impl Poster {
         Some(place)
     }
 
-    /// Whether the completer has completed all that was posted.
+    /// Whether the consumer has completed all that was posted.
     pub fn is_idle(&self, mem: &impl Memory) -> bool {
         let last = self.place.previous(self.slots);
-        // Acquire, for what the completer did before. A slot that was never used
+        // Acquire, for what the consumer did before. A slot that was never used
         // is one that was completed in the round before the first.
         last.owner(mem.load_acquire(last.offset)) == Owner::Completed
     }
 
-    /// Makes `blank` of what was posted at `place`, unless the completer has completed
+    /// What the consumer has not completed, the latest first.
+    pub fn waiting<'a>(
+        &self,
+        mem: &'a impl Memory,
+    ) -> impl Iterator<Item = (Place, SlotWords)> + 'a {
+        let slots = self.slots;
+        let mut place = self.place;
+        (0..slots.count()).map_while(move |_| {
+            let mut words = SlotWords::default();
+            place = place.previous(slots);
+            place
+                .read(mem, &mut words, |owner| owner == Owner::Posted)
+                .then_some((place, words))
+        })
+    }
+
+    /// Makes `blank` of what was posted at `place`, unless the consumer has completed
     /// it: the field of that place in the first word becomes zero. Whether it did. If
     /// not, it is completed.
     pub fn take_back(&self, mem: &impl Memory, place: Place, blank: Field) -> bool {
@@ -242,7 +304,7 @@ impl Poster {
         mem.exchange(place.offset, word, words[0])
     }
 
-    /// What the completer left at `place`, once it has.
+    /// What the consumer left at `place`, once it has.
     #[inline]
     pub fn completed(&self, mem: &impl Memory, place: Place) -> Option<SlotWords> {
         let mut words = SlotWords::default();
@@ -252,7 +314,7 @@ impl Poster {
     }
 }
 
-/// A slot that waits for the completer.
+/// A slot that waits for the consumer.
 #[derive(Clone, Copy, Default)]
 pub struct Posted {
     /// What it says.
@@ -264,18 +326,25 @@ pub struct Posted {
 /// The end of a ring that completes: the host in a request ring, the guest in
 /// the event ring.
 #[derive(Clone, Copy)]
-pub struct Completer {
+pub struct Consumer {
     slots: Slots,
     place: Place,
 }
 
-impl Completer {
-    /// The completer of an empty ring.
+impl Consumer {
+    /// The consumer of an empty ring.
     pub fn new(slots: Slots) -> Self {
         Self {
             slots,
             place: Place::first(slots),
         }
+    }
+
+    /// The consumer of a ring that another one has left; `None` if its slots do not tell how far
+    /// that came.
+    pub fn resume(mem: &impl Memory, slots: Slots) -> Option<Self> {
+        let (_, place) = ends(mem, slots)?;
+        Some(Self { slots, place })
     }
 
     pub fn slots(&self) -> Slots {
@@ -288,7 +357,7 @@ impl Completer {
         self.place.number
     }
 
-    /// Copies the next slot, if it is for the completer; each word once. Whether it
+    /// Copies the next slot, if it is for the consumer; each word once. Whether it
     /// is.
     #[inline(always)]
     pub fn next(&self, mem: &impl Memory, posted: &mut Posted) -> bool {
@@ -298,7 +367,7 @@ impl Completer {
         })
     }
 
-    /// Whether the next slot is for the completer.
+    /// Whether the next slot is for the consumer.
     #[inline(always)]
     pub fn waiting(&self, mem: &impl Memory) -> bool {
         let owner = self.place.owner(mem.load(self.place.offset));
@@ -312,12 +381,12 @@ impl Completer {
         self.place = self.place.next(self.slots);
     }
 
-    /// [`Self::complete`], for a ring in which the completer writes nothing but
+    /// [`Self::complete`], for a ring in which the consumer writes nothing but
     /// the owner.
     pub fn give_back(&mut self, mem: &impl Memory, words: &SlotWords) {
         let mut first = [words[0]];
         OWNER.set(&mut first, self.place.completed());
-        // Pairs with the acquire in `Poster::post()`.
+        // Pairs with the acquire in `Producer::post()`.
         mem.store_release(self.place.offset, first[0]);
         self.place = self.place.next(self.slots);
     }
@@ -326,39 +395,13 @@ impl Completer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::cell::RefCell;
-    use std::vec;
+    use crate::atomic_words::AtomicWords;
+    use core::sync::atomic::AtomicU64;
+    use core::sync::atomic::Ordering;
     use std::vec::Vec;
 
-    struct Region(RefCell<Vec<u64>>);
-
-    impl Region {
-        fn new(slots: u32) -> Self {
-            Self(RefCell::new(vec![0; slots as usize * 8]))
-        }
-    }
-
-    impl Memory for Region {
-        fn load(&self, offset: u32) -> u64 {
-            self.0.borrow()[offset as usize / 8]
-        }
-        fn load_acquire(&self, offset: u32) -> u64 {
-            self.load(offset)
-        }
-        fn store(&self, offset: u32, value: u64) {
-            self.0.borrow_mut()[offset as usize / 8] = value;
-        }
-        fn store_release(&self, offset: u32, value: u64) {
-            self.store(offset, value);
-        }
-        fn exchange(&self, offset: u32, old: u64, new: u64) -> bool {
-            let is = self.load(offset) == old;
-            if is {
-                self.store(offset, new);
-            }
-            is
-        }
-        fn fence_release(&self) {}
+    fn region(slots: u32) -> AtomicWords<Vec<AtomicU64>> {
+        AtomicWords((0..slots * 8).map(|_| AtomicU64::new(0)).collect())
     }
 
     #[test]
@@ -366,7 +409,7 @@ mod tests {
         let slots = Slots::new(0, 8);
         let (p, d) = (uapi::STOPWATCH_OWNER_POSTED, uapi::STOPWATCH_OWNER_DONE);
         for (place, table) in [
-            // Phase 1, in the first and the third round.
+            // Wrap bit 1, in the first and the third round.
             (
                 0,
                 [
@@ -385,7 +428,7 @@ mod tests {
                     (d, Owner::Bad),
                 ],
             ),
-            // Phase 0, in the second.
+            // Wrap bit 0, in the second.
             (
                 8,
                 [
@@ -419,70 +462,153 @@ mod tests {
     }
 
     #[test]
-    fn phases_hold_over_many_rounds() {
+    fn wrap_bits_hold_over_many_rounds() {
         for count in [8, 64, 4096] {
-            let mem = Region::new(count);
+            let mem = region(count);
             let slots = Slots::new(0, count);
-            let mut poster = Poster::new(slots);
-            let mut completer = Completer::new(slots);
+            let mut producer = Producer::new(slots);
+            let mut consumer = Consumer::new(slots);
             // So that the count of slots wraps on the way, too.
             let start = Place::at(slots, 0u32.wrapping_sub(4 * count));
-            poster.place = start;
-            completer.place = start;
+            producer.place = start;
+            consumer.place = start;
 
             for round in 0..9u64 {
-                assert!(!completer.waiting(&mem));
+                assert!(!consumer.waiting(&mem));
                 let mut posted = Posted::default();
-                assert!(!completer.next(&mem, &mut posted));
+                assert!(!consumer.next(&mem, &mut posted));
                 let places: Vec<_> = (0..count)
                     .map(|n| {
                         let say = (round << 32) | u64::from(n);
-                        poster.post(&mem, [0, say, 0, 0, 0, 0, 0, 0]).unwrap()
+                        producer.post(&mem, [0, say, 0, 0, 0, 0, 0, 0]).unwrap()
                     })
                     .collect();
-                assert!(poster.post(&mem, [0; 8]).is_none(), "it is full");
+                assert!(producer.post(&mem, [0; 8]).is_none(), "it is full");
                 for (n, place) in places.into_iter().enumerate() {
-                    assert!(poster.completed(&mem, place).is_none());
-                    assert!(completer.next(&mem, &mut posted));
+                    assert!(producer.completed(&mem, place).is_none());
+                    assert!(consumer.next(&mem, &mut posted));
                     assert!(!posted.bad_owner);
                     assert_eq!(posted.words[1], (round << 32) | n as u64);
-                    completer.complete(&mem, &mut [0, !posted.words[1], 0, 0, 0, 0, 0, 0]);
-                    let reply = poster.completed(&mem, place).unwrap();
+                    consumer.complete(&mem, &mut [0, !posted.words[1], 0, 0, 0, 0, 0, 0]);
+                    let reply = producer.completed(&mem, place).unwrap();
                     assert_eq!(reply[1], !posted.words[1]);
                 }
             }
-            assert!(poster.place.number < start.number, "the count wrapped");
+            assert!(producer.place.number < start.number, "the count wrapped");
+        }
+    }
+
+    #[test]
+    fn an_end_goes_on_where_another_one_was() {
+        for count in [8, 64] {
+            let mem = region(count);
+            let slots = Slots::new(0, count);
+            let mut producer = Producer::new(slots);
+            let mut consumer = Consumer::new(slots);
+            // How many are posted and how many completed in turns, over several rounds: with each
+            // number of slots that wait, from none to all, at each place.
+            let mut waiting = 0;
+            for turn in 0..40 * count {
+                let wanted = turn * 7 % (count + 1);
+                while waiting < wanted {
+                    let words = [0, u64::from(turn % 3 == 0), 0, 0, 0, 0, 0, 0];
+                    producer.post(&mem, words).unwrap();
+                    waiting += 1;
+                }
+                while waiting > wanted {
+                    let mut posted = Posted::default();
+                    assert!(consumer.next(&mem, &mut posted));
+                    consumer.complete(&mem, &mut posted.words);
+                    waiting -= 1;
+                }
+                let same = |ours: Place, theirs: Place| {
+                    assert_eq!(
+                        (ours.offset, ours.flip),
+                        (theirs.offset, theirs.flip),
+                        "{turn}"
+                    );
+                };
+                let resumed = Producer::resume(&mem, slots).unwrap();
+                same(resumed.place, producer.place);
+                same(Consumer::resume(&mem, slots).unwrap().place, consumer.place);
+                assert_eq!(resumed.waiting(&mem).count(), waiting as usize);
+            }
+        }
+    }
+
+    #[test]
+    fn what_waits_is_told_from_the_latest_on() {
+        let mem = region(8);
+        let slots = Slots::new(0, 8);
+        let mut producer = Producer::new(slots);
+        for say in [7, 8, 9] {
+            producer.post(&mem, [0, say, 0, 0, 0, 0, 0, 0]).unwrap();
+        }
+        let said = || -> Vec<_> { producer.waiting(&mem).map(|(_, words)| words[1]).collect() };
+        assert_eq!(said(), [9, 8, 7]);
+        let mut consumer = Consumer::new(slots);
+        let mut posted = Posted::default();
+        assert!(consumer.next(&mem, &mut posted));
+        consumer.complete(&mem, &mut posted.words);
+        assert_eq!(said(), [9, 8]);
+    }
+
+    #[test]
+    fn slots_that_break_the_rules_tell_no_place() {
+        let slots = Slots::new(0, 8);
+        let (p, d) = (
+            u64::from(uapi::STOPWATCH_OWNER_POSTED),
+            u64::from(uapi::STOPWATCH_OWNER_DONE),
+        );
+        for owners in [
+            // A bit that is not one of the two.
+            [4, 0, 0, 0, 0, 0, 0, 0],
+            [0, 0, 0, 0, 0, 0, 0, 1 << 15],
+            // The wrap bit changes twice in a round.
+            [p | d, 0, p | d, 0, 0, 0, 0, 0],
+            // One waits behind one that is completed.
+            [p, p | d, 0, 0, 0, 0, 0, 0],
+            [p | d, p, p | d, p, 0, 0, 0, 0],
+        ] {
+            let mem = region(8);
+            for (index, owner) in (0..).zip(owners) {
+                mem.store(slots.slot(index), owner);
+            }
+            assert!(Producer::resume(&mem, slots).is_none(), "{owners:?}");
+            assert!(Consumer::resume(&mem, slots).is_none(), "{owners:?}");
         }
     }
 
     #[test]
     fn a_cleared_ring_is_empty_for_new_ends() {
-        let mem = Region::new(8);
+        let mem = region(8);
         let slots = Slots::new(0, 8);
-        mem.0.borrow_mut().fill(u64::MAX);
+        mem.0
+            .iter()
+            .for_each(|word| word.store(u64::MAX, Ordering::Relaxed));
         clear(&mem, slots, 0..8);
-        let mut poster = Poster::new(slots);
-        let completer = Completer::new(slots);
-        assert!(!completer.next(&mem, &mut Posted::default()));
+        let mut producer = Producer::new(slots);
+        let consumer = Consumer::new(slots);
+        assert!(!consumer.next(&mem, &mut Posted::default()));
         for _ in 0..8 {
-            assert!(poster.post(&mem, [0; 8]).is_some());
+            assert!(producer.post(&mem, [0; 8]).is_some());
         }
-        assert!(completer.next(&mem, &mut Posted::default()));
+        assert!(consumer.next(&mem, &mut Posted::default()));
     }
 
     #[test]
     fn giving_back_changes_owner_alone() {
-        let mem = Region::new(8);
+        let mem = region(8);
         let slots = Slots::new(0, 8);
-        let mut poster = Poster::new(slots);
-        let mut completer = Completer::new(slots);
+        let mut producer = Producer::new(slots);
+        let mut consumer = Consumer::new(slots);
         let words = [0xaaaa_bbbb_cccc_0000, 1, 2, 3, 4, 5, 6, 7];
-        let place = poster.post(&mem, words).unwrap();
+        let place = producer.post(&mem, words).unwrap();
         let mut posted = Posted::default();
-        assert!(completer.next(&mem, &mut posted));
+        assert!(consumer.next(&mem, &mut posted));
         mem.store(8, 99);
-        completer.give_back(&mem, &posted.words);
-        let words = poster.completed(&mem, place).unwrap();
+        consumer.give_back(&mem, &posted.words);
+        let words = producer.completed(&mem, place).unwrap();
         assert_eq!(words, [0xaaaa_bbbb_cccc_0003, 99, 2, 3, 4, 5, 6, 7]);
     }
 }

@@ -26,6 +26,8 @@ pub struct Asked {
     pub rule: &'static Rule,
     /// Number of the stopwatch.
     pub watch: u32,
+    /// Which of those that had the number; zero is whichever has it.
+    pub generation: u32,
     /// Whether it is posted, which its rule allows.
     pub posted: bool,
     /// What is to be done, or what of flags, name and arguments is wrong.
@@ -46,10 +48,16 @@ impl Asked {
         let rule = Rule::of(op).ok_or(Status::BadOp)?;
         let flags = field!(stopwatch_request.flags).get32(words);
         let known = flags & !rule.flags == 0;
+        let creates = creates(words);
+        let generation = if creates {
+            0
+        } else {
+            field!(stopwatch_request.generation).get32(words)
+        };
         let posted = flags & rule.flags & uapi::STOPWATCH_REQUEST_POSTED != 0;
         let command = if !known || field!(stopwatch_request.status).get32(words) != 0 {
             Err(Status::BadFlags)
-        } else if u32::from(op) == uapi::STOPWATCH_OP_CREATE {
+        } else if creates {
             Creation::decode(words).and_then(|creation| Ok(Command::Create(creation.try_into()?)))
         } else if !posted && field!(stopwatch_request.stamp_ns).get(words) != 0
             || reserved(words) != 0
@@ -68,6 +76,7 @@ impl Asked {
             op,
             rule,
             watch: field!(stopwatch_request.watch).get32(words),
+            generation,
             posted,
             command,
         })
@@ -84,6 +93,7 @@ impl Asked {
             op,
             rule: Rule::of(op).ok_or(Status::BadOp)?,
             watch,
+            generation: 0,
             posted: false,
             command: Ok(command),
         })
@@ -96,9 +106,10 @@ impl Asked {
 }
 
 /// [`Asked::decode`] in short, for a guest's [`Act`]: it is told of most slots that ask
-/// for one, if the stopwatch exists, and of none in which anything is wrong.
+/// for one, if the stopwatch exists, and of none in which anything is wrong. Number and
+/// generation of the stopwatch come with it.
 #[inline(always)]
-pub fn act(words: &SlotWords, features: u64) -> Option<(u32, Act)> {
+pub fn act(words: &SlotWords, features: u64) -> Option<(u32, u32, Act)> {
     const _: () =
         assert!(field!(stopwatch_request.flags).is_beside(field!(stopwatch_request.status)));
     let act = Act::from_wire(field!(stopwatch_request.op).get32(words))?;
@@ -111,15 +122,17 @@ pub fn act(words: &SlotWords, features: u64) -> Option<(u32, Act)> {
     } else if features & u64::from(uapi::STOPWATCH_F_POSTED) == 0 || !act.can_be_posted() {
         return None;
     }
-    (zero == 0).then(|| (field!(stopwatch_request.watch).get32(words), act))
+    let watch = field!(stopwatch_request.watch).get32(words);
+    let generation = field!(stopwatch_request.generation).get32(words);
+    (zero == 0).then_some((watch, generation, act))
 }
 
 /// Zero, if all are that have to be in a request that is not for a new stopwatch.
 #[inline(always)]
 fn reserved(words: &SlotWords) -> u64 {
-    const _: () = assert!(core::mem::offset_of!(uapi::stopwatch_request, reserved) == 5 * 8);
-    let [_, _, _, _, _, first, second, third] = *words;
-    first | second | third
+    const _: () = assert!(core::mem::offset_of!(uapi::stopwatch_request, reserved1) == 6 * 8);
+    let [_, _, _, _, _, _, first, second] = *words;
+    field!(stopwatch_request.reserved).get(words) | first | second
 }
 
 /// Whether a slot asks for a new stopwatch.
@@ -168,6 +181,31 @@ pub struct Request {
     /// ns, for `STOPWATCH_OP_TIMEOUT`; the ticket of `STOPWATCH_OP_BIND` and
     /// `_UNBIND`; else zero.
     pub interval: u64,
+    /// Which of those that had the number; zero is whichever has it.
+    pub generation: u32,
+}
+
+impl Request {
+    /// The request for a command; that for a new stopwatch is a [`Creation`].
+    #[inline]
+    pub fn new(watch: u32, command: impl Into<Command>) -> Self {
+        let command = command.into();
+        let (flags, arg, interval) = command.arguments();
+        Self {
+            op: command.op(),
+            watch,
+            flags,
+            arg,
+            interval,
+            generation: 0,
+        }
+    }
+
+    /// It is for the stopwatch of that generation alone.
+    #[inline]
+    pub fn for_generation(self, generation: u32) -> Self {
+        Self { generation, ..self }
+    }
 }
 
 impl From<Request> for Message {
@@ -179,6 +217,7 @@ impl From<Request> for Message {
         field!(stopwatch_request.flags).set(&mut words, request.flags);
         field!(stopwatch_request.arg).set(&mut words, request.arg);
         field!(stopwatch_request.interval).set(&mut words, request.interval);
+        field!(stopwatch_request.generation).set(&mut words, request.generation);
         Self(words)
     }
 }
@@ -191,6 +230,8 @@ pub struct Stamped {
     pub op: u16,
     /// Number of the stopwatch.
     pub watch: u32,
+    /// As in a [`Request`].
+    pub generation: u32,
     /// VM time of the act.
     pub stamp_ns: u64,
 }
@@ -203,6 +244,7 @@ impl From<Stamped> for Message {
         field!(stopwatch_request.watch).set(&mut words, stamped.watch);
         field!(stopwatch_request.flags).set(&mut words, uapi::STOPWATCH_REQUEST_POSTED);
         field!(stopwatch_request.stamp_ns).set(&mut words, stamped.stamp_ns);
+        field!(stopwatch_request.generation).set(&mut words, stamped.generation);
         Self(words)
     }
 }
@@ -242,7 +284,8 @@ impl Creation {
             return Err(Status::BadFlags);
         }
         Ok(Self {
-            name: Name::new(bytes!(stopwatch_create.name).get(words)).ok_or(Status::BadName)?,
+            name: Name::new(bytes!(stopwatch_create.name).get(words))
+                .map_err(|_| Status::BadName)?,
             flags: field!(stopwatch_create.flags).get32(words),
             uid: field!(stopwatch_create.uid).get32(words),
             mode: field!(stopwatch_create.mode).get32(words),
@@ -280,6 +323,8 @@ pub struct Reply {
     /// Number of the stopwatch, as in the request; of the new one after
     /// `STOPWATCH_OP_CREATE`, or of the one that has the name.
     pub watch: u32,
+    /// That of the stopwatch whose number it is, after `STOPWATCH_OP_CREATE`; else zero.
+    pub generation: u32,
     /// The stopwatch after the operation; all zero if it was refused.
     pub reading: Reading,
 }
@@ -295,6 +340,7 @@ impl Reply {
         Self {
             status: Ok(status),
             watch,
+            generation: 0,
             reading: Reading::default(),
         }
     }
@@ -311,7 +357,9 @@ impl Reply {
             Ok(status) => status.to_wire(),
             Err(number) => number,
         };
-        encode_reply(request, status, self.watch, &self.reading)
+        let mut words = encode_reply(request, status, self.watch, &self.reading);
+        field!(stopwatch_reply.generation).set(&mut words, self.generation);
+        words
     }
 
     /// The reply in a completed slot.
@@ -320,6 +368,7 @@ impl Reply {
         Self {
             status: Status::from_wire(field!(stopwatch_reply.status).get32(words)),
             watch: field!(stopwatch_reply.watch).get32(words),
+            generation: field!(stopwatch_reply.generation).get32(words),
             reading: Reading {
                 elapsed_ns: field!(stopwatch_reply.elapsed_ns).get(words),
                 time_ns: field!(stopwatch_reply.time_ns).get(words),
@@ -333,7 +382,7 @@ impl Reply {
     }
 }
 
-/// The words of a completed slot, without owner.
+/// The words of a completed slot, without owner and generation.
 #[inline]
 pub fn encode_reply(request: &SlotWords, status: u32, watch: u32, reading: &Reading) -> SlotWords {
     let mut words = SlotWords::default();
@@ -354,7 +403,7 @@ pub fn encode_reply(request: &SlotWords, status: u32, watch: u32, reading: &Read
 }
 
 /// What the host tells by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Event {
     /// `STOPWATCH_EVENT_*`.
     pub kind: u16,
@@ -370,6 +419,8 @@ pub struct Event {
     pub timeouts: u32,
     /// How many timeouts this tells of, from 1.
     pub count: u32,
+    /// Which of those that had the number.
+    pub generation: u32,
 }
 
 impl Event {
@@ -383,6 +434,7 @@ impl Event {
         field!(stopwatch_event.time_ns).set(&mut words, self.time_ns);
         field!(stopwatch_event.timeouts).set(&mut words, self.timeouts);
         field!(stopwatch_event.count).set(&mut words, self.count);
+        field!(stopwatch_event.generation).set(&mut words, self.generation);
         words
     }
 
@@ -396,12 +448,15 @@ impl Event {
             time_ns: field!(stopwatch_event.time_ns).get(words),
             timeouts: field!(stopwatch_event.timeouts).get32(words),
             count: field!(stopwatch_event.count).get32(words),
+            generation: field!(stopwatch_event.generation).get32(words),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::command::Binding;
+    use super::super::command::Timeout;
     use super::*;
 
     #[test]
@@ -418,6 +473,7 @@ mod tests {
         let reply = Reply {
             status: Ok(Status::Stopped),
             watch: 8,
+            generation: 9,
             reading,
         };
         let Message(request) = Message::from(Request {
@@ -440,8 +496,44 @@ mod tests {
             time_ns: 5,
             timeouts: 6,
             count: 7,
+            generation: 8,
         };
         assert_eq!(Event::decode(&event.encode()), event);
+    }
+
+    #[test]
+    fn a_request_for_a_command_is_decoded_to_it() {
+        let binding = Binding {
+            ring: 31,
+            ticket: u64::MAX,
+        };
+        let timeout = |at_elapsed| Timeout {
+            ns: 90,
+            interval_ns: 7,
+            at_elapsed,
+        };
+        let acts = [Act::Start, Act::Pause, Act::Lap, Act::Reset, Act::Read];
+        let others = [
+            Command::ReadReset,
+            timeout(true).into(),
+            timeout(false).into(),
+            Command::Delete,
+            Command::SetMode {
+                uid: u32::MAX,
+                mode: MODES,
+            },
+            Command::Bind(binding),
+            Command::Unbind(binding),
+            Command::SetFeatures(u64::MAX),
+            Command::Function {
+                op: uapi::STOPWATCH_OP_FUNCTIONS as u16,
+                arg: 3,
+            },
+        ];
+        for command in acts.map(Command::from).into_iter().chain(others) {
+            let asked = Asked::decode(Message::from(Request::new(70, command)).words()).unwrap();
+            assert_eq!((asked.watch, asked.command), (70, Ok(command)));
+        }
     }
 
     #[test]

@@ -185,6 +185,16 @@ pub fn load_from(mem: &impl Memory, offset: u32, words: &mut [u64], first: u32) 
     }
 }
 
+/// The numbers of the bits that are set.
+#[inline]
+pub fn bits(mut mask: u64) -> impl Iterator<Item = u32> {
+    core::iter::from_fn(move || {
+        let bit = (mask != 0).then(|| mask.trailing_zeros());
+        mask &= mask.wrapping_sub(1);
+        bit
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

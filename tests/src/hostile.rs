@@ -8,29 +8,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use stopwatch::host::Vm;
+use stopwatch::host::{Region, Vm};
 use stopwatch_protocol::geometry::Geometry;
 use stopwatch_protocol::layout::Layout;
 use stopwatch_protocol::memory::Memory;
 use stopwatch_uapi::{STOPWATCH_LAP_SLOTS, STOPWATCH_SLOT_SIZE};
 
-use crate::harness::Region;
-
 /// The layout of a VM's region.
-pub fn layout(geometry: stopwatch::host::Geometry) -> Layout {
-    let stopwatch::host::Geometry {
-        stopwatches,
-        rings,
-        ring_slots,
-        event_slots,
-    } = geometry;
-    Layout::new(Geometry {
-        stopwatches,
-        rings,
-        ring_slots,
-        event_slots,
-    })
-    .expect("a geometry that the host module takes")
+pub fn layout(geometry: Geometry) -> Layout {
+    Layout::new(geometry).expect("a geometry that the host module takes")
 }
 
 /// The parts of a region that the host may write to, by name.

@@ -16,6 +16,7 @@
 //! | [`program`] | `stopwatch host`, and a parser of its metrics |
 //! | [`scenario`] | the scenario of the demo |
 //! | [`signals`] | signals that interrupt a thread in its system calls |
+//! | [`ioctl`] | ioctls with arguments that no library would make |
 //! | [`harness`] | a VM without a VMM: plays VMM and guest on the region's memfd |
 
 #![deny(unsafe_op_in_unsafe_fn)]
@@ -27,6 +28,7 @@ pub mod faults;
 pub mod guest;
 pub mod harness;
 pub mod hostile;
+pub mod ioctl;
 pub mod kmsg;
 pub mod kvm;
 pub mod module;

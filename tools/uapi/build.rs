@@ -11,7 +11,12 @@ fn main() {
     let include = manifest.join("../../include/uapi");
 
     let mut builder = bindgen::Builder::default();
-    for header in ["stopwatch_device.h", "stopwatch.h", "vhost_stopwatch.h"] {
+    for header in [
+        "stopwatch_device.h",
+        "stopwatch_ivshmem.h",
+        "stopwatch.h",
+        "vhost_stopwatch.h",
+    ] {
         let header = include.join("linux").join(header);
         println!("cargo::rerun-if-changed={}", header.display());
         builder = builder.header(header.display().to_string());

@@ -6,13 +6,14 @@
 #![allow(dead_code, unreachable_pub)]
 
 use std::convert::Infallible;
-use std::sync::atomic::{fence, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use stopwatch_engine::budget::Budget;
-use stopwatch_engine::clock::Clock;
 use stopwatch_engine::device::{Commanded, Device, Target};
+use stopwatch_engine::environment::{Clock, Environment};
 use stopwatch_engine::policy::{Policy, FEATURES};
 use stopwatch_engine::storage::Storage;
+use stopwatch_protocol::atomic_words::AtomicWords;
 use stopwatch_protocol::clock::ClockId;
 use stopwatch_protocol::command::Command;
 use stopwatch_protocol::event_ring::EventRing;
@@ -36,49 +37,18 @@ impl Storage for Heap {
 }
 
 /// A region. It panics where the engine leaves it, or is not aligned.
-pub struct Region(Vec<AtomicU64>);
+pub type Region = AtomicWords<Box<[AtomicU64]>>;
 
-impl Region {
-    pub fn new(layout: &Layout) -> Self {
-        let words = layout.region_size() as usize / 8;
-        Self((0..words).map(|_| AtomicU64::new(0)).collect())
-    }
-
-    fn word(&self, offset: u32) -> &AtomicU64 {
-        assert_eq!(offset % 8, 0, "not aligned");
-        &self.0[offset as usize / 8]
-    }
-
-    /// A copy of all words.
-    pub fn words(&self) -> Vec<u64> {
-        self.0
-            .iter()
-            .map(|word| word.load(Ordering::Relaxed))
-            .collect()
-    }
+/// A region of zeros.
+pub fn region(layout: &Layout) -> Region {
+    let words = layout.region_size() as usize / 8;
+    AtomicWords((0..words).map(|_| AtomicU64::new(0)).collect())
 }
 
-impl Memory for Region {
-    fn load(&self, offset: u32) -> u64 {
-        self.word(offset).load(Ordering::Relaxed)
-    }
-    fn load_acquire(&self, offset: u32) -> u64 {
-        self.word(offset).load(Ordering::Acquire)
-    }
-    fn store(&self, offset: u32, value: u64) {
-        self.word(offset).store(value, Ordering::Relaxed);
-    }
-    fn store_release(&self, offset: u32, value: u64) {
-        self.word(offset).store(value, Ordering::Release);
-    }
-    fn exchange(&self, offset: u32, old: u64, new: u64) -> bool {
-        self.word(offset)
-            .compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed)
-            .is_ok()
-    }
-    fn fence_release(&self) {
-        fence(Ordering::Release);
-    }
+/// A copy of all words.
+pub fn words(region: &Region) -> Vec<u64> {
+    let words = region.0.iter();
+    words.map(|word| word.load(Ordering::Relaxed)).collect()
 }
 
 /// The host's clocks, at one moment.
@@ -114,6 +84,24 @@ pub fn at(now: u64) -> Clocks {
     now.into()
 }
 
+/// What is around a device: a region and clocks, and no functions.
+pub struct Around<'a, M, C>(&'a M, &'a C);
+
+impl<M: Memory, C: Clock> Environment for Around<'_, M, C> {
+    fn memory(&self) -> &impl Memory {
+        self.0
+    }
+
+    fn clock(&self) -> &impl Clock {
+        self.1
+    }
+}
+
+/// A region, and clocks.
+pub fn env<'a, M, C>(mem: &'a M, clock: &'a C) -> Around<'a, M, C> {
+    Around(mem, clock)
+}
+
 /// What the VM's creator grants in these tests.
 pub const POLICY: Policy = Policy {
     features: FEATURES,
@@ -124,7 +112,7 @@ pub const POLICY: Policy = Policy {
 /// A device, published, and the region that it is in.
 pub fn device(geometry: Geometry) -> (Device<Heap>, Region) {
     let layout = Layout::new(geometry).unwrap();
-    let mem = Region::new(&layout);
+    let mem = region(&layout);
     let Ok(mut device) = Device::new(layout, POLICY);
     device.publish_all(&mem);
     (device, mem)
@@ -158,7 +146,7 @@ impl Guest {
     ) -> Reply {
         let end = &mut self.rings[ring as usize];
         let token = end.post(mem, request).expect("the ring has room");
-        let served = device.serve(mem, &now.into(), &(), ring, &mut budget_for(u32::MAX));
+        let served = device.serve(&env(mem, &now.into()), ring, &mut budget_for(u32::MAX));
         assert_eq!((served.answered, served.more), (1, false));
         end.poll(mem, token).expect("served in the doorbell")
     }
@@ -208,7 +196,7 @@ pub fn command(
     message: impl Into<Message>,
 ) -> Commanded {
     let (watch, command) = command_of(message).expect("it is a command");
-    device.command(mem, clock, Target::Number(watch), command)
+    device.command(&env(mem, clock), Target::Number(watch), command)
 }
 
 /// The reading of a stopwatch, if it exists.
@@ -239,12 +227,37 @@ pub fn reset(device: &mut Device<Heap>, mem: &impl Memory, now: impl Into<Clocks
     let now = now.into();
     let vmm = device.layout().vmm();
     mem.store(vmm, mem.load(vmm).wrapping_add(1 << 32));
-    assert!(device.vmm(mem, &now, &(), &mut Budget::section()).reset);
+    assert!(device.vmm(&env(mem, &now), &mut Budget::section()).reset);
     finish(device, mem, now);
 }
 
 /// Does all that is left to be done.
 pub fn finish(device: &mut Device<Heap>, mem: &impl Memory, now: impl Into<Clocks>) {
     let now = now.into();
-    while device.work(mem, &now, &(), &mut Budget::section()).more {}
+    while device.work(&env(mem, &now), &mut Budget::section()).more {}
 }
+
+/// A small one.
+pub const GEOMETRY: Geometry = Geometry {
+    stopwatches: 16,
+    rings: 2,
+    ring_slots: 8,
+    event_slots: 8,
+};
+
+/// With numbers for new stopwatches.
+pub const ROOMY: Geometry = Geometry {
+    stopwatches: uapi::STOPWATCH_NUMBERED + 3,
+    ..GEOMETRY
+};
+
+/// A request for a timeout.
+pub fn timeout(watch: u32, flags: u32, arg: u64, interval: u64) -> Request {
+    Request {
+        flags,
+        interval,
+        ..request(uapi::STOPWATCH_OP_TIMEOUT, watch, arg)
+    }
+}
+
+pub const ELAPSED: u32 = uapi::STOPWATCH_TIMEOUT_ELAPSED;

@@ -531,9 +531,9 @@ static __inline__ int stopwatch_post_mapped(const void *pages, struct stopwatch_
 
 	post = time_ns << STOPWATCH_POST_TIME_SHIFT | (__u64)op << STOPWATCH_POST_OP_SHIFT;
 	if (!(*posted & STOPWATCH_POST_SLOTS))
-		post |= STOPWATCH_POST_PHASE;
+		post |= STOPWATCH_POST_WRAP;
 	slot = &ring->posts[*posted & (STOPWATCH_POST_SLOTS - 1)];
-	/* The half that has the phase last, where it takes two stores. */
+	/* The half that has the wrap bit last, where it takes two stores. */
 	if (sizeof(void *) < sizeof(post)) {
 		__atomic_store_n((__u32 *)slot + 1, (__u32)(post >> 32), __ATOMIC_RELAXED);
 		__atomic_store_n((__u32 *)slot, (__u32)post, __ATOMIC_RELEASE);

@@ -117,8 +117,8 @@
 #define STOPWATCH_DOORBELLS_SIZE	(STOPWATCH_MAX_RINGS * STOPWATCH_DOORBELL_STRIDE)
 #define STOPWATCH_REGISTERS_SIZE	4096
 /*
- * Write anything, 4 bytes: a reset. After it all rings are empty with phase 1,
- * features are off, timeouts are disarmed and stopwatches without a name are
+ * Write anything, 4 bytes: a reset. After it all rings are empty with wrap bit
+ * 1, features are off, timeouts are disarmed and stopwatches without a name are
  * deleted, save the numbered ones; all others go on as they were. No post ring
  * is bound, and the tickets of all are 0.
  *
@@ -261,25 +261,28 @@ struct stopwatch_record {
 	__le32 mode;		/* who else may use it: STOPWATCH_MODE_* */
 	__le64 target_ns;	/* elapsed for which the timeout waits; 0 if it does not */
 	__le64 interval_ns;	/* of a periodic timeout; 0 if it is not */
-	__le32 generation;	/* one more with each creation under this number */
+	__le32 generation;	/* which of those that had this number: 0 until one is created,
+				 * then another one with each, from 1; comes again after
+				 * 2^32 - 1 of them. A deletion leaves it
+				 */
 	__le32 reserved;	/* zero */
 	__le64 reserved1[2];	/* zero */
 };
 
 /*
  * Slots: 64 bytes, one cache line. A ring is used in order, from slot 0, and
- * round. Each side keeps a phase, 1 on the first round, then 0, then 1, and so
- * on. In a request ring the guest is the one who posts and the host the one
- * who completes; in the event ring it is the other way round.
+ * round. Each side keeps a wrap bit, 1 on the first round, then 0, 1, and so
+ * on. In a request ring the guest is the producer and the host the consumer;
+ * in the event ring it is the other way round.
  *
- *   owner                          meaning, in a round with phase p
+ *   owner                          meaning, in a round with wrap bit p
  *   POSTED != p, DONE != p         not posted in this round
- *   POSTED == p, DONE != p         posted: belongs to the one who completes
- *   POSTED == p, DONE == p         completed: belongs to the one who posts
+ *   POSTED == p, DONE != p         posted: belongs to the consumer
+ *   POSTED == p, DONE == p         completed: belongs to the producer
  *
  * Anything else in a request slot is answered with STOPWATCH_S_BAD_OWNER. The
  * owner field is written last, with release semantics, and read first, with
- * acquire semantics. A poster does not post into a slot whose last round is
+ * acquire semantics. A producer does not post into a slot whose last round is
  * not completed; in the event ring the event is then counted as lost.
  *
  * A guest that does not wait for a request any more takes it back: it replaces
@@ -330,8 +333,9 @@ struct stopwatch_record {
  *          which it was armed. A suspend of the host can make a timeout of a
  *          STOPWATCH_CLOCK_BOOTTIME one late by a second.
  * CREATE   Makes a stopwatch, stopped at 0, and leaves its number in watch
- *          (which is 0 in the request). STOPWATCH_S_EXISTS, with the number
- *          and the reading of the other one, if the name is taken;
+ *          (which is 0 in the request), and its generation. STOPWATCH_S_EXISTS,
+ *          with number, generation and reading of the other one, if the name is
+ *          taken;
  *          STOPWATCH_S_FULL if all numbers are in use, or if the host has no
  *          memory. Where the host has to find memory first, the answer is not
  *          there when the doorbell's write returns, but soon. Without a name
@@ -362,6 +366,13 @@ struct stopwatch_record {
  *
  * NOP      Nothing: the answer is STOPWATCH_S_CANCELLED, whatever else is in
  *          the slot. For requests that are taken back, see above.
+ *
+ * A number is free again when its stopwatch is deleted, and the host gives the
+ * smallest one that is free. So a guest that has looked at a stopwatch, and asks for
+ * something then, says in the request which one it has seen: its generation. If
+ * another one has the number by then, the host answers STOPWATCH_S_BAD_WATCH. A
+ * generation of zero is whichever has the number; where watch must be 0, it must be
+ * zero, too.
  *
  * Of several things wrong with a request the first counts, in the order owner,
  * op, watch, flags and reserved fields, name, arg and interval, ticket.
@@ -431,7 +442,7 @@ struct stopwatch_record {
  * The guest posts in order, from slot 0, and round. A post is one word, stored as
  * a whole, with release semantics:
  *
- *   bit 0         phase: 1 on the first round, then 0, then 1, and so on
+ *   bit 0         wrap bit: 1 on the first round, then 0, then 1, and so on
  *   bits 1 to 3   STOPWATCH_OP_START, _PAUSE, _LAP or _RESET; anything else is
  *                 counted as a bad request, and left out
  *   bits 4 to 63  VM time of the act, in ns
@@ -441,7 +452,7 @@ struct stopwatch_record {
  * these. The guest sees to the doorbell, that of any request ring, as it does for
  * STOPWATCH_REQUEST_POSTED.
  */
-#define STOPWATCH_POST_PHASE		(1 << 0)
+#define STOPWATCH_POST_WRAP		(1 << 0)
 #define STOPWATCH_POST_OP_SHIFT		1
 #define STOPWATCH_POST_OP_MASK		7
 #define STOPWATCH_POST_TIME_SHIFT	4
@@ -477,7 +488,9 @@ struct stopwatch_post_ring {
 #define STOPWATCH_S_EXISTS		3	/* the name is taken; no change */
 #define STOPWATCH_S_REFUSED		16
 #define STOPWATCH_S_BAD_OP		16	/* unknown operation, or its feature is off */
-#define STOPWATCH_S_BAD_WATCH		17	/* there is no stopwatch of that number */
+#define STOPWATCH_S_BAD_WATCH		17	/* there is no stopwatch of that number, or
+						 * another one than the generation says
+						 */
 #define STOPWATCH_S_BAD_FLAGS		18	/* unknown flag, or a reserved field not zero */
 #define STOPWATCH_S_BAD_ARG		19	/* argument out of range, or not zero for an
 						 * operation that takes none
@@ -501,7 +514,9 @@ struct stopwatch_request {
 				 * else zero
 				 */
 	__le64 stamp_ns;	/* VM time, with STOPWATCH_REQUEST_POSTED, else zero */
-	__le64 reserved[3];	/* zero */
+	__le32 generation;	/* that of the stopwatch's record, or zero */
+	__le32 reserved;	/* zero */
+	__le64 reserved1[2];	/* zero */
 };
 
 /*
@@ -538,7 +553,7 @@ struct stopwatch_reply {
 	__le32 state;		/* STOPWATCH_STOPPED or STOPWATCH_RUNNING */
 	__le32 laps;
 	__le32 timeouts;
-	__le32 reserved;	/* zero */
+	__le32 generation;	/* with CREATE: that of its record; else zero */
 };
 
 /* Events. */
@@ -554,7 +569,9 @@ struct stopwatch_event {
 	__le64 time_ns;		/* of its own time, at which the host's timer ran */
 	__le32 timeouts;	/* of that stopwatch, this one included */
 	__le32 count;		/* how many timeouts this tells of, from 1 */
-	__le64 reserved[3];	/* zero */
+	__le32 generation;	/* that of the stopwatch's record */
+	__le32 reserved;	/* zero */
+	__le64 reserved1[2];	/* zero */
 };
 
 #endif /* _UAPI_LINUX_STOPWATCH_DEVICE_H */

@@ -17,7 +17,8 @@
  * the caller has room for; one that knows a shorter struct says E2BIG if the
  * part that it does not know is not zero.
  *
- * Errors of every ioctl; with each of them nothing was changed:
+ * Errors of every ioctl; unless its own text says otherwise, nothing was changed
+ * with any error:
  *   EFAULT     the pointer is bad
  *   EINVAL     size is below that of the first version of the struct, or a
  *              reserved field or an unknown flag is not zero
@@ -122,9 +123,11 @@ struct vhost_stopwatch_fd {
 };
 
 /*
- * SET_NAME: a name for people, UTF-8, padded with zeros, without control
- * characters. May be set at any time; need not be unique.
- *   EINVAL     empty, not UTF-8, a control character, or not zero after the end
+ * SET_NAME: a name for people, UTF-8, 1 to VHOST_STOPWATCH_NAME_SIZE - 1 bytes,
+ * padded with zeros, without control characters. May be set at any time; need
+ * not be unique.
+ *   EINVAL     empty, too long, not UTF-8, a control character, or not zero
+ *              after the end
  */
 #define VHOST_STOPWATCH_SET_NAME	_IO(STOPWATCH_IOC_TYPE, 0x46)
 #define VHOST_STOPWATCH_NAME_SIZE	32
@@ -192,7 +195,7 @@ struct vhost_stopwatch_vm {
 	__u32 flags;		/* VHOST_STOPWATCH_VM_* */
 	__u64 vm;		/* in and out: number of the VM, from 1, never used twice */
 	__u8 name[VHOST_STOPWATCH_NAME_SIZE];
-	__u32 uid;		/* who opened the file, in the caller's user namespace */
+	__u32 uid;		/* who opened the file, in the caller's user namespace, or -1 */
 	__u32 pid;		/* its process, in the caller's pid namespace, or 0 */
 	__u32 status;		/* VHOST_STOPWATCH_VM_STOPPED or _STARTED */
 	__u32 vmm_status;	/* STOPWATCH_VMM_* as the VMM said it last */
@@ -239,7 +242,7 @@ struct vhost_stopwatch_command {
 	__u32 flags;		/* STOPWATCH_CREATE_* for CREATE, else zero */
 	__u64 vm;
 	__u32 op;		/* STOPWATCH_OP_* */
-	__u32 watch;		/* in and out */
+	__u32 watch;		/* in, if there is no name, and out */
 	__u32 clock;		/* STOPWATCH_CLOCK_* for CREATE, else zero */
 	__u32 mode;		/* STOPWATCH_MODE_* for CREATE, else zero */
 	__u8 name[STOPWATCH_NAME_SIZE];
@@ -263,18 +266,19 @@ struct vhost_stopwatch_command {
 #define VHOST_STOPWATCH_DESCRIBE	_IO(STOPWATCH_IOC_TYPE, 0x4c)
 #define VHOST_STOPWATCH_LAPS		_IO(STOPWATCH_IOC_TYPE, 0x4d)
 
+/* The uid is one of the guest's. The sizes within these two are not looked at. */
 struct vhost_stopwatch_description {
 	__u32 size;
 	__u32 reserved;		/* zero */
 	__u64 vm;
-	struct stopwatch_description description;	/* its size is not looked at */
+	struct stopwatch_description description;
 };
 
 struct vhost_stopwatch_laps {
 	__u32 size;
 	__u32 reserved;		/* zero */
 	__u64 vm;
-	struct stopwatch_laps laps;	/* its size is not looked at */
+	struct stopwatch_laps laps;
 };
 
 #endif /* _UAPI_LINUX_VHOST_STOPWATCH_H */

@@ -7,8 +7,8 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::Context;
-use stopwatch::guest::{Device, Error, Operation, Timeout, DEVICE};
-use stopwatch::{Creation, Name, Nanoseconds, Source};
+use stopwatch::guest::{Device, Error, DEVICE};
+use stopwatch::{Act, Command, Creation, Name, Nanoseconds, Source, Timeout};
 
 fn main() -> anyhow::Result<()> {
     let device = Device::open(DEVICE)?;
@@ -20,14 +20,14 @@ fn main() -> anyhow::Result<()> {
         }) => watch,
         created => created?,
     };
-    device.command(watch, Operation::Reset)?;
-    device.command(watch, Operation::Start)?;
+    device.command(watch, Act::Reset)?;
+    device.command(watch, Act::Start)?;
 
     // These cost neither a system call nor an exit.
     let mut poster = device.poster(watch)?;
     for _ in 0..3 {
         sleep(Duration::from_millis(10));
-        poster.post(Operation::Lap)?;
+        poster.post(Act::Lap)?;
     }
     let laps = device.laps(watch)?;
     for (number, &lap) in (laps.first..).zip(&laps.laps_ns) {
@@ -36,10 +36,10 @@ fn main() -> anyhow::Result<()> {
 
     device.command(
         watch,
-        Operation::Timeout(Timeout {
+        Timeout {
             ns: 50_000_000,
             ..Default::default()
-        }),
+        },
     )?;
     let event = loop {
         let event = device
@@ -63,8 +63,8 @@ fn main() -> anyhow::Result<()> {
         Nanoseconds(reading.error_ns)
     );
 
-    let paused = device.command(watch, Operation::Pause)?;
+    let paused = device.command(watch, Act::Pause)?;
     println!("paused    {}", Nanoseconds(paused.elapsed_ns));
-    device.command(watch, Operation::Delete)?;
+    device.command(watch, Command::Delete)?;
     Ok(())
 }

@@ -190,6 +190,7 @@ fn posted(fault: Fault) -> impl Fn() {
         let start = Stamped {
             op: uapi::STOPWATCH_OP_START as u16,
             watch: 0,
+            generation: 0,
             stamp_ns: 0,
         };
         assert!(driver

@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex};
 
 use loom::sync::atomic::{fence, AtomicU64, Ordering};
 use stopwatch_engine::budget::Budget;
-use stopwatch_engine::clock::Clock;
 use stopwatch_engine::device::Device;
+use stopwatch_engine::environment::{Clock, Environment};
 use stopwatch_engine::policy::{Policy, FEATURES};
 use stopwatch_engine::storage::Storage;
 use stopwatch_protocol::clock::ClockId;
@@ -192,6 +192,18 @@ impl Clock for Ticks {
     }
 }
 
+/// What is around the host's end.
+struct Around<'a>(&'a Region, &'a Ticks);
+
+impl Environment for Around<'_> {
+    fn memory(&self) -> &impl Memory {
+        self.0
+    }
+    fn clock(&self) -> &impl Clock {
+        self.1
+    }
+}
+
 /// The host's end.
 pub(crate) struct Host {
     device: Device<Heap>,
@@ -230,22 +242,16 @@ impl Host {
 
     /// Serves a kick. How many requests it answered.
     pub(crate) fn kick(&mut self, ring: u32) -> u32 {
-        let served = self.device.serve(
-            &*self.mem,
-            &self.clock,
-            &(),
-            ring,
-            &mut Budget::new(u32::MAX),
-        );
+        let around = Around(&self.mem, &self.clock);
+        let served = self.device.serve(&around, ring, &mut Budget::new(u32::MAX));
         assert_eq!(served.bad, 0, "half a request: nobody posted that");
         served.answered
     }
 
     /// The timer runs. How many events it put, and how many were lost.
     pub(crate) fn expire(&mut self) -> (u32, u32) {
-        let expired = self
-            .device
-            .expire(&*self.mem, &self.clock, &(), &mut Budget::new(u32::MAX));
+        let around = Around(&self.mem, &self.clock);
+        let expired = self.device.expire(&around, &mut Budget::new(u32::MAX));
         (expired.put, expired.lost)
     }
 

@@ -18,8 +18,8 @@ use std::ops::Range;
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use stopwatch_engine::budget::Budget;
-use stopwatch_engine::clock::Clock;
 use stopwatch_engine::device::{Device, Served, Settle, Target};
+use stopwatch_engine::environment::{Clock, Environment};
 use stopwatch_engine::kept::Chunk;
 use stopwatch_engine::policy::{Policy, FEATURES};
 use stopwatch_engine::storage::Storage;
@@ -63,11 +63,11 @@ impl Storage for Heap {
 /// What somebody writes to the region.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 enum Write {
-    /// A request, in a slot of ring 0 or 2, of the phase that is due or the other one.
+    /// A request, in a slot of ring 0 or 2, with the wrap bit that is due or the other one.
     Request {
         ring: bool,
         slot: u8,
-        phase: bool,
+        wrap: bool,
         op: u8,
         watch: u8,
         flags: u8,
@@ -79,7 +79,7 @@ enum Write {
     Post {
         ring: u8,
         slot: u8,
-        phase: bool,
+        wrap: bool,
         op: u8,
         stamp: u16,
     },
@@ -232,7 +232,7 @@ impl<'a> Region<'a> {
             Write::Request {
                 ring,
                 slot,
-                phase,
+                wrap,
                 op,
                 watch,
                 flags,
@@ -241,7 +241,7 @@ impl<'a> Region<'a> {
                 stamp: at,
             } => {
                 let offset = self.slot(ring, slot);
-                let owner = if phase { 1 } else { 2 };
+                let owner = if wrap { 1 } else { 2 };
                 let words = [
                     owner | u64::from(op % 20) << 16 | u64::from(watch) << 32,
                     u64::from(flags),
@@ -259,14 +259,14 @@ impl<'a> Region<'a> {
             Write::Post {
                 ring,
                 slot,
-                phase,
+                wrap,
                 op,
                 stamp: at,
             } => {
                 let posts = std::mem::offset_of!(uapi::stopwatch_post_ring, posts) as u32;
                 let word = stamp(at) << uapi::STOPWATCH_POST_TIME_SHIFT
                     | u64::from(op & 7) << uapi::STOPWATCH_POST_OP_SHIFT
-                    | u64::from(phase);
+                    | u64::from(wrap);
                 self.set(self.post_ring(ring) + posts + u32::from(slot) * 8, word);
             }
             Write::Refill {
@@ -282,7 +282,7 @@ impl<'a> Region<'a> {
                     self.write(Write::Post {
                         ring,
                         slot: number as u8,
-                        phase: is_first,
+                        wrap: is_first,
                         op,
                         stamp: at,
                     });
@@ -365,11 +365,18 @@ impl Memory for Region<'_> {
     fn fence_release(&self) {}
 }
 
-struct Now(u64);
-
-impl Clock for Now {
+impl Clock for Region<'_> {
     fn now(&self, _: ClockId) -> u64 {
-        self.0
+        self.now.get()
+    }
+}
+
+impl Environment for Region<'_> {
+    fn memory(&self) -> &impl Memory {
+        self
+    }
+    fn clock(&self) -> &impl Clock {
+        self
     }
 }
 
@@ -436,17 +443,13 @@ impl Host {
     }
 
     fn serve(&mut self, region: &Region<'_>, ring: u32) -> Served {
-        let now = Now(region.now.get());
-        let served = self
-            .device
-            .serve(region, &now, &(), ring, &mut Budget::section());
+        let served = self.device.serve(region, ring, &mut Budget::section());
         self.count(served)
     }
 
     /// A slice of what is left to be done.
     fn work(&mut self, region: &Region<'_>) -> Served {
-        let now = Now(region.now.get());
-        let served = self.device.work(region, &now, &(), &mut Budget::section());
+        let served = self.device.work(region, &mut Budget::section());
         self.count(served)
     }
 
@@ -458,9 +461,8 @@ impl Host {
     }
 
     fn vmm(&mut self, region: &Region<'_>) {
-        let now = Now(region.now.get());
         let before = reset_generation(region, &region.layout);
-        let change = self.device.vmm(region, &now, &(), &mut Budget::section());
+        let change = self.device.vmm(region, &mut Budget::section());
         self.count_by_device();
         if !change.reset {
             return;
@@ -498,7 +500,7 @@ impl Host {
     }
 
     fn step(&mut self, region: &Region<'_>, call: Call) {
-        let now = Now(region.now.get());
+        let now = region.now.get();
         match call {
             Call::Serve { ring } => {
                 let _ = self.serve(region, u32::from(ring) % (GEOMETRY.rings + 1));
@@ -508,9 +510,9 @@ impl Host {
             }
             Call::Expire => {
                 let budget = &mut Budget::section();
-                let expired = self.device.expire(region, &now, &(), budget);
+                let expired = self.device.expire(region, budget);
                 assert!(expired.calls != 0 || expired.put + expired.lost == 0);
-                let is_past = expired.next.is_some_and(|next| next <= now.0);
+                let is_past = expired.next.is_some_and(|next| next <= now);
                 assert!(!is_past, "the timer comes back at once");
                 self.put += u64::from(expired.put);
                 self.lost += u64::from(expired.lost);
@@ -536,7 +538,7 @@ impl Host {
                 }) = Asked::decode(message.words())
                 {
                     let target = Target::Number(watch);
-                    let _ = self.device.command(region, &now, target, command);
+                    let _ = self.device.command(region, target, command);
                 }
             }
             Call::Storage => {
@@ -551,7 +553,7 @@ impl Host {
                 let mut sections = 0;
                 loop {
                     let budget = &mut Budget::section();
-                    let settled = self.device.settle(region, &now, &(), &mut settle, budget);
+                    let settled = self.device.settle(region, &mut settle, budget);
                     self.count_by_device();
                     if settled.done {
                         break;
@@ -586,9 +588,9 @@ impl Host {
                 };
                 self.ask(region, request);
             }
-            Call::Wait { ns } => region.now.set(now.0 + u64::from(ns)),
+            Call::Wait { ns } => region.now.set(now + u64::from(ns)),
             // A century at most.
-            Call::WaitLong { ns } => region.now.set(now.0.saturating_add(ns >> 2).min(1 << 60)),
+            Call::WaitLong { ns } => region.now.set(now.saturating_add(ns >> 2).min(1 << 60)),
         }
     }
 

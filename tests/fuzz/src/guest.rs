@@ -137,7 +137,7 @@ enum Call {
     Post {
         file: u8,
         slot: u8,
-        phase: bool,
+        wrap: bool,
         op: u8,
         stamp: u32,
     },
@@ -570,14 +570,14 @@ impl World<'_> {
             Call::Post {
                 file,
                 slot,
-                phase,
+                wrap,
                 op,
                 stamp,
             } => {
                 let first = std::mem::offset_of!(uapi::stopwatch_post_ring, posts) / 8;
                 let word = u64::from(stamp) << uapi::STOPWATCH_POST_TIME_SHIFT
                     | u64::from(op & 7) << uapi::STOPWATCH_POST_OP_SHIFT
-                    | u64::from(phase);
+                    | u64::from(wrap);
                 self.store(file, first + usize::from(slot), word);
             }
             Call::Word { file, index, value } => self.store(file, index.into(), value),

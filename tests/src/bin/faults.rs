@@ -16,7 +16,8 @@ use stopwatch::host::{event_fd, sealed_memfd, Control, Status as VmStatus, DEVIC
 use stopwatch_protocol::slot::{Creation, Status};
 use stopwatch_tests::debug_kernel;
 use stopwatch_tests::faults::{Faults, Injected};
-use stopwatch_tests::harness::{control, event_fds, ioctl, open_node, Argument, Vm, SMALL};
+use stopwatch_tests::harness::{control, event_fds, Vm, SMALL};
+use stopwatch_tests::ioctl::{ioctl, open_node, Argument};
 use stopwatch_tests::suite::{eventually, figure, host_module, run, with_module, Test};
 use stopwatch_tests::tests;
 use stopwatch_uapi::*;

@@ -8,9 +8,9 @@ use std::env;
 use std::process::Command;
 use std::time::Duration;
 
-use stopwatch::host::{Geometry, Qmp, Vm};
+use stopwatch::host::{map_region, Geometry, Qmp, Vm};
 use stopwatch_tests::guest::Guest;
-use stopwatch_tests::harness::{control, Region};
+use stopwatch_tests::harness::control;
 use stopwatch_tests::hostile::{during, layout, parts};
 use stopwatch_tests::kmsg;
 use stopwatch_tests::suite::{environment, eventually, host_module, patience, FIGURE};
@@ -41,7 +41,7 @@ fn main() {
     guest.load_driver();
     let vm = Vm::create(control(), GEOMETRY).expect("a VM");
     vm.control().start().expect("it starts");
-    let region = Region::map(vm.region(), vm.region_size());
+    let region = map_region(vm.region(), vm.region_size()).unwrap();
     let mut qemu = Qmp::connect(&monitor).expect("QEMU listens");
     vm.attach(&mut qemu, "fuzz", None)
         .expect("it is plugged in");

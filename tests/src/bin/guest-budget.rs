@@ -9,7 +9,8 @@ use std::time::Duration;
 use anyhow::{ensure, Context, Result};
 use clap::Parser;
 use rustix::process::{setrlimit, Resource, Rlimit};
-use stopwatch::guest::{Device, Operation, Timeout, DEVICE};
+use stopwatch::guest::{Device, DEVICE};
+use stopwatch::Timeout;
 use stopwatch_tests::counting::{watch, GUEST_MODULE};
 
 /// Makes the guest's driver work
@@ -65,9 +66,7 @@ fn burst(files: usize, timeouts: u32, rounds: u32, poll: bool) -> Result<()> {
                 interval_ns: 0,
                 at_elapsed: false,
             };
-            first
-                .command(watch, Operation::Timeout(timeout))
-                .context("arm a timeout")?;
+            first.command(watch, timeout).context("arm a timeout")?;
         }
         for _ in 0..timeouts {
             let event = first.next_event(Some(Duration::from_secs(10)));

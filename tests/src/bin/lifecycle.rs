@@ -21,12 +21,12 @@ use rustix::process::{setrlimit, Resource, Rlimit};
 use rustix::thread::{sched_getaffinity, sched_setaffinity, CpuSet};
 use rustix::time::{clock_gettime, ClockId};
 use serde_json::json;
-use stopwatch::host::{Control, Geometry, Operation, Qmp, DEVICE};
-use stopwatch::Which;
+use stopwatch::host::{map_region, Control, Geometry, Qmp, Region, DEVICE};
+use stopwatch::{Act, Which};
 use stopwatch_protocol::request_ring::RequestRing;
 use stopwatch_protocol::slot::{Request, Status};
 use stopwatch_tests::guest::Guest;
-use stopwatch_tests::harness::{control, kick, Region, Vm, SMALL};
+use stopwatch_tests::harness::{control, kick, Vm, SMALL};
 use stopwatch_tests::program::host_json;
 use stopwatch_tests::suite::{environment, eventually, figure, host_module, run, watched};
 use stopwatch_uapi::*;
@@ -96,10 +96,9 @@ impl Independent {
     /// Starts a stopwatch from the host.
     fn start(vm: u64, which: Which) -> Self {
         let host = control();
-        let _ = host.command(vm, &which, Operation::Reset);
+        let _ = host.command(vm, &which, Act::Reset);
         let before = raw_ns();
-        host.command(vm, &which, Operation::Start)
-            .expect("it was reset");
+        host.command(vm, &which, Act::Start).expect("it was reset");
         Self {
             vm,
             which,
@@ -112,7 +111,7 @@ impl Independent {
     /// What it shows, in ns.
     fn read(&self) -> u64 {
         let (_, reading) = control()
-            .command(self.vm, &self.which, Operation::Read)
+            .command(self.vm, &self.which, Act::Read)
             .expect("it is there");
         reading.elapsed_ns
     }
@@ -304,7 +303,7 @@ impl Load {
             rings: rings
                 .map(|ring| RequestRing::new(layout.ring(ring).expect("of the geometry")))
                 .collect(),
-            region: Region::map(&vm.memfd, layout.region_size()),
+            region: map_region(&vm.memfd, layout.region_size()).unwrap(),
             answered: AtomicU64::new(0),
         }
     }

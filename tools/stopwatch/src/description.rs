@@ -5,91 +5,20 @@
 use std::fmt;
 use std::str::FromStr;
 
+use rustix::io::Errno;
 use serde::{Serialize, Serializer};
+use stopwatch_protocol::clock::ClockId;
+use stopwatch_protocol::name::Name;
 use stopwatch_uapi as uapi;
 use thiserror::Error;
 
-use crate::{Name, Nanoseconds, Reading, State};
+use crate::reading::{state, unless_zero};
+use crate::{Nanoseconds, Reading};
 
-/// The host's clock that a stopwatch goes by.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Clock {
-    /// `CLOCK_MONOTONIC`: does not count the host's suspend.
-    #[default]
-    Monotonic,
-    /// `CLOCK_MONOTONIC_RAW`: nor follows the host's NTP.
-    Raw,
-    /// `CLOCK_BOOTTIME`: counts the host's suspend.
-    Boottime,
-    /// Of a newer host than this library knows.
-    Other(u32),
-}
-
-impl Clock {
-    /// The names that [`FromStr`] takes.
-    pub const NAMES: [&'static str; 3] = ["monotonic", "raw", "boottime"];
-
-    pub(crate) fn number(self) -> u32 {
-        match self {
-            Self::Monotonic => uapi::STOPWATCH_CLOCK_MONOTONIC,
-            Self::Raw => uapi::STOPWATCH_CLOCK_MONOTONIC_RAW,
-            Self::Boottime => uapi::STOPWATCH_CLOCK_BOOTTIME,
-            Self::Other(number) => number,
-        }
-    }
-}
-
-impl From<u32> for Clock {
-    fn from(number: u32) -> Self {
-        match number {
-            uapi::STOPWATCH_CLOCK_MONOTONIC => Self::Monotonic,
-            uapi::STOPWATCH_CLOCK_MONOTONIC_RAW => Self::Raw,
-            uapi::STOPWATCH_CLOCK_BOOTTIME => Self::Boottime,
-            other => Self::Other(other),
-        }
-    }
-}
-
-impl fmt::Display for Clock {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Monotonic => f.pad("monotonic"),
-            Self::Raw => f.pad("raw"),
-            Self::Boottime => f.pad("boottime"),
-            Self::Other(number) => write!(f, "clock {number}"),
-        }
-    }
-}
-
-impl Serialize for Clock {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-/// Not the name of a [`Clock`] or of a [`Share`].
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[error("there is no \"{given}\"; expected {expected}")]
-pub struct UnknownWord {
-    given: String,
-    expected: &'static str,
-}
-
-impl FromStr for Clock {
-    type Err = UnknownWord;
-
-    fn from_str(text: &str) -> Result<Self, UnknownWord> {
-        match text {
-            "monotonic" => Ok(Self::Monotonic),
-            "raw" => Ok(Self::Raw),
-            "boottime" => Ok(Self::Boottime),
-            _ => Err(UnknownWord {
-                given: text.into(),
-                expected: "monotonic, raw or boottime",
-            }),
-        }
-    }
-}
+/// Not the name of a [`Share`].
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error("there is no such mode; expected none, read or control")]
+pub struct UnknownShare;
 
 /// What users other than its owner may do with a stopwatch that was created.
 /// Root may do all.
@@ -109,7 +38,8 @@ impl Share {
     /// The names that [`FromStr`] takes.
     pub const NAMES: [&'static str; 3] = ["none", "read", "control"];
 
-    pub(crate) fn mode(self) -> u32 {
+    /// `STOPWATCH_MODE_*`.
+    pub fn mode(self) -> u32 {
         match self {
             Self::None => 0,
             Self::Read => uapi::STOPWATCH_MODE_READ,
@@ -139,17 +69,14 @@ impl fmt::Display for Share {
 }
 
 impl FromStr for Share {
-    type Err = UnknownWord;
+    type Err = UnknownShare;
 
-    fn from_str(text: &str) -> Result<Self, UnknownWord> {
+    fn from_str(text: &str) -> Result<Self, UnknownShare> {
         match text {
             "none" => Ok(Self::None),
             "read" => Ok(Self::Read),
             "control" => Ok(Self::Control),
-            _ => Err(UnknownWord {
-                given: text.into(),
-                expected: "none, read or control",
-            }),
+            _ => Err(UnknownShare),
         }
     }
 }
@@ -158,7 +85,7 @@ impl FromStr for Share {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Creation {
     /// The clock that it goes by.
-    pub clock: Clock,
+    pub clock: ClockId,
     /// Whether it stands still while the VMM has the VM paused.
     pub skip_paused: bool,
     /// What others may do with it.
@@ -177,9 +104,9 @@ impl Creation {
 /// What a stopwatch is.
 ///
 /// Its own time is what its clock has counted since the VM was made, without
-/// the VM's pauses if it skips them. By [`Clock::Monotonic`], with them, that is
+/// the VM's pauses if it skips them. By [`ClockId::Monotonic`], with them, that is
 /// VM time.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Description {
     /// Its number.
     pub watch: u32,
@@ -189,12 +116,13 @@ pub struct Description {
     pub uid: Option<u32>,
     /// What others may do with it. The numbered ones are everybody's.
     pub share: Share,
-    /// The clock that it goes by.
-    pub clock: Clock,
+    /// The clock that it goes by; none if a newer host says one that this library does not know.
+    pub clock: Option<ClockId>,
     /// Whether it stands still while the VMM has the VM paused.
     pub skip_paused: bool,
     /// Whether it runs.
-    pub state: State,
+    #[serde(rename = "state", serialize_with = "state_of")]
+    pub running: bool,
     /// Laps since the last reset.
     pub laps: u32,
     /// Timeouts that expired since the last reset.
@@ -220,7 +148,7 @@ impl Description {
 
     /// Whether VM time is its own time.
     pub fn has_vm_time(&self) -> bool {
-        self.clock == Clock::Monotonic && !self.skip_paused
+        self.clock == Some(ClockId::Monotonic) && !self.skip_paused
     }
 
     /// How long after `reading` the armed timeout expires, where that can be
@@ -231,31 +159,30 @@ impl Description {
                 return Some(Nanoseconds(deadline.saturating_sub(reading.time_ns)));
             }
         }
-        match (self.target_ns, reading.state) {
-            (Some(target), State::Running) => {
-                Some(Nanoseconds(target.saturating_sub(reading.elapsed_ns)))
-            }
-            _ => None,
-        }
+        let target = self.target_ns.filter(|_| reading.running)?;
+        Some(Nanoseconds(target.saturating_sub(reading.elapsed_ns)))
     }
+}
+
+fn state_of<S: Serializer>(running: &bool, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(state(*running))
 }
 
 impl From<uapi::stopwatch_description> for Description {
     fn from(raw: uapi::stopwatch_description) -> Self {
-        let set = |ns: u64| (ns != 0).then_some(ns);
         Self {
             watch: raw.watch,
-            name: Name::from_field(&raw.name),
+            name: Name::new(raw.name).ok().filter(|name| !name.is_none()),
             uid: (raw.watch >= uapi::STOPWATCH_NUMBERED).then_some(raw.uid),
             share: Share::from_mode(raw.mode),
-            clock: raw.clock.into(),
+            clock: ClockId::from_wire(raw.clock),
             skip_paused: raw.record_flags & uapi::STOPWATCH_RECORD_SKIP_PAUSED != 0,
-            state: raw.state.into(),
+            running: raw.state == uapi::STOPWATCH_RUNNING,
             laps: raw.laps,
             timeouts: raw.timeouts,
-            target_ns: set(raw.target_ns),
-            deadline_ns: set(raw.deadline_ns),
-            interval_ns: set(raw.interval_ns),
+            target_ns: unless_zero(raw.target_ns),
+            deadline_ns: unless_zero(raw.deadline_ns),
+            interval_ns: unless_zero(raw.interval_ns),
         }
     }
 }
@@ -273,35 +200,62 @@ pub struct Laps {
     pub laps_ns: Vec<u64>,
 }
 
+impl Laps {
+    /// Those of stopwatch `watch`, by the ioctl that `call` makes of the struct, and of the
+    /// array whose address is in it. Where it fails, the struct says more.
+    pub(crate) fn read(
+        watch: u32,
+        flags: u32,
+        first: u32,
+        call: impl FnOnce(&mut uapi::stopwatch_laps, &mut [u64]) -> Result<(), Errno>,
+    ) -> Result<Self, (Errno, uapi::stopwatch_laps)> {
+        let mut laps_ns = vec![0u64; uapi::STOPWATCH_LAP_SLOTS as usize];
+        let mut raw = uapi::stopwatch_laps {
+            flags,
+            watch,
+            first,
+            count: uapi::STOPWATCH_LAP_SLOTS,
+            laps: laps_ns.as_mut_ptr().expose_provenance() as u64,
+            ..Default::default()
+        };
+        if let Err(errno) = call(&mut raw, &mut laps_ns) {
+            return Err((errno, raw));
+        }
+        laps_ns.truncate(raw.count as usize);
+        Ok(Self {
+            total: raw.total,
+            oldest: raw.oldest,
+            first: raw.first,
+            laps_ns,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn words_are_read_as_they_are_written() {
-        for name in Clock::NAMES {
-            let clock: Clock = name.parse().unwrap();
-            assert_eq!(clock.to_string(), name);
-            assert_eq!(Clock::from(clock.number()), clock);
-        }
         for name in Share::NAMES {
             let share: Share = name.parse().unwrap();
             assert_eq!(share.to_string(), name);
             assert_eq!(Share::from_mode(share.mode()), share);
         }
         assert_eq!(
-            "real".parse::<Clock>().unwrap_err().to_string(),
-            "there is no \"real\"; expected monotonic, raw or boottime"
+            "all".parse::<Share>().unwrap_err().to_string(),
+            "there is no such mode; expected none, read or control"
         );
     }
 
-    fn reading(state: State, elapsed_ns: u64) -> Reading {
-        Reading {
+    fn reading(state: u32) -> Reading {
+        uapi::stopwatch_reading {
             state,
-            elapsed_ns,
+            elapsed_ns: 7,
             time_ns: 500,
-            ..uapi::stopwatch_reading::default().into()
+            ..Default::default()
         }
+        .into()
     }
 
     #[test]
@@ -310,12 +264,12 @@ mod tests {
             deadline_ns: Some(900),
             ..uapi::stopwatch_description::default().into()
         };
-        let stopped = reading(State::Stopped, 7);
+        let stopped = reading(uapi::STOPWATCH_STOPPED);
         assert_eq!(armed.timeout_in(&stopped), Some(Nanoseconds(400)));
 
         let by_another_clock = Description {
-            clock: Clock::Raw,
-            ..armed.clone()
+            clock: Some(ClockId::MonotonicRaw),
+            ..armed
         };
         assert_eq!(by_another_clock.timeout_in(&stopped), None);
 
@@ -325,7 +279,7 @@ mod tests {
             ..by_another_clock
         };
         assert_eq!(at_elapsed.timeout_in(&stopped), None);
-        let running = reading(State::Running, 7);
+        let running = reading(uapi::STOPWATCH_RUNNING);
         assert_eq!(at_elapsed.timeout_in(&running), Some(Nanoseconds(83)));
     }
 

@@ -4,7 +4,7 @@
 //!
 //! | module | for a program | on |
 //! |---|---|---|
-//! | [`guest`] | in a VM, which uses the stopwatches | `/dev/stopwatch` |
+//! | [`guest`] | in a VM, which uses the stopwatches | `/dev/stopwatch`, or the device's PCI resources |
 //! | [`host`] | on the host, which makes VMs and looks at them | `/dev/vhost-stopwatch` |
 //! | [`raw`] | that has to say what the other two cannot | either |
 //! | [`protocol`] | that reads or writes a region itself | either |
@@ -22,16 +22,23 @@ pub mod guest;
 pub mod host;
 pub mod raw;
 
+mod counter;
 mod description;
 mod features;
-mod name;
+mod mapping;
 mod open;
 mod reading;
+mod roots;
 mod time;
+mod which;
 
-pub use description::{Clock, Creation, Description, Laps, Share, UnknownWord};
+pub use description::{Creation, Description, Laps, Share, UnknownShare};
 pub use features::Features;
-pub use name::{Name, NameError, Which, WhichError};
 pub use open::OpenError;
-pub use reading::{Reading, Source, State};
+pub use protocol::clock::ClockId;
+pub use protocol::command::{Act, Command, Timeout};
+pub use protocol::name::{Name, NameError};
+pub use reading::{Reading, Source};
+pub use roots::Roots;
 pub use time::{Nanoseconds, ParseError};
+pub use which::{Which, WhichError};

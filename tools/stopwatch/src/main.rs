@@ -5,18 +5,20 @@
 #![forbid(unsafe_code)]
 
 mod cli;
+mod clocks;
 mod generate;
 mod guest_commands;
 mod host_commands;
 mod live;
 mod output;
+mod timeline_commands;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 use stopwatch::{guest, host};
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, HostCommand, TimelineCommand};
 use crate::output::Output;
 
 fn main() -> ExitCode {
@@ -24,7 +26,15 @@ fn main() -> ExitCode {
     let output = Output { json: cli.json };
     let result = match cli.command {
         Command::Guest(command) => guest_commands::run(command, cli.device, output),
+        Command::Host(HostCommand::Run(run)) if run.timeline.is_some() => {
+            host_commands::record::run_with_device(run, cli.device)
+        }
+        Command::Timeline(TimelineCommand::Record(arguments)) => {
+            host_commands::record::run_without_device(&arguments)
+        }
         Command::Host(command) => done(host_commands::run(command, cli.device, output)),
+        Command::Timeline(command) => done(timeline_commands::run(command, output)),
+        Command::Compare(arguments) => timeline_commands::compare(arguments, output),
         Command::Completions { shell } => done(generate::completions(shell)),
         Command::Man { directory } => done(generate::man_pages(&directory)),
     };
@@ -42,7 +52,7 @@ fn done(result: anyhow::Result<()>) -> anyhow::Result<ExitCode> {
 }
 
 /// 3 without a device, else 1; 2 is clap's, for a command line that makes no
-/// sense. [`cli::EXIT_CODES`] tells the user.
+/// sense, and 4 that of a comparison. [`cli::EXIT_CODES`] tells the user.
 fn exit_code(error: &anyhow::Error) -> u8 {
     let no_device = matches!(error.downcast_ref(), Some(guest::Error::Open(_)))
         || matches!(error.downcast_ref(), Some(host::Error::Open(_)));

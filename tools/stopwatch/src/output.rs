@@ -7,7 +7,7 @@ use std::io::{self, ErrorKind, Write};
 use std::process::exit;
 
 use serde::{Serialize, Serializer};
-use stopwatch::{Clock, Description, Laps, Name, Nanoseconds, Reading, Share};
+use stopwatch::{ClockId, Description, Laps, Name, Nanoseconds, Reading, Share};
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Output {
@@ -82,10 +82,10 @@ impl Serialize for Shown {
         #[derive(Serialize)]
         struct Flat<'a> {
             watch: u32,
-            name: &'a Option<Name>,
+            name: Option<Name>,
             #[serde(flatten)]
             reading: &'a Reading,
-            clock: Clock,
+            clock: Option<ClockId>,
             skip_paused: bool,
             uid: Option<u32>,
             share: Share,
@@ -95,7 +95,7 @@ impl Serialize for Shown {
         let of = &self.description;
         Flat {
             watch: of.watch,
-            name: &of.name,
+            name: of.name,
             reading: &self.reading,
             clock: of.clock,
             skip_paused: of.skip_paused,
@@ -129,7 +129,7 @@ impl Title {
     pub(crate) fn of(description: &Description) -> Self {
         Self {
             watch: description.watch,
-            name: description.name.clone(),
+            name: description.name,
         }
     }
 }
@@ -164,9 +164,10 @@ pub(crate) fn watch_row(shown: &Shown) -> [String; 10] {
         reading,
     } = shown;
     let or_dash = |text: Option<String>| text.unwrap_or("-".into());
+    let clock = of.clock.map_or("unknown".into(), |clock| clock.to_string());
     let clock = match of.skip_paused {
-        true => format!("{} less pauses", of.clock),
-        false => of.clock.to_string(),
+        true => format!("{clock} less pauses"),
+        false => clock,
     };
     [
         of.watch.to_string(),
@@ -177,7 +178,12 @@ pub(crate) fn watch_row(shown: &Shown) -> [String; 10] {
             None => "-".into(),
         },
         clock,
-        reading.state.to_string(),
+        if reading.running {
+            "running"
+        } else {
+            "stopped"
+        }
+        .into(),
         Nanoseconds(reading.elapsed_ns).to_string(),
         reading.laps.to_string(),
         reading.timeouts.to_string(),
@@ -298,20 +304,20 @@ impl<const N: usize> Display for Table<N> {
 #[cfg(test)]
 pub(crate) mod examples {
     use super::*;
-    use stopwatch::{Source, State};
+    use stopwatch_uapi::{stopwatch_reading, STOPWATCH_RUNNING};
 
     pub(crate) fn reading() -> Reading {
-        Reading {
-            state: State::Running,
+        stopwatch_reading {
+            state: STOPWATCH_RUNNING,
             elapsed_ns: 1_000_123_456,
             time_ns: 12_000_000_000,
             laps: 1,
-            lap_ns: Some(500_000_000),
-            deadline_ns: None,
+            lap_ns: 500_000_000,
             timeouts: 2,
             error_ns: 40_000,
-            source: Source::Call,
+            ..Default::default()
         }
+        .into()
     }
 
     pub(crate) fn numbered() -> Shown {
@@ -321,9 +327,9 @@ pub(crate) mod examples {
                 name: None,
                 uid: None,
                 share: Share::None,
-                clock: Clock::Monotonic,
+                clock: Some(ClockId::Monotonic),
                 skip_paused: false,
-                state: State::Running,
+                running: true,
                 laps: 1,
                 timeouts: 2,
                 target_ns: None,
@@ -342,7 +348,7 @@ pub(crate) mod examples {
                 name: Some("boot".parse().unwrap()),
                 uid: Some(1000),
                 share: Share::Read,
-                clock: Clock::Boottime,
+                clock: Some(ClockId::Boottime),
                 skip_paused: true,
                 target_ns: Some(90_000_000_000),
                 interval_ns: Some(1_000_000_000),

@@ -3,40 +3,13 @@
 //! What the host says about one stopwatch, to guest and host alike.
 
 use std::fmt;
+use std::ops::Deref;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+use stopwatch_protocol::reading;
 use stopwatch_uapi as uapi;
 
 use crate::Nanoseconds;
-
-/// Whether a stopwatch runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum State {
-    /// It stands where it was paused or reset.
-    Stopped,
-    /// It counts.
-    Running,
-}
-
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Stopped => "stopped",
-            Self::Running => "running",
-        })
-    }
-}
-
-impl From<u32> for State {
-    #[inline]
-    fn from(number: u32) -> Self {
-        match number {
-            uapi::STOPWATCH_RUNNING => Self::Running,
-            _ => Self::Stopped,
-        }
-    }
-}
 
 /// How a reading was had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -49,54 +22,87 @@ pub enum Source {
     Call,
 }
 
-/// A stopwatch at one moment, by the host's clock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+/// A stopwatch at one moment, by the host's clock: the protocol's
+/// [`Reading`](reading::Reading), and how it was had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reading {
-    /// Whether it runs.
-    pub state: State,
-    /// What it shows.
-    pub elapsed_ns: u64,
-    /// The moment: the VM time at which the host took the reading.
-    pub time_ns: u64,
-    /// Laps since the last reset.
-    pub laps: u32,
-    /// Elapsed at the last of them.
-    pub lap_ns: Option<u64>,
-    /// Its own time at which the armed timeout expires, if that is known; see
-    /// [`Description`](crate::Description).
-    pub deadline_ns: Option<u64>,
-    /// Timeouts that expired since the last reset.
-    pub timeouts: u32,
+    /// What the host says.
+    pub shown: reading::Reading,
     /// How far off the moment can be from what the caller means, in ns.
     pub error_ns: u64,
     /// How it was had.
     pub source: Source,
 }
 
+impl Deref for Reading {
+    type Target = reading::Reading;
+
+    #[inline]
+    fn deref(&self) -> &reading::Reading {
+        &self.shown
+    }
+}
+
 impl Reading {
     /// Whether it is as a reset leaves it.
     pub fn is_idle(&self) -> bool {
-        self.state == State::Stopped
-            && self.elapsed_ns == 0
-            && self.laps == 0
-            && self.deadline_ns.is_none()
-            && self.timeouts == 0
+        let idle = reading::Reading {
+            time_ns: self.time_ns,
+            ..Default::default()
+        };
+        self.shown == idle
     }
 }
 
 impl From<uapi::stopwatch_reading> for Reading {
+    #[inline]
     fn from(raw: uapi::stopwatch_reading) -> Self {
         Self {
-            state: raw.state.into(),
-            elapsed_ns: raw.elapsed_ns,
-            time_ns: raw.time_ns,
-            laps: raw.laps,
-            lap_ns: (raw.laps != 0).then_some(raw.lap_ns),
-            deadline_ns: (raw.deadline_ns != 0).then_some(raw.deadline_ns),
-            timeouts: raw.timeouts,
+            shown: raw.into(),
             error_ns: raw.error_ns,
             source: Source::Call,
         }
+    }
+}
+
+/// `running` or `stopped`.
+pub(crate) fn state(running: bool) -> &'static str {
+    match running {
+        true => "running",
+        false => "stopped",
+    }
+}
+
+pub(crate) fn unless_zero(ns: u64) -> Option<u64> {
+    (ns != 0).then_some(ns)
+}
+
+impl Serialize for Reading {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Flat {
+            state: &'static str,
+            elapsed_ns: u64,
+            time_ns: u64,
+            laps: u32,
+            lap_ns: Option<u64>,
+            deadline_ns: Option<u64>,
+            timeouts: u32,
+            error_ns: u64,
+            source: Source,
+        }
+        Flat {
+            state: state(self.running),
+            elapsed_ns: self.elapsed_ns,
+            time_ns: self.time_ns,
+            laps: self.laps,
+            lap_ns: (self.laps != 0).then_some(self.lap_ns),
+            deadline_ns: unless_zero(self.deadline_ns),
+            timeouts: self.timeouts,
+            error_ns: self.error_ns,
+            source: self.source,
+        }
+        .serialize(serializer)
     }
 }
 
@@ -107,15 +113,15 @@ impl fmt::Display for Reading {
         write!(
             f,
             "{}, elapsed {}",
-            self.state,
+            state(self.running),
             Nanoseconds(self.elapsed_ns)
         )?;
-        if let Some(lap) = self.lap_ns {
+        if self.laps != 0 {
             write!(
                 f,
                 ", {}, last at {}",
                 count(self.laps, "lap"),
-                Nanoseconds(lap)
+                Nanoseconds(self.lap_ns)
             )?;
         }
         if self.timeouts != 0 {

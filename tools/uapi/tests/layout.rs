@@ -63,14 +63,19 @@ structs! {
         seq flags elapsed_ns base_ns lap_ns deadline_ns laps timeouts name uid mode target_ns
         interval_ns generation reserved reserved1
     }
+    stopwatch_ivshmem { size backend flags }
     stopwatch_post_ring { taken bound reserved posts }
-    stopwatch_request { owner op watch flags status arg interval stamp_ns reserved }
+    stopwatch_request {
+        owner op watch flags status arg interval stamp_ns generation reserved reserved1
+    }
     stopwatch_create { owner op watch flags status name uid mode clock reserved }
     stopwatch_reply {
         owner op watch flags status elapsed_ns time_ns lap_ns deadline_ns state laps timeouts
-        reserved
+        generation
     }
-    stopwatch_event { owner type_ watch sequence deadline_ns time_ns timeouts count reserved }
+    stopwatch_event {
+        owner type_ watch sequence deadline_ns time_ns timeouts count generation reserved reserved1
+    }
     stopwatch_reading {
         elapsed_ns time_ns lap_ns deadline_ns state laps timeouts reserved error_ns
     }
@@ -129,10 +134,16 @@ constants! {
     VHOST_STOPWATCH_SET_CALL VHOST_STOPWATCH_SET_NAME VHOST_STOPWATCH_SET_POLICY
     VHOST_STOPWATCH_START VHOST_STOPWATCH_STOP VHOST_STOPWATCH_GET_VM VHOST_STOPWATCH_COMMAND
     VHOST_STOPWATCH_DESCRIBE VHOST_STOPWATCH_LAPS
+    STOPWATCH_IVSHMEM_PCI_DEVICE_ID STOPWATCH_IVSHMEM_REG_DOORBELL STOPWATCH_IVSHMEM_PAUSES
     STOPWATCH_MAGIC STOPWATCH_F_TIMEOUT STOPWATCH_OWNER_DONE STOPWATCH_MAX_TIMEOUT_NS
 }
 
-const HEADERS: [&str; 3] = ["stopwatch_device.h", "stopwatch.h", "vhost_stopwatch.h"];
+const HEADERS: [&str; 4] = [
+    "stopwatch_device.h",
+    "stopwatch_ivshmem.h",
+    "stopwatch.h",
+    "vhost_stopwatch.h",
+];
 
 fn include() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../include/uapi"))

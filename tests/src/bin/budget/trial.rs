@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use rustix::event::epoll;
-use stopwatch::host::{Control, Geometry, Operation};
-use stopwatch::{Creation, Which};
+use stopwatch::host::{Control, Geometry, Region};
+use stopwatch::{Act, Command, Creation, Which};
 use stopwatch_protocol::memory::Memory;
-use stopwatch_tests::harness::{control, RawRequest, Region, SlotWords, Vm};
+use stopwatch_protocol::ring::SlotWords;
+use stopwatch_tests::harness::{control, RawRequest, Vm};
 use stopwatch_uapi::*;
 
 use crate::input::{Chance, Input, Stamps, Trigger};
@@ -212,18 +213,18 @@ impl<'a> Trial<'a> {
         self.ring_offset + ring * self.ring_stride + slot * STOPWATCH_SLOT_SIZE
     }
 
-    fn phase(&self, index: u64) -> u16 {
+    fn wrap(&self, index: u64) -> u16 {
         u16::from(index / u64::from(self.input.ring_slots) % 2 == 0)
     }
 
     /// Writes a request into the next slot, whatever is there.
     fn write(&mut self, ring: u32, mut words: SlotWords) {
         let index = self.written[ring as usize];
-        let phase = self.phase(index);
+        let wrap = self.wrap(index);
         let owner =
-            (STOPWATCH_OWNER_POSTED as u16 * phase) | (STOPWATCH_OWNER_DONE as u16 * (1 - phase));
+            (STOPWATCH_OWNER_POSTED as u16 * wrap) | (STOPWATCH_OWNER_DONE as u16 * (1 - wrap));
         words[0] = words[0] & !0xffff | u64::from(owner);
-        self.vm.guest.region.set_slot(self.slot(ring, index), words);
+        self.vm.guest.region.give(self.slot(ring, index), &words);
         self.written[ring as usize] += 1;
     }
 
@@ -233,9 +234,9 @@ impl<'a> Trial<'a> {
             let Some(last) = self.written[ring as usize].checked_sub(1) else {
                 return true;
             };
-            let phase = u64::from(self.phase(last));
+            let wrap = u64::from(self.wrap(last));
             let owner = self.vm.guest.region.load_acquire(self.slot(ring, last));
-            (owner >> 1) & 1 == phase
+            (owner >> 1) & 1 == wrap
         })
     }
 
@@ -402,7 +403,7 @@ impl<'a> Trial<'a> {
                 let at = stamp(&mut self.chance, self.input.filled + ring, index);
                 let word = (at << STOPWATCH_POST_TIME_SHIFT)
                     | (u64::from(op) << STOPWATCH_POST_OP_SHIFT)
-                    | u64::from(STOPWATCH_POST_PHASE);
+                    | u64::from(STOPWATCH_POST_WRAP);
                 self.vm.guest.region.store_release(posts + 8 * index, word);
             }
         }
@@ -459,7 +460,7 @@ impl<'a> Trial<'a> {
             }
             Trigger::Start => self.vm.control.start().expect("it was stopped"),
             Trigger::Look => {
-                let _ = self.host.command(self.number, &which, Operation::Read);
+                let _ = self.host.command(self.number, &which, Act::Read);
                 let _ = self.host.laps(self.number, last);
             }
             Trigger::Command => {
@@ -468,7 +469,7 @@ impl<'a> Trial<'a> {
                 let _ = self.host.create(self.number, &name, Creation::default());
                 let _ = self
                     .host
-                    .command(self.number, &Which::Name(name), Operation::Delete);
+                    .command(self.number, &Which::Name(name), Command::Delete);
             }
             Trigger::List => {
                 let _ = self.host.descriptions(self.number);

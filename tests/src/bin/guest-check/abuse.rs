@@ -5,17 +5,19 @@
 //! left of them.
 
 use std::fs;
+use std::io::{ErrorKind, Read};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command};
-use std::thread::sleep;
+use std::thread::{self, sleep};
 use std::time::Instant;
 
 use rustix::fs::{ftruncate, memfd_create, MemfdFlags};
-use stopwatch::guest::{Device, Operation};
-use stopwatch::Creation;
+use stopwatch::guest::Device;
+use stopwatch::host::{map_region, Region};
+use stopwatch::{Act, Creation};
 use stopwatch_protocol::memory::Memory;
-use stopwatch_tests::harness::Region;
+use stopwatch_tests::signals::interruptible;
 use stopwatch_tests::suite::{beside, eventually, figure};
 use stopwatch_tests::tests;
 
@@ -24,7 +26,14 @@ use crate::posts::{bind, ring};
 use crate::users::{by, OpenNode, ANNA, BERT};
 use crate::*;
 
-tests![an_honest_program_beside_floods];
+tests![
+    an_honest_program_beside_floods,
+    a_signal_ends_a_listing,
+    creating_beside_those_who_create_and_delete,
+];
+
+/// All stopwatches, for scripts.
+const LIST: &str = "/sys/kernel/debug/stopwatch/list";
 
 /// How long the floods go on, at least.
 const TIME: Duration = Duration::from_secs(4);
@@ -44,7 +53,7 @@ impl Floods {
     fn new() -> Self {
         let page = memfd_create("counts", MemfdFlags::CLOEXEC).unwrap();
         ftruncate(&page, 4096).unwrap();
-        let counts = Region::map(&page, 4096);
+        let counts = map_region(&page, 4096).unwrap();
         let mut floods = Self {
             counts,
             page: page.into(),
@@ -127,7 +136,7 @@ fn honest(goes_on: impl Fn(u32) -> bool) -> String {
     let own = device.create(None, Creation::default()).unwrap();
     let mut poster = device.poster(own).unwrap();
     assert!(poster.has_ring(), "a quarter of the rings is a user's");
-    poster.post(Operation::Start).unwrap();
+    poster.post(Act::Start).unwrap();
     let file = open_nonblocking();
     let watch = anonymous(&file);
     ok(&file, START, watch, 0);
@@ -135,7 +144,7 @@ fn honest(goes_on: impl Fn(u32) -> bool) -> String {
     let (mut rounds, mut told, mut last) = (0, 0, 0);
     while goes_on(rounds) {
         rounds += 1;
-        poster.post(Operation::Lap).unwrap();
+        poster.post(Act::Lap).unwrap();
         let reading = calls.note(|| ok(&file, LAP, watch, 0));
         assert_eq!(reading.laps, rounds);
         assert!(reading.elapsed_ns > last, "it runs");
@@ -149,7 +158,12 @@ fn honest(goes_on: impl Fn(u32) -> bool) -> String {
             assert!(expired, "timeout {rounds} of an honest program");
         });
         while polled(&file, Duration::from_millis(20)) == PollFlags::IN {
-            told += u32::from(read_event(&file).watch == watch);
+            let mut record = [0; RECORD];
+            match (&file).read_exact(&mut record) {
+                Ok(()) => told += u32::from(event(&record).watch == watch),
+                // Before it was read, newer ones took its place, none of which is to be seen.
+                Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+            }
         }
         if rounds % 8 == 0 {
             others.note(|| {
@@ -265,6 +279,71 @@ fn an_honest_program_beside_floods() {
         memory[1] < memory[0] + 1024 || Path::new("/sys/kernel/debug/kmemleak").exists(),
         "memory is left: {memory:?} KiB"
     );
+}
+
+/// A listing of many stopwatches is ended by a signal, whoever keeps its calls waiting.
+fn a_signal_ends_a_listing() {
+    let file = open();
+    let running: Vec<_> = (0..200).map(|_| anonymous(&file)).collect();
+    for &watch in &running {
+        ok(&file, START, watch, 0);
+    }
+    let mut ended = 0;
+    interruptible(|this| {
+        beside(
+            || {
+                this.interrupt();
+                sleep(Duration::from_micros(100));
+            },
+            || {
+                for _ in 0..200 {
+                    match File::open(LIST).unwrap().read(&mut [0; 1 << 16]) {
+                        Ok(bytes) => assert!(bytes > 200),
+                        Err(error) if error.kind() == ErrorKind::Interrupted => ended += 1,
+                        Err(error) => panic!("{error}"),
+                    }
+                    if ended != 0 {
+                        break;
+                    }
+                }
+            },
+        );
+    });
+    assert_ne!(ended, 0, "no listing was ended");
+}
+
+/// Numbers go from hand to hand, and each call is for the stopwatch that its program has
+/// made.
+fn creating_beside_those_who_create_and_delete() {
+    const ROUNDS: u32 = 10;
+    const OTHERS: u32 = 32;
+    let create_and_delete = |file: &File| {
+        let watch = anonymous(file);
+        assert_eq!(ok(file, START, watch, 0).laps, 0, "it is a new one");
+        assert_eq!(ok(file, LAP, watch, 0).laps, 1);
+        assert_eq!(ok(file, READ, watch, 0).laps, 1);
+        ok(file, DELETE, watch, 0);
+    };
+    let rounds = || {
+        let file = open();
+        let begin = Instant::now();
+        for _ in 0..ROUNDS {
+            create_and_delete(&file);
+        }
+        begin.elapsed()
+    };
+    let others = || {
+        thread::scope(|scope| {
+            for _ in 0..OTHERS {
+                scope.spawn(rounds);
+            }
+        });
+    };
+    let alone = rounds();
+    let together = beside(others, rounds);
+    figure(format_args!(
+        "{ROUNDS} times created and deleted in {alone:.1?}, beside {OTHERS} others in {together:.1?}"
+    ));
 }
 
 /// The host serves and serves not, until there is a file at `enough`; whoever calls meanwhile

@@ -8,7 +8,7 @@ use std::ptr;
 
 use rustix::io::Errno;
 use rustix::mm::{mmap_anonymous, mprotect, MapFlags, MprotectFlags, ProtFlags};
-use stopwatch_tests::harness::{ioctl, Argument};
+use stopwatch_tests::ioctl::{ioctl, Argument};
 use stopwatch_tests::tests;
 use stopwatch_uapi::*;
 

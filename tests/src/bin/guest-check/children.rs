@@ -16,8 +16,9 @@ use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
 use rustix::pty::{grantpt, openpt, ptsname, unlockpt, OpenptFlags};
 use rustix::termios::{tcsetwinsize, Winsize};
-use stopwatch::guest::{Device, Operation};
-use stopwatch::State;
+use rustix::thread::{sched_setaffinity, CpuSet};
+use stopwatch::guest::Device;
+use stopwatch::{Act, Creation};
 use stopwatch_tests::suite::{eventually, figure, print_figures};
 use stopwatch_uapi::*;
 
@@ -35,7 +36,10 @@ pub(crate) fn run(arguments: &[String]) -> Option<ExitCode> {
         ["map-node", path] => map_node(path),
         ["bind", watch] => bind_and_lap(number(watch), None),
         ["bind", watch, other] => bind_and_lap(number(watch), Some(number(other))),
+        ["deleted"] => deleted(),
+        ["replaced", enough] => replaced(enough),
         ["mapped", name] => mapped(name),
+        ["driverless", tier, count] => driverless(tier, number(count)),
         ["create", name] => create_and_start(name),
         ["passed", private, readable] => passed(number(private), number(readable)),
         ["fill", count] => fill(number(count)),
@@ -127,12 +131,59 @@ fn bind_and_lap(watch: u32, other: Option<u32>) {
     .unwrap();
     for lap in 0..3 {
         // A stamp of long ago counts as the last time at which the host took one.
-        let post = STOPWATCH_POST_PHASE | (LAP << STOPWATCH_POST_OP_SHIFT);
+        let post = STOPWATCH_POST_WRAP | (LAP << STOPWATCH_POST_OP_SHIFT);
         ring.set_word(offset_of!(stopwatch_post_ring, posts) + 8 * lap, post);
     }
     let laps = |watch| ok(&file, READ, watch, 0).laps;
     let (own, others) = (laps(watch), other.map(laps));
     println!("bind: ok, {own} laps, {others:?} of the other");
+}
+
+/// Makes a stopwatch that would go with its file, and deletes it before.
+fn deleted() {
+    let file = open();
+    let watch = anonymous(&file);
+    ok(&file, DELETE, watch, 0);
+}
+
+/// Makes a stopwatch, and when there is a file `enough` asks for three things at once,
+/// each by a thread, while the host does not serve: to start it, by the second
+/// processor; to delete it, and then to make another one, by the first. Says what came
+/// of them.
+fn replaced(enough: &str) {
+    let on = |processor, wait, ask: &dyn Fn() -> String| {
+        let mut set = CpuSet::new();
+        set.set(processor);
+        sched_setaffinity(None, &set).expect("the guest has two processors");
+        thread::sleep(Duration::from_millis(wait));
+        ask()
+    };
+    let file = &open();
+    let watch = anonymous(file);
+    println!("made");
+    while !Path::new(enough).exists() {
+        thread::sleep(Duration::from_millis(10));
+    }
+    println!("asking");
+    let [started, deleted, made] = thread::scope(|scope| {
+        let asked = |op| move || in_words(give(file, op, watch, 0).0);
+        let start = scope.spawn(move || on(1, 0, &asked(START)));
+        let delete = scope.spawn(move || on(0, 0, &asked(DELETE)));
+        let make = scope.spawn(move || {
+            on(0, 100, &|| {
+                let (result, number) = create(file, stopwatch_creation::default());
+                let same = if number == watch {
+                    ", the same number"
+                } else {
+                    ""
+                };
+                in_words(result) + same
+            })
+        });
+        [start, delete, make].map(|thread| thread.join().expect("it ends"))
+    });
+    let runs = give(file, READ, watch, 0).1.state == STOPWATCH_RUNNING;
+    println!("start: {started}\ndelete: {deleted}\ncreate: {made}\nruns: {runs}");
 }
 
 /// Maps and reads a page of the device by another node of it, and ends with the
@@ -230,18 +281,47 @@ fn mapped(name: &str) {
     let device = Device::open(DEVICE).unwrap();
     let watch = device.number(&name.parse().unwrap()).unwrap();
     // A call makes sure that the clock page holds.
-    device.command(watch, Operation::Read).unwrap();
+    device.command(watch, Act::Read).unwrap();
     let reading = device.reader().unwrap().read_exit_free(watch).unwrap();
     let reading = serde_json::json!({
         "elapsed_ns": reading.elapsed_ns,
         "time_ns": reading.time_ns,
         "error_ns": reading.error_ns,
         "laps": reading.laps,
-        "lap_ns": reading.lap_ns.unwrap_or(0),
+        "lap_ns": reading.lap_ns,
         "timeouts": reading.timeouts,
-        "running": reading.state == State::Running,
+        "running": reading.running,
     });
     println!("{reading}");
+}
+
+/// Uses the device as a program does that finds no driver, in one of the tiers, and prints how
+/// long one use took.
+fn driverless(tier: &str, count: u32) {
+    let device = Device::find().unwrap();
+    let watch = device.create(None, Creation::default()).unwrap();
+    device.command(watch, Act::Start).unwrap();
+    let reader = device.reader().unwrap();
+    let mut poster = device.poster(watch).unwrap();
+    assert!(poster.has_ring());
+    let begin = Instant::now();
+    for _ in 0..count {
+        match tier {
+            "nothing" => {}
+            "read" => assert!(reader.read(watch).unwrap().running),
+            "post" => poster.post(Act::Lap).unwrap(),
+            "call" => assert!(device.command(watch, Act::Lap).unwrap().running),
+            other => panic!("there is no tier {other}"),
+        }
+    }
+    let each = begin.elapsed() / count;
+    drop(poster);
+    let laps = match tier {
+        "post" | "call" => count,
+        _ => 0,
+    };
+    assert_eq!(device.command(watch, Act::Read).unwrap().laps, laps);
+    println!("{each:?} each");
 }
 
 fn create_and_start(name: &str) {

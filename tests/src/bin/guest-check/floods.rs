@@ -8,8 +8,8 @@ use std::io::Read;
 use std::os::fd::AsFd;
 use std::thread;
 
+use stopwatch::host::map_region;
 use stopwatch_protocol::memory::Memory;
-use stopwatch_tests::harness::Region;
 use stopwatch_tests::signals::interruptible;
 use stopwatch_tests::suite::beside;
 use stopwatch_uapi::*;
@@ -31,7 +31,7 @@ pub(crate) const NAME: &str = "flood";
 /// from number `first` on.
 pub(crate) fn flood(what: &str, first: u32) -> ! {
     let page = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
-    let counts = Region::map(page, 4096);
+    let counts = map_region(page, 4096).unwrap();
     let step = match what {
         "bind" => bind_and_let_go,
         "create" => create_and_delete,
@@ -135,13 +135,13 @@ fn post_garbage(random: &mut Random) {
     };
     let posts = offset_of!(stopwatch_post_ring, posts);
     for round in 0..20 {
-        let phase = (round + 1) & STOPWATCH_POST_PHASE;
+        let wrap = (round + 1) & STOPWATCH_POST_WRAP;
         for slot in 0..STOPWATCH_POST_SLOTS as usize {
             ring.set_word(posts + 8 * slot + 4, 1 << 20);
-            ring.set_word(posts + 8 * slot, (LAP << STOPWATCH_POST_OP_SHIFT) | phase);
+            ring.set_word(posts + 8 * slot, (LAP << STOPWATCH_POST_OP_SHIFT) | wrap);
         }
         let now = STOPWATCH_DOORBELL_SOON + random.below(2);
-        let _ = stopwatch_tests::harness::ioctl(&file, STOPWATCH_IOC_DOORBELL, now as usize);
+        let _ = stopwatch_tests::ioctl::ioctl(&file, STOPWATCH_IOC_DOORBELL, now as usize);
     }
 }
 
@@ -160,7 +160,7 @@ fn look(random: &mut Random) {
         ..Default::default()
     };
     let _ = call(&file, STOPWATCH_IOC_LAPS, laps);
-    let _ = stopwatch_tests::harness::ioctl(
+    let _ = stopwatch_tests::ioctl::ioctl(
         &file,
         STOPWATCH_IOC_DOORBELL,
         STOPWATCH_DOORBELL_NOW as usize,

@@ -29,7 +29,7 @@ use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::fs::{fcntl_setfl, OFlags};
 use rustix::io::Errno;
 use stopwatch::guest::DEVICE;
-use stopwatch_tests::harness::Argument;
+use stopwatch_tests::ioctl::Argument;
 use stopwatch_tests::suite::run;
 use stopwatch_uapi::*;
 

@@ -8,9 +8,9 @@ use std::time::Instant;
 
 use rustix::io::Errno;
 use rustix::mm::{mmap, mprotect, munmap, MapFlags, MprotectFlags, ProtFlags};
-use stopwatch::guest::{Device, Operation, Timeout};
+use stopwatch::guest::Device;
 use stopwatch::protocol::unavailable::Unavailable;
-use stopwatch::{Clock, Creation, Reading, Source};
+use stopwatch::{protocol, Act, ClockId, Command, Creation, Reading, Source, Timeout};
 use stopwatch_tests::suite::figure;
 use stopwatch_tests::tests;
 use stopwatch_uapi::*;
@@ -83,7 +83,7 @@ pub(crate) fn map(file: &File, pages: usize) -> Result<Pages, Errno> {
 }
 
 fn call_of(device: &Device, watch: u32) -> Reading {
-    device.command(watch, Operation::Read).unwrap()
+    device.command(watch, Act::Read).unwrap()
 }
 
 fn readings_hold_their_bound() {
@@ -91,7 +91,7 @@ fn readings_hold_their_bound() {
     let device = Device::open(DEVICE).unwrap();
     let reader = device.reader().unwrap();
     let watch = device.create(None, Creation::default()).unwrap();
-    let started = device.command(watch, Operation::Start).unwrap().time_ns;
+    let started = device.command(watch, Act::Start).unwrap().time_ns;
     let mut bounds = Vec::new();
     let mut renewed = 0;
     while bounds.len() < READINGS {
@@ -113,7 +113,7 @@ fn readings_hold_their_bound() {
             before.time_ns <= mapped.time_ns + bound && mapped.time_ns <= after.time_ns + bound,
             "{mapped:?} is not between {before:?} and {after:?}"
         );
-        assert_eq!((mapped.state, mapped.laps), (after.state, after.laps));
+        assert_eq!((mapped.running, mapped.laps), (after.running, after.laps));
         bounds.push(bound);
     }
     bounds.sort_unstable();
@@ -141,23 +141,23 @@ fn a_stopped_one_is_exact() {
     let device = Device::open(DEVICE).unwrap();
     let reader = device.reader().unwrap();
     let watch = device.create(None, Creation::default()).unwrap();
-    let timeout = Operation::Timeout(Timeout {
+    let timeout = Timeout {
         ns: 3_600_000 * MS,
         ..Default::default()
-    });
-    for operation in [Operation::Start, Operation::Lap, timeout, Operation::Pause] {
-        device.command(watch, operation).unwrap();
-    }
+    };
+    device.command(watch, Act::Start).unwrap();
+    device.command(watch, Act::Lap).unwrap();
+    device.command(watch, timeout).unwrap();
+    device.command(watch, Act::Pause).unwrap();
     let called = call_of(&device, watch);
     let mapped = reader.read_exit_free(watch).unwrap();
-    let same = Reading {
+    assert_eq!(mapped.source, Source::ExitFree);
+    let mapped = protocol::reading::Reading {
         time_ns: called.time_ns,
-        error_ns: called.error_ns,
-        source: called.source,
-        ..mapped
+        ..mapped.shown
     };
-    assert_eq!(same, called);
-    device.command(watch, Operation::Delete).unwrap();
+    assert_eq!(mapped, called.shown);
+    device.command(watch, Command::Delete).unwrap();
     assert_eq!(
         reader.read_exit_free(watch),
         Err(Unavailable::NoSuchWatch.into())
@@ -172,7 +172,7 @@ fn a_stopped_one_is_exact() {
 fn other_clocks_take_a_call() {
     let device = Device::open(DEVICE).unwrap();
     let reader = device.reader().unwrap();
-    for clock in [Clock::Raw, Clock::Boottime] {
+    for clock in [ClockId::MonotonicRaw, ClockId::Boottime] {
         let creation = Creation {
             clock,
             ..Default::default()
@@ -181,7 +181,7 @@ fn other_clocks_take_a_call() {
         reader
             .read_exit_free(watch)
             .expect("a stopped one shows what it shows");
-        device.command(watch, Operation::Start).unwrap();
+        device.command(watch, Act::Start).unwrap();
         assert_eq!(
             reader.read_exit_free(watch),
             Err(Unavailable::OtherClock.into())

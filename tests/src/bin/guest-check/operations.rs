@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use stopwatch_tests::harness::Argument;
+use stopwatch_tests::ioctl::Argument;
 use stopwatch_tests::suite::figure;
 use stopwatch_tests::tests;
 use stopwatch_uapi::*;

@@ -219,26 +219,28 @@ fn too_fast() {
 fn at_an_elapsed_time() {
     let file = open();
     let watch = anonymous(&file);
-    let armed = arm(&file, watch, ELAPSED, 200 * MS, 0).unwrap();
+    // Longer than a slow guest takes from START to PAUSE.
+    const TARGET: u64 = 2_000 * MS;
+    let armed = arm(&file, watch, ELAPSED, TARGET, 0).unwrap();
     assert_eq!(armed.deadline_ns, 0, "a stopped one gets nowhere");
-    assert_eq!(describe(&file, watch, 0).unwrap().target_ns, 200 * MS);
+    assert_eq!(describe(&file, watch, 0).unwrap().target_ns, TARGET);
     silence(&file);
     let started = ok(&file, START, watch, 0);
-    assert_eq!(started.deadline_ns, started.time_ns + 200 * MS);
+    assert_eq!(started.deadline_ns, started.time_ns + TARGET);
     let paused = ok(&file, PAUSE, watch, 0);
     assert_eq!(paused.deadline_ns, 0, "it waits again");
     silence(&file);
     let resumed = ok(&file, START, watch, 0);
     assert_eq!(
         resumed.deadline_ns,
-        resumed.time_ns + 200 * MS - paused.elapsed_ns
+        resumed.time_ns + TARGET - paused.elapsed_ns
     );
     let event = read_event(&file);
     assert_eq!(
         (event.watch, event.deadline_ns),
         (watch, resumed.deadline_ns)
     );
-    assert!(ok(&file, READ, watch, 0).elapsed_ns >= 200 * MS);
+    assert!(ok(&file, READ, watch, 0).elapsed_ns >= TARGET);
     assert_eq!(describe(&file, watch, 0).unwrap().target_ns, 0);
 }
 
@@ -283,9 +285,13 @@ fn many_at_once() {
     let lost = device_info(&file).events_lost;
     let watches: Vec<_> = (0..MANY).map(|_| anonymous(&file)).collect();
     let mut expected = BTreeMap::new();
+    // When all are armed, also on a slow machine, and not in the order in which they expire.
+    let since = ok(&file, READ, watches[0], 0).time_ns;
+    for &watch in &watches[..20] {
+        arm(&file, watch, 0, STOPWATCH_MAX_TIMEOUT_NS, 0).unwrap();
+    }
     let mut now = ok(&file, READ, watches[0], 0).time_ns;
-    // When all are armed, and not in the order in which they expire.
-    let begin = now + 2_000 * MS;
+    let begin = now + (now - since) / 20 * MANY * 4 + 2_000 * MS;
     for (place, &watch) in watches.iter().enumerate() {
         let deadline = begin + (place as u64 * 37 % MANY) * MS;
         let armed = arm(&file, watch, 0, deadline - now, 0).unwrap();

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::time::{clock_gettime, ClockId};
-use stopwatch::host::{sealed_memfd, Geometry, Operation};
-use stopwatch::Which;
+use stopwatch::host::{map_region, sealed_memfd, Geometry};
+use stopwatch::{Act, Which};
 use stopwatch_protocol::memory::Memory;
 use stopwatch_protocol::post_ring::PostRing;
 use stopwatch_protocol::slot::{Creation, Request, Status};
-use stopwatch_tests::harness::{control, event_fds, kick, Region, Vm, SMALL};
+use stopwatch_tests::harness::{control, event_fds, kick, Vm, SMALL};
 use stopwatch_tests::signals::interruptible;
 use stopwatch_tests::suite::{beside, eventually, figure};
 use stopwatch_tests::tests;
@@ -277,7 +277,7 @@ fn with_posts_from_the_future(rings: u32, act: impl FnOnce(&mut Vm)) -> u64 {
         assert_eq!(vm.ask(bind).status, Ok(Status::Ok));
         offsets.push(vm.guest.layout.post_ring(ring).unwrap());
     }
-    let region = Region::map(&vm.memfd, vm.guest.layout.region_size());
+    let region = map_region(&vm.memfd, vm.guest.layout.region_size()).unwrap();
     let taken = vm.info().requests;
     let mut rings: Vec<PostRing> = offsets.into_iter().map(PostRing::new).collect();
     let fill = || {
@@ -342,7 +342,7 @@ fn an_operator_looks_at_posts_from_the_future() {
         for watch in 0..20 {
             let begin = Instant::now();
             let which = Which::Number(watch % 8);
-            host.command(number, &which, Operation::Read).unwrap();
+            host.command(number, &which, Act::Read).unwrap();
             assert!(host.describe(number, watch % 8).unwrap().is_some());
             // Those that were kept are gone with each look.
             host.laps(number, 4 + watch % 4).unwrap();
@@ -364,14 +364,14 @@ fn a_signal_ends_a_look_at_posts_from_the_future() {
     let taken = with_posts_from_the_future(STOPWATCH_MAX_POST_RINGS, |vm| {
         let (host, number) = (control(), vm.info().vm);
         let zero = Which::Number(0);
-        host.command(number, &zero, Operation::Start).unwrap();
+        host.command(number, &zero, Act::Start).unwrap();
         let mut laps = 0;
         let mut look = || {
-            let lap = host.command(number, &zero, Operation::Lap).map(drop);
+            let lap = host.command(number, &zero, Act::Lap).map(drop);
             laps += u32::from(lap.is_ok());
             let results = [
                 lap,
-                host.command(number, &zero, Operation::Read).map(drop),
+                host.command(number, &zero, Act::Read).map(drop),
                 host.describe(number, 0).map(drop),
                 host.laps(number, 0).map(drop),
             ];
@@ -393,7 +393,7 @@ fn a_signal_ends_a_look_at_posts_from_the_future() {
             };
             beside(interrupt, || eventually(Duration::from_secs(30), &mut look))
         });
-        let (_, reading) = host.command(number, &zero, Operation::Read).unwrap();
+        let (_, reading) = host.command(number, &zero, Act::Read).unwrap();
         assert_eq!(reading.laps, laps, "an interrupted command has been done");
     });
     figure(format_args!(

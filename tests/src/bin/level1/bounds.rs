@@ -12,8 +12,8 @@ use std::{env, thread};
 
 use rustix::process::{kill_process, waitpid, Pid, Signal, Uid, WaitOptions};
 use rustix::thread::set_thread_res_uid;
-use stopwatch::host::{event_fd, Geometry, Operation};
-use stopwatch::Which;
+use stopwatch::host::{event_fd, Geometry};
+use stopwatch::{Act, Which};
 use stopwatch_protocol::slot::Request;
 use stopwatch_tests::harness::{control, event_fds, kick, Vm, SMALL};
 use stopwatch_tests::suite::{eventually, figure, host_module};
@@ -336,8 +336,7 @@ fn a_look_beside_a_guest_that_posts_without_end() {
         });
         for _ in 0..50 {
             let begin = Instant::now();
-            host.command(number, &Which::Number(3), Operation::Read)
-                .unwrap();
+            host.command(number, &Which::Number(3), Act::Read).unwrap();
             host.describe(number, 3).unwrap();
             slowest = slowest.max(begin.elapsed());
         }

@@ -345,7 +345,7 @@ fn a_reset_by_the_vmm() {
     assert_eq!(vm.guest.vmm_state(), (STOPWATCH_VMM_RUNNING, 1));
     let info = vm.info();
     assert_eq!((info.resets, info.features.0), (1, 0));
-    // Both rings are empty with phase 1; what was not served is forgotten.
+    // Both rings are empty with wrap bit 1; what was not served is forgotten.
     vm.guest.forget();
     vm.refused(TIMEOUT, 0, MS, stopwatch_protocol::slot::Status::BadOp);
     vm.turn_on_timeouts();

@@ -8,7 +8,8 @@ use std::mem::offset_of;
 use rustix::io::Errno;
 use rustix::mm::{mmap_anonymous, mprotect, munmap, MapFlags, MprotectFlags, ProtFlags};
 use stopwatch::host::{event_fd, sealed_memfd, Control};
-use stopwatch_tests::harness::{control, ioctl, open_node, Argument, Vm, SMALL};
+use stopwatch_tests::harness::{control, Vm, SMALL};
+use stopwatch_tests::ioctl::{ioctl, open_node, Argument};
 use stopwatch_tests::tests;
 use stopwatch_uapi::*;
 

@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use stopwatch::host::{Control, Geometry, DEVICE};
-use stopwatch_tests::harness::{control, kick, open_node, Guest, Vm, SMALL};
+use stopwatch_tests::harness::{control, kick, Guest, Vm, SMALL};
+use stopwatch_tests::ioctl::open_node;
 use stopwatch_tests::suite::{eventually, host_module};
 use stopwatch_tests::tests;
 use stopwatch_uapi::*;

@@ -15,6 +15,7 @@ mod names;
 mod operations;
 mod posted;
 mod program;
+mod regions;
 mod rings;
 mod time;
 mod visibility;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
     let tests = [
         lifecycle::tests(),
         control::tests(),
+        regions::tests(),
         ioctls::tests(),
         operations::tests(),
         posted::tests(),

@@ -3,9 +3,10 @@
 //! Stopwatches that come and go: names, numbers, owners, what a reset leaves.
 
 use stopwatch::host::Geometry;
+use stopwatch_protocol::memory::Memory;
 use stopwatch_protocol::name::Name;
-use stopwatch_protocol::slot::{Creation, Reply, Status};
-use stopwatch_tests::harness::{owner_and_status, RawRequest, Vm, SMALL};
+use stopwatch_protocol::slot::{Creation, Reply, Request, Stamped, Status};
+use stopwatch_tests::harness::{owner_and_status, slot, RawRequest, Vm, SMALL};
 use stopwatch_tests::tests;
 use stopwatch_uapi::*;
 
@@ -17,6 +18,7 @@ tests![
     all_numbers_in_use,
     a_thousand_names,
     what_was_deleted,
+    a_number_that_another_one_has,
     a_reset_deletes_what_has_no_name,
     a_mode_is_kept,
     numbered_ones_stay,
@@ -79,7 +81,7 @@ fn a_name_is_kept() {
 }
 
 /// A CREATE with these bytes as its name.
-fn status_of(vm: &Vm, text: &[u8], owner: u16, slot: u32) -> u32 {
+fn status_of(vm: &Vm, text: &[u8], owner: u16, number: u32) -> u32 {
     let name = field(text);
     let word = |index: usize| u64::from_le_bytes(name[8 * index..][..8].try_into().unwrap());
     let request = RawRequest {
@@ -90,10 +92,10 @@ fn status_of(vm: &Vm, text: &[u8], owner: u16, slot: u32) -> u32 {
         ..Default::default()
     };
     let at = vm.guest.layout.ring(0).unwrap();
-    let offset = at.slot(slot);
-    vm.guest.region.set_slot(offset, request.words());
+    let offset = at.slot(number);
+    vm.guest.region.give(offset, &request.words());
     vm.kick(0);
-    owner_and_status(vm.guest.region.slot(offset)).1
+    owner_and_status(slot(&vm.guest.region, offset)).1
 }
 
 /// Each as the first request of a VM, so that it is in slot 0.
@@ -216,6 +218,70 @@ fn what_was_deleted() {
     );
     assert_eq!(vm.called(std::time::Duration::from_millis(60)), None);
     assert_eq!(vm.guest.event(), None, "its timeout went with it");
+}
+
+/// What is asked of a stopwatch that was deleted is not done with the next one under
+/// its number.
+fn a_number_that_another_one_has() {
+    let mut vm = Vm::with_timeouts(room(1));
+    let features = u64::from(STOPWATCH_F_TIMEOUT | STOPWATCH_F_POSTED);
+    vm.ok(STOPWATCH_OP_SET_FEATURES, 0, features);
+    let first = create(&mut vm, "first");
+    vm.ok(DELETE, first.watch, 0);
+    let second = create(&mut vm, "second");
+    let watch = second.watch;
+    assert_eq!(watch, first.watch, "the number is used again");
+    let shown = vm.guest.record(watch);
+    assert_eq!(shown.generation, second.generation);
+    assert_ne!(second.generation, first.generation);
+    let again = create(&mut vm, "second");
+    assert_eq!(again.status, Ok(Status::Exists));
+    assert_eq!(again.generation, second.generation);
+
+    let request = |op: u32, generation| Request {
+        op: op as u16,
+        watch,
+        generation,
+        ..Request::default()
+    };
+    for op in [
+        READ,
+        STOPWATCH_OP_START,
+        STOPWATCH_OP_LAP,
+        STOPWATCH_OP_PAUSE,
+        STOPWATCH_OP_RESET,
+        STOPWATCH_OP_READ_RESET,
+        STOPWATCH_OP_TIMEOUT,
+        STOPWATCH_OP_SET_MODE,
+        STOPWATCH_OP_BIND,
+        DELETE,
+    ] {
+        for generation in [first.generation, second.generation + 1, u32::MAX] {
+            let reply = vm.ask(request(op, generation));
+            assert_eq!(reply.status, Ok(Status::BadWatch), "operation {op}");
+            assert_eq!(reply.generation, 0);
+        }
+    }
+    let stamped = |generation| Stamped {
+        op: STOPWATCH_OP_START as u16,
+        watch,
+        generation,
+        stamp_ns: 1,
+    };
+    assert!(vm.guest.post_any(0, stamped(first.generation)).is_some());
+    assert_eq!(
+        vm.ask(request(READ, second.generation)).status,
+        Ok(Status::Ok)
+    );
+    assert_eq!(vm.guest.record(watch), shown);
+    assert!(vm.guest.post_any(0, stamped(second.generation)).is_some());
+    assert_eq!(vm.ask(request(READ, 0)).status, Ok(Status::Ok));
+    assert!(vm.guest.record(watch).running);
+
+    vm.ok(STOPWATCH_OP_TIMEOUT, watch, 1_000_000);
+    assert!(vm.called(std::time::Duration::from_secs(5)).is_some());
+    let event = vm.guest.event().expect("an event");
+    assert_eq!((event.watch, event.generation), (watch, second.generation));
 }
 
 fn a_reset_deletes_what_has_no_name() {

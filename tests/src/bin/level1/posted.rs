@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use stopwatch::host::{Geometry, Operation};
-use stopwatch::Which;
+use stopwatch::host::Geometry;
+use stopwatch::{Act, Which};
 use stopwatch_protocol::post_ring::PostRing;
 use stopwatch_protocol::slot::{Stamped, Status};
 use stopwatch_tests::harness::{control, Vm, SMALL};
@@ -63,6 +63,7 @@ fn request(vm: &mut Vm, ring: u32, op: u32, watch: u32, stamp_ns: u64) {
     let stamped = Stamped {
         op: op as u16,
         watch,
+        generation: 0,
         stamp_ns,
     };
     assert!(vm.guest.post_any(ring, stamped).is_some());
@@ -77,7 +78,7 @@ fn before_the_host_looks() {
         post(&vm, &mut posts, op, begin + after);
     }
     let (host, number) = (control(), before.vm);
-    let reading = host.command(number, &Which::Number(3), Operation::Read);
+    let reading = host.command(number, &Which::Number(3), Act::Read);
     assert_eq!(reading.unwrap().1.laps, 2);
     request(&mut vm, 1, LAP, 3, begin + 50);
     let described = host.describe(number, 3).unwrap();
@@ -101,7 +102,7 @@ fn before_the_host_does_something() {
     let begin = now(&mut vm);
     post(&vm, &mut posts, START, begin + 10);
     let host = control();
-    let paused = host.command(number, &Which::Number(3), Operation::Pause);
+    let paused = host.command(number, &Which::Number(3), Act::Pause);
     let (_, paused) = paused.expect("it was running by then");
     assert_eq!(paused.elapsed_ns, paused.time_ns - begin - 10);
 }

@@ -9,7 +9,7 @@ use std::thread::{self, sleep};
 use std::time::Duration;
 
 use rustix::event::{eventfd, EventfdFlags};
-use stopwatch::host::{event_fd, Geometry};
+use stopwatch::host::{event_fd, map_region, Geometry};
 use stopwatch_protocol::record::Record;
 use stopwatch_protocol::slot::Status;
 use stopwatch_tests::harness::{control, event_fds, kick, Vm, SMALL};
@@ -193,7 +193,7 @@ fn readers_see_whole_records() {
     let mut vm = Vm::new(SMALL);
     let done = AtomicBool::new(false);
     // The region again, as the writer below borrows the VM.
-    let region = stopwatch_tests::harness::Region::map(&vm.memfd, vm.guest.layout.region_size());
+    let region = map_region(&vm.memfd, vm.guest.layout.region_size()).unwrap();
     let offset = vm.guest.layout.record(0).unwrap();
     thread::scope(|scope| {
         let readers: Vec<_> = (0..2)

@@ -51,6 +51,7 @@ fn arm(vm: &mut Vm, watch: u32, flags: u32, arg: u64, interval: u64) -> Reply {
         flags,
         arg,
         interval,
+        ..Request::default()
     })
 }
 

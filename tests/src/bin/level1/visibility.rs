@@ -14,9 +14,11 @@ use std::process::{Child, Command, Stdio};
 use std::{env, fs};
 
 use rustix::io::{fcntl_setfd, Errno, FdFlags};
-use stopwatch::host::{Control, Error, Operation, VmInfo, DEVICE};
-use stopwatch::Which;
-use stopwatch_tests::harness::{control, Argument, Vm, SMALL};
+use rustix::process::{pidfd_getfd, pidfd_open, Pid, PidfdFlags, PidfdGetfdFlags};
+use stopwatch::host::{Control, Error, VmInfo, DEVICE};
+use stopwatch::{Act, Which};
+use stopwatch_tests::harness::{control, Vm, SMALL};
+use stopwatch_tests::ioctl::Argument;
 use stopwatch_tests::tests;
 use stopwatch_uapi::*;
 
@@ -30,6 +32,7 @@ tests![
     the_group_that_the_udev_rule_names,
     users_see_their_own,
     a_process_has_the_caller_s_number,
+    a_process_that_has_ended_has_no_number,
     a_descriptor_does_not_lend_its_opener_s_eyes,
 ];
 
@@ -115,7 +118,7 @@ fn no_such_vm() {
 
 fn read_by_host(vm: u64, watch: u32) -> Result<stopwatch::Reading, stopwatch::host::Error> {
     control()
-        .command(vm, &Which::Number(watch), Operation::Read)
+        .command(vm, &Which::Number(watch), Act::Read)
         .map(|(_, reading)| reading)
 }
 
@@ -130,8 +133,8 @@ fn read_of_a_vm() {
     let after = vm.ok(STOPWATCH_OP_READ, 3, 0);
     assert!(before.elapsed_ns < read.elapsed_ns && read.elapsed_ns < after.elapsed_ns);
     assert!(before.time_ns < read.time_ns && read.time_ns < after.time_ns);
-    assert_eq!(read.deadline_ns, Some(before.deadline_ns));
-    assert_eq!((read.laps, read.lap_ns), (1, Some(before.lap_ns)));
+    assert_eq!(read.deadline_ns, before.deadline_ns);
+    assert_eq!((read.laps, read.lap_ns), (1, before.lap_ns));
     // Also while it is stopped.
     vm.control.stop().unwrap();
     assert!(read_by_host(number, 3).unwrap().elapsed_ns > after.elapsed_ns);
@@ -251,6 +254,32 @@ fn a_process_has_the_caller_s_number() {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
     let pids: Vec<_> = control().vms().unwrap().iter().map(|vm| vm.pid).collect();
     assert_eq!(pids, [mine.info().pid, children.trim().parse().unwrap()]);
+}
+
+/// A number may be another process's when its own has ended.
+fn a_process_that_has_ended_has_no_number() {
+    let mut opener = Looker::start(0, None);
+    let pid = opener.child.id();
+    assert_eq!(opener.say("open"), "ok");
+    assert_eq!(opener.say("make"), "ok");
+    let process = pidfd_open(Pid::from_child(&opener.child), PidfdFlags::empty()).unwrap();
+    let made = |fd: &fs::DirEntry| fs::read_link(fd.path()).is_ok_and(|to| to == Path::new(DEVICE));
+    // All that it has open of the device: one of them is the VM.
+    let kept: Vec<_> = fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .map(Result::unwrap)
+        .filter(made)
+        .map(|fd| {
+            let number = fd.file_name().to_str().unwrap().parse().unwrap();
+            pidfd_getfd(&process, number, PidfdGetfdFlags::empty()).unwrap()
+        })
+        .collect();
+    let pids = || -> Vec<_> { control().vms().unwrap().iter().map(|vm| vm.pid).collect() };
+    assert_eq!(pids(), [pid]);
+    drop(opener);
+    assert_eq!(pids(), [0]);
+    drop(kept);
+    assert!(pids().is_empty());
 }
 
 /// Root opens, somebody else looks.

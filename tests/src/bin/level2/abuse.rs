@@ -6,7 +6,7 @@
 use std::thread::sleep;
 use std::time::Duration;
 
-use stopwatch_tests::harness::ioctl;
+use stopwatch_tests::ioctl::ioctl;
 use stopwatch_tests::suite::figures_of;
 use stopwatch_tests::tests;
 use stopwatch_uapi::{STOPWATCH_ANSWER_MS, VHOST_STOPWATCH_START, VHOST_STOPWATCH_STOP};

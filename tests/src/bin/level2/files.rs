@@ -12,6 +12,7 @@ tests![
     laps,
     timeouts,
     the_list,
+    names_with_white_space,
     names_that_are_taken_here,
     refusals,
     of_the_program_s_stopwatches,
@@ -117,22 +118,53 @@ fn the_list() {
     let list = here(guest, "cat list");
     let mut lines = list.lines();
     let headings = lines.next().unwrap();
-    assert_eq!(headings, "number name state elapsed_ns laps timeouts uid");
-    let rows: Vec<Vec<_>> = lines.map(|line| line.split(' ').collect()).collect();
-    assert!(
-        rows.len() >= 65 && rows.iter().all(|row| row.len() == 7),
-        "{list}"
-    );
-    assert_eq!(rows[63][..2], ["63", "-"]);
+    assert_eq!(headings, "number state elapsed_ns laps timeouts uid name");
+    let rows: Vec<Vec<_>> = lines.map(|line| line.splitn(7, ' ').collect()).collect();
+    assert!(rows.len() >= 65, "{list}");
+    assert_eq!((rows[63][0], rows[63].len()), ("63", 6), "it has no name");
     let row = rows
         .iter()
-        .find(|row| row[1] == "listed")
+        .find(|row| row.get(6) == Some(&"listed"))
         .expect("it is in the list");
     assert!(row[0].parse::<u32>().unwrap() >= 64);
-    assert_eq!((row[2], row[4], row[5], row[6]), ("running", "1", "0", "0"));
-    assert!(row[3].parse::<u64>().unwrap() > 0);
+    assert_eq!((row[1], row[3], row[4], row[5]), ("running", "1", "0", "0"));
+    assert!(row[2].parse::<u64>().unwrap() > 0);
     here(guest, "echo listed >delete");
     assert!(!here(guest, "cat list").contains("listed"));
+}
+
+/// White space is part of a name, at its ends, too: each is deleted by its own, and what a name
+/// has in it moves no column of the list.
+fn names_with_white_space() {
+    let mut guest = one();
+    let guest = &mut *guest;
+    let names = [
+        "backup",
+        "backup ",
+        " backup",
+        "backup\u{a0}",
+        "x running 9 9",
+    ];
+    for name in names {
+        here(guest, &format!("echo '{name}' >create && test -d '{name}'"));
+    }
+    let list = here(guest, "cat list");
+    for name in names {
+        let is_it = |line: &&str| line.splitn(7, ' ').nth(6) == Some(name);
+        let line = list.lines().find(is_it).expect("it is in the list");
+        assert!(line.contains(" stopped 0 0 0 0 "), "{line}");
+    }
+    here(guest, "echo 'backup ' >delete");
+    assert_eq!(
+        here(guest, "for it in ?backup backup*; do echo \"$it\"; done"),
+        " backup\nbackup\nbackup\u{a0}\n"
+    );
+    for name in ["backup", " backup", "backup\u{a0}", "x running 9 9"] {
+        here(
+            guest,
+            &format!("echo '{name}' >delete && test ! -e '{name}'"),
+        );
+    }
 }
 
 /// Their directories have their numbers.

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use std::{env, fs};
 
 use serde_json::Value;
-use stopwatch::host::{Control, Operation, DEVICE};
-use stopwatch::{Name, State, Which};
+use stopwatch::host::{Control, DEVICE};
+use stopwatch::{Act, Name, Which};
 use stopwatch_tests::guest::{log_directory, Guest};
 use stopwatch_tests::suite::{eventually, host_module, Test};
 use stopwatch_tests::{kmsg, tests};
@@ -85,8 +85,10 @@ pub(crate) fn boot() {
     let monitor = monitor_argument("two");
     let options = ["--stopwatches", "4096", "--auto-start", "boot"];
     let launched = Instant::now();
-    // Traced, a guest on the debug kernel does not come up. What needs the trace is not run then.
-    let is_slow = env::var("STOPWATCH_KERNEL2").is_ok_and(|kernel| kernel == "debug");
+    // Traced, a guest does not come up if it or its host is on the debug kernel. What needs the
+    // trace is not run then.
+    let is_debug = |kernel| env::var(kernel).is_ok_and(|kernel| kernel == "debug");
+    let is_slow = is_debug("STOPWATCH_KERNEL") || is_debug("STOPWATCH_KERNEL2");
     let before: &[&str] = if is_slow { &[] } else { &strace };
     let two = Guest::boot("two", &options, before, &["-qmp", &monitor]);
     let mut command = Command::new(env::current_exe().expect("it runs"));
@@ -120,10 +122,10 @@ fn watch_launch(two: &mut Guest, launched: Instant) -> Launch {
     let boot = Which::Name("boot".parse::<Name>().expect("a name"));
     let read = || {
         let vm = host.find("two").ok()?.vm;
-        let (_, reading) = host.command(vm, &boot, Operation::Read).ok()?;
+        let (_, reading) = host.command(vm, &boot, Act::Read).ok()?;
         Some(reading)
     };
-    let runs = || read().is_some_and(|reading| reading.state == State::Running);
+    let runs = || read().is_some_and(|reading| reading.running);
     assert!(eventually(Duration::from_secs(60), runs), "boot runs");
     let seen = Instant::now();
     two.ready();

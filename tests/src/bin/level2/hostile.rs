@@ -6,17 +6,19 @@
 
 use std::time::{Duration, Instant};
 
-use stopwatch::host::{Geometry, Qmp, Vm};
+use stopwatch::host::{map_region, Geometry, Qmp, Region, Vm};
+use stopwatch_protocol::record::Record;
 use stopwatch_tests::guest::Guest;
-use stopwatch_tests::harness::{control, Region};
+use stopwatch_tests::harness::control;
 use stopwatch_tests::hostile::{during, layout, parts};
 use stopwatch_tests::suite::{eventually, figure, patience};
 use stopwatch_tests::tests;
+use stopwatch_uapi::STOPWATCH_LAP_SLOTS;
 
 use crate::driver::ADDRESS;
 use crate::guests::{monitor, strangers};
 
-tests![a_host_that_writes_anything];
+tests![a_host_that_counts_all_laps, a_host_that_writes_anything];
 
 const ID: &str = "hostile";
 const GEOMETRY: Geometry = Geometry {
@@ -71,19 +73,69 @@ fn rebind(guest: &mut Guest, address: &str) -> bool {
     bind.status == 0
 }
 
+/// A VM whose region this program writes, too, in a guest with the driver.
+struct Hostile {
+    qemu: Qmp,
+    vm: Vm,
+    region: Region,
+}
+
+impl Hostile {
+    fn plug(guest: &mut Guest) -> Self {
+        guest.load_driver();
+        let mut qemu = Qmp::connect(monitor("strangers")).unwrap();
+        let vm = Vm::create(control(), GEOMETRY).unwrap();
+        vm.control().start().unwrap();
+        let region = map_region(vm.region(), vm.region_size()).unwrap();
+        vm.attach(&mut qemu, ID, None).unwrap();
+        let bound = "test -e /dev/stopwatch && test -e /sys/kernel/debug/stopwatch/list";
+        assert!(
+            eventually(Duration::from_secs(30), || guest.run(bound).status == 0),
+            "the driver has the device"
+        );
+        Self { qemu, vm, region }
+    }
+
+    fn unplug(mut self, guest: &mut Guest) {
+        let unplugged = self
+            .qemu
+            .remove_device(ID, Duration::from_secs(30) * patience());
+        unplugged.expect("the guest gives it up");
+        guest.shell("rmmod stopwatch");
+        guest.check_log();
+    }
+}
+
+/// Laps are counted up to the largest number: the last one has that before it, and no lap
+/// is behind it.
+fn a_host_that_counts_all_laps() {
+    let mut guest = strangers();
+    let hostile = Hostile::plug(&mut guest);
+    let offset = layout(GEOMETRY).record(1).expect("there is one");
+    let record = Record::read(&hostile.region, offset).expect("nobody writes it");
+    let mut seq = 0;
+    Record {
+        laps: u32::MAX,
+        ..record
+    }
+    .publish(&hostile.region, offset, &mut seq);
+    let last = u32::MAX - 1;
+    let laps = guest.shell("cat /sys/kernel/debug/stopwatch/1/laps");
+    let numbers: Vec<_> = laps
+        .lines()
+        .filter_map(|lap| lap.split(' ').next())
+        .collect();
+    assert_eq!(numbers.len(), STOPWATCH_LAP_SLOTS as usize, "{laps}");
+    assert_eq!(numbers.last(), Some(&&*last.to_string()), "{laps}");
+    let said = guest.shell("stopwatch laps 1");
+    assert!(said.contains(&last.to_string()), "{said}");
+    hostile.unplug(&mut guest);
+}
+
 fn a_host_that_writes_anything() {
     let mut guest = strangers();
-    guest.load_driver();
-    let mut qemu = Qmp::connect(monitor("strangers")).unwrap();
-    let vm = Vm::create(control(), GEOMETRY).unwrap();
-    vm.control().start().unwrap();
-    let region = Region::map(vm.region(), vm.region_size());
-    vm.attach(&mut qemu, ID, None).unwrap();
-    let bound = "ls -d /sys/bus/pci/drivers/stopwatch/0*";
-    assert!(
-        eventually(Duration::from_secs(30), || guest.run(bound).status == 0),
-        "the driver has the device"
-    );
+    let hostile = Hostile::plug(&mut guest);
+    let Hostile { vm, region, .. } = &hostile;
     let address = guest.shell(ADDRESS).trim().to_owned();
 
     for (seed, (part, range)) in (1..).zip(parts(&layout(GEOMETRY))) {
@@ -97,7 +149,7 @@ fn a_host_that_writes_anything() {
                 rebinds += 1;
             }
         };
-        let ((), written) = during(&vm, &region, &range, (seed << 40) | 0x5eed, test);
+        let ((), written) = during(vm, region, &range, (seed << 40) | 0x5eed, test);
         guest.check_log();
         // The next one finds a driver at work, if it binds to what is left of this one.
         let again = rebind(&mut guest, &address);
@@ -107,8 +159,5 @@ fn a_host_that_writes_anything() {
         ));
     }
 
-    let unplugged = qemu.remove_device(ID, Duration::from_secs(30) * patience());
-    unplugged.expect("the guest gives it up");
-    guest.shell("rmmod stopwatch");
-    guest.check_log();
+    hostile.unplug(&mut guest);
 }

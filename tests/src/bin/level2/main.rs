@@ -7,9 +7,11 @@
 //! down comes last.
 
 mod abuse;
+mod carriers;
 mod clocks;
 mod descriptors;
 mod driver;
+mod driverless;
 mod files;
 mod guests;
 mod hostile;
@@ -57,6 +59,8 @@ fn main() -> ExitCode {
         clocks::tests(),
         operator::tests(),
         driver::tests(),
+        driverless::tests(),
+        carriers::tests(),
         abuse::tests(),
         path::tests(),
         samples::tests(),

@@ -7,8 +7,8 @@ use std::fs;
 use std::time::Duration;
 
 use serde_json::{json, Value};
-use stopwatch::host::{Control, Operation, Qmp, VmmStatus, DEVICE};
-use stopwatch::Which;
+use stopwatch::host::{Control, Qmp, VmmStatus, DEVICE};
+use stopwatch::{Act, Which};
 use stopwatch_tests::guest::Guest;
 use stopwatch_tests::suite::eventually;
 use stopwatch_tests::{scenario, tests};
@@ -92,7 +92,7 @@ fn two_guests_cannot_see_each_other() {
     assert_ne!(first.vm, second.vm);
     let host = Control::open(DEVICE).unwrap();
     let read = |vm, watch| {
-        host.command(vm, &Which::Number(watch), Operation::Read)
+        host.command(vm, &Which::Number(watch), Act::Read)
             .unwrap()
             .1
     };

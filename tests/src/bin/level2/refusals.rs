@@ -51,7 +51,7 @@ fn names() {
         (
             "stopwatch create 42",
             2,
-            &["\"42\" is a number", "add a letter"],
+            &["is a number, and no name", "add a letter"],
         ),
         (
             "stopwatch create \"$(printf 'bo\\377ot')\"",

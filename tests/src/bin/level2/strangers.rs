@@ -9,8 +9,9 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use rustix::io::{fcntl_setfd, FdFlags};
+use stopwatch::host::Region;
 use stopwatch_protocol::memory::Memory;
-use stopwatch_tests::harness::{control, Region, Vm, SMALL};
+use stopwatch_tests::harness::{control, Vm, SMALL};
 use stopwatch_tests::suite::environment;
 use stopwatch_tests::tests;
 use stopwatch_uapi::*;

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use std::{env, fs};
 
 use serde_json::{json, Value};
-use stopwatch::host::{Control, Operation, Qmp, VmInfo, DEVICE};
-use stopwatch::Which;
+use stopwatch::host::{Control, Qmp, VmInfo, DEVICE};
+use stopwatch::{Act, Which};
 use stopwatch_tests::guest::Guest;
 use stopwatch_tests::harness::{Vm, SMALL};
 use stopwatch_tests::suite::{environment, eventually, figure};
@@ -58,8 +58,7 @@ fn while_it_sleeps(before: &Before) {
     let timeouts = || host.describe(vm, 42).unwrap().unwrap().timeouts;
     assert!(eventually(Duration::from_secs(30), || timeouts() == 1));
     sleep(Duration::from_millis(500));
-    host.command(vm, &Which::Number(40), Operation::Lap)
-        .unwrap();
+    host.command(vm, &Which::Number(40), Act::Lap).unwrap();
 }
 
 /// Looks at all that while the guest is awake again.
@@ -71,9 +70,7 @@ fn check(guest: &mut Guest, before: &Before, how: &str) {
 
     let host = Control::open(DEVICE).unwrap();
     let read = || {
-        let (_, reading) = host
-            .command(vm.vm, &Which::Number(40), Operation::Read)
-            .unwrap();
+        let (_, reading) = host.command(vm.vm, &Which::Number(40), Act::Read).unwrap();
         reading.elapsed_ns
     };
     // The first reading is a call, the next ones can be exit-free: what the guest

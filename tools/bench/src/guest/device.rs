@@ -7,7 +7,8 @@ use std::hint::black_box;
 use std::io::{Read, Seek, Write};
 
 use anyhow::{anyhow, ensure, Context, Result};
-use stopwatch::guest::{Device, Operation as Command, DEVICE};
+use stopwatch::guest::{Device, DEVICE};
+use stopwatch::Act;
 use stopwatch::{Creation, Features};
 
 use super::{system, Operation};
@@ -33,7 +34,7 @@ pub(super) fn has_port_doorbell() -> bool {
 /// A running stopwatch, of this process alone.
 fn running(device: &Device) -> Result<u32> {
     let watch = device.create(None, Creation::default())?;
-    device.command(watch, Command::Start)?;
+    device.command(watch, Act::Start)?;
     Ok(watch)
 }
 
@@ -77,7 +78,7 @@ pub(super) fn posted_lap() -> Result<Operation> {
     let mut poster = device.poster(watch)?;
     ensure!(poster.has_ring(), "the host does not offer post rings");
     let lap = move || {
-        poster.post(Command::Lap)?;
+        poster.post(Act::Lap)?;
         Ok(())
     };
     Ok(round(device, watch, POST_RING, lap))
@@ -93,7 +94,7 @@ pub(super) fn posted_by_ioctl() -> Result<Operation> {
     );
     let watch = running(device)?;
     let lap = move || {
-        device.post(watch, Command::Lap)?;
+        device.post(watch, Act::Lap)?;
         Ok(())
     };
     Ok(round(device, watch, info.ring_slots / 2, lap))
@@ -108,7 +109,7 @@ fn round(
     lap: impl FnMut() -> Result<()> + 'static,
 ) -> Operation {
     let empty = move || {
-        device.command(watch, Command::Read)?;
+        device.command(watch, Act::Read)?;
         Ok(())
     };
     Operation {
@@ -128,7 +129,7 @@ pub(super) fn call() -> Result<Operation> {
     let device = device()?;
     let watch = running(device)?;
     let call = move || {
-        device.command(watch, Command::Read)?;
+        device.command(watch, Act::Read)?;
         Ok(())
     };
     Ok(Operation {
@@ -167,7 +168,7 @@ pub(super) fn kernel(tier: &'static str, batch: u32, counted: u32) -> Result<Ope
         clock_source: None,
         // What other rows have posted is not what this one does.
         before: Some(Box::new(move || {
-            device.command(0, Command::Read)?;
+            device.command(0, Act::Read)?;
             Ok(())
         })),
         run: Box::new(run),

@@ -14,7 +14,8 @@ use std::io::Read;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use anyhow::{ensure, Context, Result};
-use stopwatch::guest::{Device, Operation, Timeout, DEVICE};
+use stopwatch::guest::{Device, DEVICE};
+use stopwatch::{Act, Timeout};
 
 use super::system::clock_ns;
 use crate::results::{self, Side, Timing};
@@ -46,16 +47,16 @@ pub fn lateness(count: u32) -> Result<results::Lateness> {
         timer.wait_until(deadline)?;
         own.push((clock_ns(libc::CLOCK_MONOTONIC)? - deadline) as f64);
 
-        let timeout = Operation::Timeout(Timeout {
+        let timeout = Timeout {
             ns: after,
             ..Timeout::default()
-        });
+        };
         let armed = device.command(0, timeout)?;
         let event = device.next_event(None)?.context("no event")?;
         let seen = clock_ns(libc::CLOCK_MONOTONIC)? as i64;
         ensure!(
-            armed.deadline_ns == Some(event.deadline_ns),
-            "an event for {} ns; armed was {:?}",
+            armed.deadline_ns == event.deadline_ns,
+            "an event for {} ns; armed was {}",
             event.deadline_ns,
             armed.deadline_ns
         );
@@ -95,7 +96,7 @@ impl Default for Offset {
 impl Offset {
     fn learn(&mut self, device: &Device) -> Result<()> {
         let before = clock_ns(libc::CLOCK_MONOTONIC)? as i64;
-        let host = device.command(0, Operation::Read)?.time_ns as i64;
+        let host = device.command(0, Act::Read)?.time_ns as i64;
         let after = clock_ns(libc::CLOCK_MONOTONIC)? as i64;
         self.least = self.least.max(before - host);
         self.most = self.most.min(after - host);

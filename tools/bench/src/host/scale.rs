@@ -6,19 +6,16 @@
 use std::fs;
 use std::hint::black_box;
 use std::process::Command;
-use std::ptr::NonNull;
-use std::sync::atomic::{fence, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
-use rustix::mm::{mmap, munmap, MapFlags, ProtFlags};
-use stopwatch::host::{Control, Geometry, Vm, DEVICE};
+use stopwatch::host::{map_region, Control, Geometry, Region, Vm, DEVICE};
+use stopwatch::Act;
 use stopwatch_protocol::layout::{InfoWords, Layout};
 use stopwatch_protocol::memory::Memory;
 use stopwatch_protocol::request_ring::RequestRing;
 use stopwatch_protocol::slot::{Request, Status};
-use stopwatch_uapi as uapi;
 
 use crate::counter;
 use crate::marks::Span;
@@ -201,7 +198,7 @@ impl Guest {
     fn new() -> Result<Self> {
         let vm = Vm::create(Control::open(DEVICE)?, Geometry::default())?;
         vm.control().start()?;
-        let region = Region::map(&vm)?;
+        let region = map_region(vm.region(), vm.region_size())?;
         let mut info = InfoWords::default();
         for (index, word) in (0..).zip(&mut info) {
             *word = region.load(8 * index);
@@ -217,14 +214,9 @@ impl Guest {
 
     /// A reading of stopwatch 0: posted, kicked, answered.
     fn command(&mut self) -> Result<()> {
-        let request = Request {
-            op: uapi::STOPWATCH_OP_READ as u16,
-            watch: 0,
-            ..Request::default()
-        };
         let token = self
             .ring
-            .post(&self.region, request)
+            .post(&self.region, Request::new(0, Act::Read))
             .context("the ring is full")?;
         rustix::io::write(&self.vm.kicks()[0], &1u64.to_ne_bytes()).context("kick")?;
         let reply = self
@@ -237,80 +229,5 @@ impl Guest {
             reply.status
         );
         Ok(())
-    }
-}
-
-/// The region, as the guest and the VMM have it.
-struct Region {
-    base: NonNull<u8>,
-    size: usize,
-}
-
-impl Region {
-    fn map(vm: &Vm) -> Result<Self> {
-        let size = vm.region_size() as usize;
-        let protection = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a new mapping, at an address that the kernel chooses.
-        let base = unsafe {
-            mmap(
-                std::ptr::null_mut(),
-                size,
-                protection,
-                MapFlags::SHARED,
-                vm.region(),
-                0,
-            )
-        };
-        let base = NonNull::new(base.context("map the region")?.cast());
-        Ok(Self {
-            base: base.context("mapped at address zero")?,
-            size,
-        })
-    }
-
-    fn word(&self, offset: u32) -> &AtomicU64 {
-        let offset = offset as usize;
-        assert!(
-            offset % 8 == 0 && offset + 8 <= self.size,
-            "offset {offset}"
-        );
-        // SAFETY: within the mapping, which lives as long as self, and aligned.
-        // Everybody writes whole words there.
-        unsafe { self.base.add(offset).cast::<AtomicU64>().as_ref() }
-    }
-}
-
-impl Drop for Region {
-    fn drop(&mut self) {
-        // SAFETY: nothing borrows from the mapping.
-        let _ = unsafe { munmap(self.base.as_ptr().cast(), self.size) };
-    }
-}
-
-impl Memory for Region {
-    fn load(&self, offset: u32) -> u64 {
-        self.word(offset).load(Ordering::Relaxed)
-    }
-
-    fn load_acquire(&self, offset: u32) -> u64 {
-        self.word(offset).load(Ordering::Acquire)
-    }
-
-    fn store(&self, offset: u32, value: u64) {
-        self.word(offset).store(value, Ordering::Relaxed);
-    }
-
-    fn store_release(&self, offset: u32, value: u64) {
-        self.word(offset).store(value, Ordering::Release);
-    }
-
-    fn exchange(&self, offset: u32, old: u64, new: u64) -> bool {
-        self.word(offset)
-            .compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed)
-            .is_ok()
-    }
-
-    fn fence_release(&self) {
-        fence(Ordering::Release);
     }
 }

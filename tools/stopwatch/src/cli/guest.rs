@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use stopwatch::{Clock, Creation, Name, Nanoseconds, Share, Which};
+use stopwatch::{ClockId, Creation, Name, Nanoseconds, Share, Which};
 
 use super::values;
 
@@ -96,6 +96,14 @@ pub(crate) enum GuestCommand {
     /// signal's number if one killed it.
     Run(RunCommand),
 
+    /// Gather what this guest knows of its own start, on the device's clock
+    ///
+    /// The kernel log with its initcalls, and systemd's times, each with the bound of
+    /// the way from the guest's clock to the device's. `stopwatch timeline merge` puts
+    /// it onto the host's timeline. Needs root, and writes three lines to the kernel
+    /// log, as messages for debugging. Without a device the times are the guest's own.
+    Boot(Boot),
+
     /// Watch the stopwatches live, in the terminal
     Watch {
         #[command(flatten)]
@@ -109,7 +117,7 @@ pub(crate) enum GuestCommand {
     /// Show what the device offers, and what it has done
     Info,
 
-    /// Check the device, its driver and the clocks, and say what to do
+    /// Say which pieces are there and what each missing one would bring, and check them
     Doctor,
 
     /// Measure
@@ -192,7 +200,7 @@ pub(crate) struct NewWatch {
     /// The host's clock that it goes by: monotonic and raw do not count the
     /// host's suspend, boottime does; raw does not follow the host's NTP
     #[arg(long, default_value = "monotonic", value_parser = values::clock())]
-    clock: Clock,
+    clock: ClockId,
 
     /// Let it stand still while the VMM has the VM paused
     #[arg(long)]
@@ -230,6 +238,17 @@ pub(crate) struct RunCommand {
     /// The command and its arguments, after `--`
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Boot {
+    /// Show every event, and not only steps
+    #[arg(long)]
+    pub(crate) all: bool,
+
+    /// Write the timeline to this file; with --json it goes to standard output as well
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
 }
 
 /// How often to look.

@@ -10,7 +10,7 @@ use stopwatch::{Name, Nanoseconds, Which};
 use stopwatch_uapi as uapi;
 
 use super::values;
-use super::{NewWatch, Refresh};
+use super::{NewWatch, Recorded, Refresh};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum HostCommand {
@@ -20,11 +20,29 @@ pub(crate) enum HostCommand {
     /// then becomes QEMU, which inherits them: process ID, signals and exit
     /// status are QEMU's. `-device stopwatch,...` goes to the end of its
     /// arguments. The VM is gone when QEMU is.
+    ///
+    /// With `--carrier ivshmem` any QEMU will do: a server for this VM alone runs
+    /// beside it, as by `stopwatch host serve`, and ends with it.
     #[command(after_help = "\
 Example:
   stopwatch host run --name web1 --auto-start boot -- qemu-system-x86_64 -accel kvm -m 1G disk.img
 ")]
     Run(Run),
+
+    /// Give every QEMU that connects to a socket a VM with stopwatches
+    ///
+    /// For a QEMU as distributions have it, and for libvirt: its own device
+    /// `ivshmem-doorbell` connects to this server. The host module serves the VMs or,
+    /// where there is none, this program itself. It serves until it is interrupted, and
+    /// tells who comes and goes.
+    #[command(after_help = "\
+Example:
+  stopwatch host serve --socket /run/stopwatch/ivshmem --rings 2
+  qemu-system-x86_64 -accel kvm -m 1G disk.img \\
+      -chardev socket,id=stopwatch,path=/run/stopwatch/ivshmem \\
+      -device ivshmem-doorbell,vectors=3,chardev=stopwatch
+")]
+    Serve(Serve),
 
     /// List the VMs that you may see: your own, or as root all
     List,
@@ -197,10 +215,6 @@ pub(crate) struct NewVm {
     #[arg(long)]
     pub(crate) allow_host_power: bool,
 
-    /// How the guest rings: by memory or by I/O port
-    #[arg(long, value_enum, default_value_t = Doorbells::Port)]
-    pub(crate) doorbells: Doorbells,
-
     /// The fastest periodic timeout that the guest may have; at least 100us
     #[arg(long, value_name = "DURATION", default_value = "100us", value_parser = values::interval)]
     pub(crate) min_interval: Nanoseconds,
@@ -220,9 +234,94 @@ pub(crate) struct Run {
     #[command(flatten)]
     pub(crate) vm: NewVm,
 
+    /// What shows the device to the guest
+    #[arg(long, value_enum, default_value_t = Carrier::Stopwatch)]
+    pub(crate) carrier: Carrier,
+
+    /// How the guest rings: by memory or by I/O port
+    #[arg(long, value_enum, default_value_t = Doorbells::Port)]
+    pub(crate) doorbells: Doorbells,
+
+    #[command(flatten)]
+    pub(crate) serving: Serving,
+
+    /// Record the VM's start, and write its timeline to this file
+    ///
+    /// The program then stays, and QEMU is its child: signals and the exit status are
+    /// passed on. QEMU gets a monitor of the recorder's own.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) timeline: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) recorded: Recorded,
+
     /// QEMU and its arguments, after `--`
     #[arg(last = true, required = true, value_name = "QEMU")]
     pub(crate) qemu: Vec<OsString>,
+}
+
+/// What shows a device to a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Carrier {
+    /// `-device stopwatch`, of a QEMU that has it: the fastest
+    Stopwatch,
+    /// `-device ivshmem-doorbell`, of any QEMU
+    Ivshmem,
+}
+
+/// What serves VMs behind ivshmem-doorbell.
+#[derive(Debug, Args)]
+pub(crate) struct Serving {
+    /// What serves the VMs behind ivshmem-doorbell [default: the module, if it is loaded]
+    #[arg(long, value_enum)]
+    pub(crate) backend: Option<BackendKind>,
+
+    /// Look for the next kick for so many microseconds before sleeping; at most 10000
+    #[arg(long, value_name = "MICROSECONDS", default_value_t = 0, value_parser = values::range(0, 10_000))]
+    pub(crate) busy_poll: u32,
+
+    /// Where `stopwatch host --device PATH list` and its like find the VMs that this program
+    /// serves [default: of `host serve` the other socket's path, with .control behind it; of
+    /// `host run` nowhere]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) control: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum BackendKind {
+    /// The host module: a call is answered in the guest's own exit
+    Module,
+    /// This program: needs no module; a call takes a wake-up
+    Program,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// The socket to make; may be left out where the service manager passes one
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+
+    /// Permissions of the sockets, in octal
+    #[arg(long, value_name = "MODE", default_value = "600", value_parser = values::mode)]
+    pub(crate) mode: u32,
+
+    #[command(flatten)]
+    pub(crate) serving: Serving,
+
+    /// So many VMs at a time [default: as the limit of open files allows, up to 4096]
+    #[arg(long, value_name = "N", value_parser = values::range(1, 1 << 20))]
+    pub(crate) max_vms: Option<u32>,
+
+    /// How long a client may take to read what it is told
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = values::interval)]
+    pub(crate) patience: Nanoseconds,
+
+    #[command(flatten)]
+    pub(crate) vm: NewVm,
+
+    /// Serve the one client that is connected as standard input, and end with it
+    #[arg(long, hide = true, conflicts_with = "socket")]
+    pub(crate) inherited: bool,
 }
 
 /// A device of a QEMU that runs.
@@ -241,6 +340,10 @@ pub(crate) struct Qemu {
 pub(crate) struct Attach {
     #[command(flatten)]
     pub(crate) qemu: Qemu,
+
+    /// How the guest rings: by memory or by I/O port
+    #[arg(long, value_enum, default_value_t = Doorbells::Port)]
+    pub(crate) doorbells: Doorbells,
 
     /// QEMU's bus to plug it into, such as a root port of a q35 machine
     #[arg(long)]

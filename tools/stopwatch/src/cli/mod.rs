@@ -4,6 +4,7 @@
 
 mod guest;
 mod host;
+mod timeline;
 mod values;
 
 use std::path::PathBuf;
@@ -11,8 +12,11 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
-pub(crate) use guest::{BenchCommand, GuestCommand, NewWatch, Refresh, RunCommand, Timeout};
-pub(crate) use host::{Attach, Doorbells, HostCommand, NewVm, Qemu, Run, VmWatch};
+pub(crate) use guest::{BenchCommand, Boot, GuestCommand, NewWatch, Refresh, RunCommand, Timeout};
+pub(crate) use host::{
+    Attach, BackendKind, Carrier, Doorbells, HostCommand, NewVm, Qemu, Run, Serve, Serving, VmWatch,
+};
+pub(crate) use timeline::{Compare, Export, Record, Recorded, TimelineCommand};
 
 const EXAMPLES: &str = "\
 Examples, in a guest:
@@ -28,6 +32,7 @@ Examples, in a guest:
 Examples, on a host:
   stopwatch host run --name build -- qemu-system-x86_64 -accel kvm -m 1G disk.img
   stopwatch host list
+  stopwatch doctor                  which pieces are there, on a host, too
   stopwatch host show build
   stopwatch host start build boot   what the guest's `pause boot` will stop
 ";
@@ -38,6 +43,7 @@ Exit codes:
   1  refused: the message says why, and what to do
   2  the command line makes no sense
   3  no device, or no permission to open it
+  4  `compare`: a phase moved beyond the threshold
 ";
 
 /// Stopwatches that the host kernel keeps for its virtual machines.
@@ -49,7 +55,9 @@ Exit codes:
 #[derive(Debug, Parser)]
 #[command(version, after_help = format!("{EXAMPLES}\n{EXIT_CODES}"))]
 pub(crate) struct Cli {
-    /// Device node [default: /dev/stopwatch, or /dev/vhost-stopwatch for `host`]
+    /// Device node, or the directory in sysfs of a PCI device without a driver [default:
+    /// /dev/stopwatch or, if that is not there, the PCI device; /dev/vhost-stopwatch for `host`];
+    /// for `host` also the control socket of `host serve`
     #[arg(long, global = true, value_name = "PATH")]
     pub(crate) device: Option<PathBuf>,
 
@@ -69,6 +77,17 @@ pub(crate) enum Command {
     /// On a host: run VMs that have stopwatches, and look at them
     #[command(subcommand)]
     Host(HostCommand),
+
+    /// Look at the timeline of a VM's start, or turn it into something else
+    #[command(subcommand)]
+    Timeline(TimelineCommand),
+
+    /// Compare starts with those of a baseline: which phase moved
+    ///
+    /// A phase has moved if its median did by more than the threshold, by more than
+    /// the error of both, beyond where the two spreads overlap, and by a hundredth
+    /// of the whole.
+    Compare(Compare),
 
     /// Print a shell's completions for this program
     Completions {
@@ -90,7 +109,7 @@ mod tests {
     use clap::CommandFactory;
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
-    use stopwatch::{Clock, Creation, Name, Nanoseconds, Share, Which};
+    use stopwatch::{ClockId, Creation, Name, Nanoseconds, Share, Which};
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {
         Cli::try_parse_from(line.split_whitespace())
@@ -151,7 +170,7 @@ mod tests {
         assert_eq!(
             Creation::from(creation),
             Creation {
-                clock: Clock::Boottime,
+                clock: ClockId::Boottime,
                 skip_paused: true,
                 share: Share::Read,
             }
@@ -169,6 +188,21 @@ mod tests {
         assert_eq!(names, ["boot", "up"]);
         assert!(run.vm.allow_host_time);
         assert_eq!(run.vm.min_interval, Nanoseconds(1_000_000));
+    }
+
+    #[test]
+    fn a_server_has_a_socket() {
+        let line = "stopwatch host serve --socket /s --mode 660 --backend program --busy-poll 50 \
+                    --rings 2 --name web";
+        let Command::Host(HostCommand::Serve(serve)) = parse(line).unwrap().command else {
+            panic!("not serve");
+        };
+        assert_eq!(serve.socket, Some("/s".into()));
+        assert_eq!((serve.mode, serve.max_vms), (0o660, None));
+        assert_eq!(serve.serving.backend, Some(BackendKind::Program));
+        assert_eq!(serve.serving.busy_poll, 50);
+        assert_eq!(serve.patience, Nanoseconds(30_000_000_000));
+        assert_eq!(serve.vm.rings, Some(2));
     }
 
     #[test]
@@ -236,6 +270,8 @@ mod tests {
             ("host run --rings 65 -- qemu", "1..=64"),
             ("host run --stopwatches 0 -- qemu", "1..=4096"),
             ("host run", "QEMU"),
+            ("host serve --socket /s --mode 999", "an octal number"),
+            ("host serve --socket /s --busy-poll 10001", "0..=10000"),
             ("bench call --count 3", "an even number"),
             ("show a/b", "expected no control characters"),
             ("create 42", "add a letter"),

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use clap::builder::{
     OsStringValueParser, PossibleValuesParser, RangedI64ValueParser, TypedValueParser,
 };
-use stopwatch::{Clock, Name, NameError, Nanoseconds, Share, Which};
+use stopwatch::{ClockId, Name, NameError, Nanoseconds, Share, Which};
 use stopwatch_uapi as uapi;
 
 /// A stopwatch: digits are its number, anything else is its name.
@@ -28,15 +28,15 @@ where
     T::Err: std::error::Error + Send + Sync + 'static,
 {
     OsStringValueParser::new().try_map(|argument: OsString| {
-        let text = argument.to_str().ok_or_else(|| {
-            NameError::NotUtf8(argument.to_string_lossy().into_owned()).to_string()
-        })?;
+        let text = argument
+            .to_str()
+            .ok_or_else(|| NameError::NotUtf8.to_string())?;
         text.parse().map_err(|error: T::Err| error.to_string())
     })
 }
 
-pub(super) fn clock() -> impl TypedValueParser<Value = Clock> {
-    PossibleValuesParser::new(Clock::NAMES).try_map(|name| name.parse::<Clock>())
+pub(super) fn clock() -> impl TypedValueParser<Value = ClockId> {
+    PossibleValuesParser::new(ClockId::NAMES).try_map(|name| name.parse::<ClockId>())
 }
 
 pub(super) fn share() -> impl TypedValueParser<Value = Share> {
@@ -53,6 +53,14 @@ pub(super) fn slots(text: &str) -> Result<u32, String> {
         .ok()
         .filter(|slots: &u32| slots.is_power_of_two() && (min..=max).contains(slots))
         .ok_or_else(|| format!("expected a power of two from {min} to {max}"))
+}
+
+/// Permissions of a file.
+pub(super) fn mode(text: &str) -> Result<u32, String> {
+    u32::from_str_radix(text, 8)
+        .ok()
+        .filter(|mode| *mode <= 0o777)
+        .ok_or_else(|| "expected an octal number up to 777".into())
 }
 
 pub(super) fn even(text: &str) -> Result<usize, String> {
@@ -79,4 +87,15 @@ pub(super) fn interval(text: &str) -> Result<Nanoseconds, String> {
         Ok(interval) => Ok(interval),
         Err(error) => Err(error.to_string()),
     }
+}
+
+/// A part of something, such as `10%`.
+pub(super) fn percent(text: &str) -> Result<f64, String> {
+    text.strip_suffix('%')
+        .unwrap_or(text)
+        .trim()
+        .parse()
+        .ok()
+        .filter(|percent: &f64| percent.is_finite() && *percent >= 0.0)
+        .ok_or_else(|| "expected a percentage such as 10%".into())
 }

@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 
-use crate::raw::cpuid;
+use crate::counter::cpuid;
 
 /// What CPUID says that matters to the reading of clocks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -38,12 +38,18 @@ impl Cpu {
                 let text = String::from_utf8_lossy(&bytes);
                 text.trim_end_matches('\0').to_owned()
             });
-        let kvm = hypervisor.as_deref() == Some("KVMKVMKVM");
-        Self {
+        let mut cpu = Self {
             invariant_counter: bit(0x8000_0007, 3, INVARIANT_TSC),
-            steal_time: kvm && bit(0x4000_0001, 0, KVM_FEATURE_STEAL_TIME),
+            steal_time: false,
             hypervisor,
-        }
+        };
+        cpu.steal_time = cpu.is_kvm() && bit(0x4000_0001, 0, KVM_FEATURE_STEAL_TIME);
+        cpu
+    }
+
+    /// Whether the hypervisor is KVM, under which the counter goes on while the VM is paused.
+    pub fn is_kvm(&self) -> bool {
+        self.hypervisor.as_deref() == Some("KVMKVMKVM")
     }
 }
 

@@ -3,43 +3,28 @@
 //! What `read()` of the device gives.
 
 use std::mem::offset_of;
+use std::ops::Deref;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+use stopwatch_protocol::slot;
 use stopwatch_uapi as uapi;
 
-/// What happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum EventType {
-    /// A timeout expired.
-    Timeout,
-    /// Of a newer driver than this library knows.
-    Other(u32),
-}
-
-/// Something that happened to a stopwatch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+/// Something that happened to a stopwatch: the protocol's [`Event`](slot::Event), and
+/// what the file knows of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Event {
-    /// What happened.
-    #[serde(rename = "type")]
-    pub event_type: EventType,
-    /// To which stopwatch.
-    pub watch: u32,
-    /// Of the event, counted by the host; a gap means events that were lost, or
-    /// that the file's user may not see.
-    pub sequence: u64,
-    /// The stopwatch's own time for which it was armed; of several timeouts the
-    /// first one's.
-    pub deadline_ns: u64,
-    /// Its own time at which the host's timer ran.
-    pub time_ns: u64,
-    /// Timeouts of that stopwatch since its last reset, these included.
-    pub timeouts: u32,
-    /// How many timeouts this tells of: more than one if a periodic one was too
-    /// fast to be told each time.
-    pub count: u32,
+    /// What the host tells.
+    pub told: slot::Event,
     /// Events that this open file has lost since it was opened.
     pub dropped: u32,
+}
+
+impl Deref for Event {
+    type Target = slot::Event;
+
+    fn deref(&self) -> &slot::Event {
+        &self.told
+    }
 }
 
 impl Event {
@@ -55,16 +40,16 @@ impl Event {
         let u64_at = |offset| u64::from_ne_bytes(field(bytes, offset));
 
         Self {
-            event_type: match u32_at(offset_of!(Record, type_)) {
-                uapi::STOPWATCH_EVENT_TIMEOUT => EventType::Timeout,
-                other => EventType::Other(other),
+            told: slot::Event {
+                kind: u32_at(offset_of!(Record, type_)) as u16,
+                watch: u32_at(offset_of!(Record, watch)),
+                sequence: u64_at(offset_of!(Record, sequence)),
+                deadline_ns: u64_at(offset_of!(Record, deadline_ns)),
+                time_ns: u64_at(offset_of!(Record, time_ns)),
+                timeouts: u32_at(offset_of!(Record, timeouts)),
+                count: u32_at(offset_of!(Record, count)),
+                generation: 0,
             },
-            watch: u32_at(offset_of!(Record, watch)),
-            sequence: u64_at(offset_of!(Record, sequence)),
-            deadline_ns: u64_at(offset_of!(Record, deadline_ns)),
-            time_ns: u64_at(offset_of!(Record, time_ns)),
-            timeouts: u32_at(offset_of!(Record, timeouts)),
-            count: u32_at(offset_of!(Record, count)),
             dropped: u32_at(offset_of!(Record, dropped)),
         }
     }
@@ -72,6 +57,37 @@ impl Event {
     /// How late the host's timer was.
     pub fn late_ns(&self) -> u64 {
         self.time_ns.saturating_sub(self.deadline_ns)
+    }
+}
+
+impl Serialize for Event {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Flat {
+            #[serde(rename = "type")]
+            kind: String,
+            watch: u32,
+            sequence: u64,
+            deadline_ns: u64,
+            time_ns: u64,
+            timeouts: u32,
+            count: u32,
+            dropped: u32,
+        }
+        Flat {
+            kind: match self.kind.into() {
+                uapi::STOPWATCH_EVENT_TIMEOUT => "timeout".into(),
+                other => format!("event {other}"),
+            },
+            watch: self.watch,
+            sequence: self.sequence,
+            deadline_ns: self.deadline_ns,
+            time_ns: self.time_ns,
+            timeouts: self.timeouts,
+            count: self.count,
+            dropped: self.dropped,
+        }
+        .serialize(serializer)
     }
 }
 
@@ -91,19 +107,6 @@ mod tests {
         bytes[36] = 5; // count
         bytes[40] = 4; // dropped
         let event = Event::from_bytes(&bytes);
-        assert_eq!(
-            event,
-            Event {
-                event_type: EventType::Timeout,
-                watch: 7,
-                sequence: 2,
-                deadline_ns: 10,
-                time_ns: 12,
-                timeouts: 3,
-                count: 5,
-                dropped: 4,
-            }
-        );
         assert_eq!(event.late_ns(), 2);
         assert_eq!(
             serde_json::to_value(event).unwrap(),

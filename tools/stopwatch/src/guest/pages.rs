@@ -4,15 +4,17 @@
 
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
 
 use stopwatch_protocol::atomic_words::AtomicWords;
 use stopwatch_protocol::clock_page::ClockPage;
+use stopwatch_protocol::layout::Layout;
 use stopwatch_protocol::part::Part;
 use stopwatch_protocol::reader::Reader;
 use stopwatch_uapi as uapi;
 
 use super::unavailable::Unavailable;
-use crate::raw::{Array, Mapping, View};
+use crate::mapping::{Array, Mapping, View};
 
 const PAGE_SIZE: usize = uapi::STOPWATCH_CLOCK_PAGE_SIZE as usize;
 
@@ -25,7 +27,7 @@ const RECORD_WORDS: usize = size_of::<uapi::stopwatch_record>() / 8;
 // The flag is the first half of a word.
 const _: () = assert!(std::mem::offset_of!(uapi::stopwatch_doorbell, set) == 0);
 
-/// The clock page and, behind it, the state pages.
+/// A clock page, and the state pages of a device.
 #[derive(Debug)]
 pub(super) struct Pages {
     clock: View<[AtomicU64; CLOCK_WORDS]>,
@@ -35,10 +37,24 @@ pub(super) struct Pages {
 }
 
 /// As the protocol's reader takes them.
-type Words<'a> = AtomicWords<'a>;
+type Words<'a> = AtomicWords<&'a [AtomicU64]>;
 
 impl Pages {
-    /// Maps the pages of a device that says this of itself.
+    /// Those of a region that this program has mapped, and a clock page of its own.
+    pub(super) fn of(clock: &Arc<Mapping>, region: &Arc<Mapping>, layout: &Layout) -> Self {
+        Self {
+            clock: clock.words(0),
+            doorbell: clock.words(uapi::STOPWATCH_DOORBELL_OFFSET as usize),
+            state: region.words(layout.state() as usize),
+            records: region.array(
+                layout.record_offset() as usize,
+                layout.record_size() as usize,
+                layout.geometry().stopwatches as usize,
+            ),
+        }
+    }
+
+    /// Maps the pages that the driver of a device shows, which says this of it.
     pub(super) fn map(
         file: BorrowedFd<'_>,
         info: &uapi::stopwatch_device_info,
@@ -63,8 +79,8 @@ impl Pages {
     #[inline(always)]
     pub(super) fn clock(&self) -> ClockPage<Words<'_>, Words<'_>> {
         ClockPage::new(
-            Part::new(AtomicWords(&*self.clock), 0),
-            Part::new(AtomicWords(&*self.state), 0),
+            Part::new(AtomicWords(&self.clock[..]), 0),
+            Part::new(AtomicWords(&self.state[..]), 0),
         )
     }
 
@@ -72,11 +88,11 @@ impl Pages {
     #[inline(always)]
     pub(super) fn reader(&self, watch: u32) -> Option<Reader<Words<'_>, Words<'_>, Words<'_>>> {
         let record = self.records.get(watch as usize)?;
-        let record = Part::new(AtomicWords(record), 0);
+        let record = Part::new(AtomicWords(&record[..]), 0);
         Some(Reader::new(self.clock(), record))
     }
 
-    /// Whether the driver is going to ring the doorbell for what is posted by now. To
+    /// Whether the driver, or this program's own thread, is going to ring the doorbell for what is posted by now. To
     /// be asked after a full fence.
     #[inline]
     pub(super) fn doorbell_is_set(&self) -> bool {

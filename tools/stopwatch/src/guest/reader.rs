@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use stopwatch_protocol::reading;
 use stopwatch_protocol::unavailable;
 
+use super::device::By;
 use super::pages::Pages;
 use super::unavailable::Unavailable;
-use super::{Device, Error, Operation};
-use crate::raw::counter;
-use crate::{Reading, Source, State, Which};
+use super::{Device, Error};
+use crate::counter::counter;
+use crate::{Act, Reading, Source, Which};
 
 /// Reads stopwatches without a call where that is possible, and by a call where
 /// it is not. [`Reading::source`] says which it was.
@@ -40,8 +41,10 @@ pub struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(device: &'a Device) -> Result<Self, Error> {
-        let info = device.raw_info()?;
-        let pages = Pages::map(device.as_fd(), &info);
+        let pages = match &device.way {
+            By::Driver(driver) => Pages::map(driver.as_fd(), &driver.raw_info()?),
+            By::Resources(resources) => Ok(resources.pages_with_time()?),
+        };
         Ok(Self { device, pages })
     }
 
@@ -67,7 +70,7 @@ impl<'a> Reader<'a> {
             Err(NO_SUCH_WATCH) => Err(Error::NoSuchWatch {
                 which: Which::Number(watch),
             }),
-            Err(_) => self.device.command(watch, Operation::Read),
+            Err(_) => self.device.command(watch, Act::Read),
         }
     }
 
@@ -126,18 +129,9 @@ impl<'a> Reader<'a> {
 const NO_SUCH_WATCH: Unavailable = Unavailable::Pages(unavailable::Unavailable::NoSuchWatch);
 
 #[inline(always)]
-fn exit_free((reading, error_ns): (reading::Reading, u64)) -> Reading {
+fn exit_free((shown, error_ns): (reading::Reading, u64)) -> Reading {
     Reading {
-        state: match reading.running {
-            true => State::Running,
-            false => State::Stopped,
-        },
-        elapsed_ns: reading.elapsed_ns,
-        time_ns: reading.time_ns,
-        laps: reading.laps,
-        lap_ns: (reading.laps != 0).then_some(reading.lap_ns),
-        deadline_ns: (reading.deadline_ns != 0).then_some(reading.deadline_ns),
-        timeouts: reading.timeouts,
+        shown,
         error_ns,
         source: Source::ExitFree,
     }

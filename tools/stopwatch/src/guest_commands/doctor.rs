@@ -1,21 +1,20 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! `stopwatch doctor`: whether everything is as it should be and, if not, what
-//! to do. It changes nothing.
+//! `stopwatch doctor`: which pieces there are and what each missing one would bring, whether
+//! everything is as it should be and, if not, what to do. It changes nothing.
+
+mod pieces;
 
 use std::fmt::{self, Display};
-use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 
 use serde::Serialize;
-use stopwatch::guest::{Cpu, Device, Error, Info, Operation, Reader, Unavailable};
-use stopwatch::{Features, Nanoseconds};
+use stopwatch::guest::{Cpu, Device, Error, Info, Reader, Unavailable, Way};
+use stopwatch::{Act, Features, Nanoseconds, Roots};
 use stopwatch_uapi as uapi;
 
 use crate::output::Output;
-
-const CLOCK_SOURCE: &str = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
 
 /// The least of so many calls is what one takes without a disturbance.
 const CALLS: usize = 20;
@@ -57,9 +56,21 @@ fn note(check: &'static str, found: impl Into<String>, advice: &'static str) -> 
     }
 }
 
-pub(super) fn run(path: &Path, output: Output) -> anyhow::Result<ExitCode> {
-    let device = Device::open(path);
-    let mut report = Report(vec![device_found(path, &device)]);
+fn bad(check: &'static str, error: &Error) -> Finding {
+    Finding {
+        check,
+        verdict: Verdict::Bad,
+        found: error.to_string(),
+        advice: None,
+    }
+}
+
+pub(super) fn run(path: Option<&Path>, output: Output) -> anyhow::Result<ExitCode> {
+    let roots = Roots::default();
+    let device = super::open(path);
+    let misses_none = path.is_none() && pieces::is_host_only(&roots);
+    let mut report = Report(vec![device_found(&device, misses_none)]);
+    report.0.extend(pieces::look(&roots));
     if let Ok(device) = &device {
         let info = device.info()?;
         report.0.push(version(&info));
@@ -68,37 +79,47 @@ pub(super) fn run(path: &Path, output: Output) -> anyhow::Result<ExitCode> {
         report.0.push(answers(device));
         let reader = device.reader()?;
         report.0.push(exit_free(&reader));
-        report.0.push(mapping(reader.load_ticks()));
+        report.0.push(mapping(reader.load_ticks(), info.way));
         report.0.push(posting(device.poster(0)?.has_ring()));
     }
     let cpu = Cpu::ask();
     report.0.push(counter(&cpu));
     report.0.push(steal(&cpu));
-    report
-        .0
-        .push(clock_source(fs::read_to_string(CLOCK_SOURCE).ok()));
     output.print(&report, &report)?;
     Ok(match (&device, report.is_bad()) {
-        (Err(Error::Open(_)), _) => ExitCode::from(3),
-        (_, true) => ExitCode::FAILURE,
         (_, false) => ExitCode::SUCCESS,
+        (Err(Error::Open(_)), true) => ExitCode::from(3),
+        (_, true) => ExitCode::FAILURE,
     })
 }
 
-fn device_found(path: &Path, device: &Result<Device, Error>) -> Finding {
+/// A machine that is a host, and nothing else, misses none.
+fn device_found(device: &Result<Device, Error>, misses_none: bool) -> Finding {
+    const CHECK: &str = "device";
     match device {
-        Ok(_) => good("device", path.display().to_string()),
-        Err(error) => Finding {
-            check: "device",
-            verdict: Verdict::Bad,
-            found: error.to_string(),
-            advice: None,
+        Ok(device) => match (device.info().map(|info| info.way), device.reset_reason()) {
+            (Ok(way), None) => good(CHECK, format!("reached by {way}")),
+            (Ok(way), Some(reason)) => note(
+                CHECK,
+                format!("reached by {way}; it was reset, since {reason}"),
+                "timeouts were disarmed, and stopwatches without a name deleted",
+            ),
+            (Err(error), _) => bad(CHECK, &error),
         },
+        Err(_) if misses_none => note(
+            CHECK,
+            "none: this machine is a host",
+            "`stopwatch host list` shows its VMs",
+        ),
+        Err(error) => bad(CHECK, error),
     }
 }
 
 fn version(info: &Info) -> Finding {
-    let found = format!("{}, of device and driver", info.version);
+    let found = match info.way {
+        Way::Resources => format!("{}, of the device", info.version),
+        _ => format!("{}, of device and driver", info.version),
+    };
     match info.version == uapi::STOPWATCH_VERSION {
         true => good("version", found),
         false => note(
@@ -143,23 +164,14 @@ fn events(info: &Info) -> Finding {
 /// The least `error_ns` is how long a call took.
 fn answers(device: &Device) -> Finding {
     let times: Result<Vec<_>, _> = (0..CALLS)
-        .map(|_| {
-            device
-                .command(0, Operation::Read)
-                .map(|reading| reading.error_ns)
-        })
+        .map(|_| device.command(0, Act::Read).map(|reading| reading.error_ns))
         .collect();
     match times {
         Ok(times) => {
             let least = times.into_iter().min().unwrap_or(0);
             good("call", format!("answered within {}", Nanoseconds(least)))
         }
-        Err(error) => Finding {
-            check: "call",
-            verdict: Verdict::Bad,
-            found: error.to_string(),
-            advice: None,
-        },
+        Err(error) => bad("call", &error),
     }
 }
 
@@ -176,7 +188,7 @@ fn exit_free(reader: &Reader<'_>) -> Finding {
     }
 }
 
-fn mapping(ticks: Result<(f64, f64), Unavailable>) -> Finding {
+fn mapping(ticks: Result<(f64, f64), Unavailable>, way: Way) -> Finding {
     const CHECK: &str = "mapping";
     let (mapped, memory) = match ticks {
         Ok(ticks) => ticks,
@@ -189,7 +201,13 @@ fn mapping(ticks: Result<(f64, f64), Unavailable>) -> Finding {
         note(
             CHECK,
             format!("{found}: not cacheable"),
-            "readings work but are slow; does the host's VMM show the region as memory?",
+            match way {
+                Way::Resources => {
+                    "readings work but are slow: without a driver the region is mapped uncached, \
+                     which this CPU heeds; the driver maps it cacheable"
+                }
+                _ => "readings work but are slow; does the host's VMM show the region as memory?",
+            },
         )
     } else {
         good(
@@ -237,17 +255,6 @@ fn steal(cpu: &Cpu) -> Finding {
     }
 }
 
-fn clock_source(name: Option<String>) -> Finding {
-    match name {
-        Some(name) => good("guest clock", name.trim()),
-        None => note(
-            "guest clock",
-            format!("{CLOCK_SOURCE} cannot be read"),
-            "mount sysfs to see it",
-        ),
-    }
-}
-
 #[derive(Debug, Serialize)]
 #[serde(transparent)]
 struct Report(Vec<Finding>);
@@ -283,9 +290,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_missing_device_is_bad_and_says_what_to_do() {
-        let path = Path::new("/dev/no-such-stopwatch");
-        let report = Report(vec![device_found(path, &Device::open(path))]);
+    fn a_missing_device_is_bad_but_on_a_host() {
+        let missing = || super::super::open(Some(Path::new("/dev/no-such-stopwatch")));
+        let report = Report(vec![device_found(&missing(), false)]);
         let text = report.to_string();
         assert!(
             text.starts_with("BAD   device       there is no /dev/no-such"),
@@ -293,28 +300,27 @@ mod tests {
         );
         assert!(text.contains("insmod"), "{text}");
         assert!(text.ends_with("something does not work"), "{text}");
+        let report = Report(vec![device_found(&missing(), true)]);
+        assert!(!report.is_bad(), "{report}");
     }
 
     #[test]
     fn the_speed_of_loads_tells_the_mapping() {
-        let verdict = |mapped, memory| mapping(Ok((mapped, memory)));
+        let verdict = |mapped, memory| mapping(Ok((mapped, memory)), Way::Driver);
         assert!(verdict(1.1, 1.0)
             .found
             .ends_with("cacheable, as far as that tells"));
         assert_eq!(verdict(700.0, 1.0).verdict, Verdict::Note);
         assert!(verdict(30.0, 1.0).found.contains("does not tell"));
-        assert_eq!(
-            mapping(Err(
-                stopwatch::protocol::unavailable::Unavailable::NoClock.into()
-            ))
-            .verdict,
-            Verdict::Note
-        );
+        let slow = mapping(Ok((700.0, 1.0)), Way::Resources);
+        assert!(slow.advice.unwrap().contains("uncached"));
+        let none = stopwatch::protocol::unavailable::Unavailable::NoClock.into();
+        assert_eq!(mapping(Err(none), Way::Driver).verdict, Verdict::Note);
     }
 
     #[test]
     fn findings_are_json() {
-        let report = Report(vec![clock_source(Some("kvm-clock\n".into()))]);
+        let report = Report(vec![good("guest clock", "kvm-clock")]);
         assert_eq!(
             serde_json::to_string(&report).unwrap(),
             r#"[{"check":"guest clock","verdict":"good","found":"kvm-clock","advice":null}]"#

@@ -3,18 +3,19 @@
 //! What the program does in a guest.
 
 mod bench;
+mod boot;
 mod doctor;
 mod run;
 mod timeout;
 mod watch;
 
 use std::fmt::{self, Display};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use stopwatch::guest::{self, Device, Info, Operation, DEVICE};
-use stopwatch::{Nanoseconds, Reading, Which};
+use stopwatch::guest::{self, Device, Info, DEVICE};
+use stopwatch::{Act, Command, Nanoseconds, Reading, Which};
 
 use crate::cli::{BenchCommand, GuestCommand};
 use crate::live;
@@ -27,34 +28,51 @@ pub(crate) fn run(
     device: Option<PathBuf>,
     output: Output,
 ) -> anyhow::Result<ExitCode> {
-    let path = device.unwrap_or_else(|| DEVICE.into());
     match &command {
-        GuestCommand::Doctor => return doctor::run(&path, output),
+        GuestCommand::Doctor => return doctor::run(device.as_deref(), output),
+        GuestCommand::Boot(arguments) => {
+            return boot::run(open(device.as_deref()), arguments, output)
+        }
         GuestCommand::Timeout(arguments) => timeout::check(arguments),
         GuestCommand::Bench(BenchCommand::Rows { seconds, rounds }) => {
-            return Err(bench::rows(&path, *seconds, *rounds, output))
+            let path = device.unwrap_or_else(|| DEVICE.into());
+            return Err(bench::rows(&path, *seconds, *rounds, output));
         }
         _ => {}
     }
-    let device = Device::open(&path)?;
+    let device = open(device.as_deref())?;
+    if let Some(reason) = device.reset_reason() {
+        eprintln!(
+            "note: the device was reset, since {reason}; timeouts were disarmed, and stopwatches \
+             without a name deleted"
+        );
+    }
     if let GuestCommand::Run(arguments) = command {
         return run::run(&device, arguments, output);
     }
     use_device(command, &device, output).map(|()| ExitCode::SUCCESS)
 }
 
+/// Opens the device that is meant, or the one that there is.
+fn open(path: Option<&Path>) -> Result<Device, guest::Error> {
+    match path {
+        Some(path) => Device::open(path),
+        None => Device::find(),
+    }
+}
+
 fn use_device(command: GuestCommand, device: &Device, output: Output) -> anyhow::Result<()> {
-    let operate = |which: Which, operation| {
-        let shown = operate(device, &which, operation)?;
+    let operate = |which: Which, asked: Command| {
+        let shown = operate(device, &which, asked)?;
         output.print(&shown, &shown)
     };
     match command {
-        GuestCommand::Start(of) => operate(of.watch, Operation::Start),
-        GuestCommand::Pause(of) => operate(of.watch, Operation::Pause),
-        GuestCommand::Lap(of) => operate(of.watch, Operation::Lap),
-        GuestCommand::Reset(of) => operate(of.watch, Operation::Reset),
-        GuestCommand::Show(of) => operate(of.watch, Operation::Read),
-        GuestCommand::ReadReset(of) => operate(of.watch, Operation::ReadReset),
+        GuestCommand::Start(of) => operate(of.watch, Act::Start.into()),
+        GuestCommand::Pause(of) => operate(of.watch, Act::Pause.into()),
+        GuestCommand::Lap(of) => operate(of.watch, Act::Lap.into()),
+        GuestCommand::Reset(of) => operate(of.watch, Act::Reset.into()),
+        GuestCommand::Show(of) => operate(of.watch, Act::Read.into()),
+        GuestCommand::ReadReset(of) => operate(of.watch, Command::ReadReset),
         GuestCommand::Laps { watch, from } => {
             let number = device.resolve(&watch.watch)?;
             let laps = match from {
@@ -67,12 +85,12 @@ fn use_device(command: GuestCommand, device: &Device, output: Output) -> anyhow:
         GuestCommand::Timeout(arguments) => timeout::arm(device, arguments, output),
         GuestCommand::Create { name, creation } => {
             let number = device.create(Some(&name), creation.into())?;
-            operate(number.into(), Operation::Read)
+            operate(number.into(), Act::Read.into())
         }
         GuestCommand::Delete(of) => {
             let number = device.resolve(&of.watch)?;
             let title = Title::of(&device.describe(number)?);
-            command_of(device, &of.watch, Operation::Delete)?;
+            command_of(device, &of.watch, Command::Delete)?;
             output.print(
                 &serde_json::json!({ "watch": number, "deleted": true }),
                 format_args!("{title} is deleted"),
@@ -83,7 +101,13 @@ fn use_device(command: GuestCommand, device: &Device, output: Output) -> anyhow:
             let Some(uid) = device.describe(number)?.uid else {
                 return Err(guest::Error::Numbered { watch: number }.into());
             };
-            operate(watch.watch, Operation::SetMode(uid, share))
+            operate(
+                watch.watch,
+                Command::SetMode {
+                    uid,
+                    mode: share.mode(),
+                },
+            )
         }
         GuestCommand::List { all } => list(device, all, output),
         GuestCommand::Events { watch, count } => {
@@ -103,6 +127,7 @@ fn use_device(command: GuestCommand, device: &Device, output: Output) -> anyhow:
         }
         // Those that have an exit status of their own.
         GuestCommand::Run(_)
+        | GuestCommand::Boot(_)
         | GuestCommand::Doctor
         | GuestCommand::Bench(BenchCommand::Rows { .. }) => unreachable!("done in run()"),
     }
@@ -112,10 +137,10 @@ fn use_device(command: GuestCommand, device: &Device, output: Output) -> anyhow:
 fn command_of(
     device: &Device,
     which: &Which,
-    operation: Operation,
+    asked: impl Into<Command>,
 ) -> anyhow::Result<(u32, Reading)> {
     let number = device.resolve(which)?;
-    let result = device.command(number, operation);
+    let result = device.command(number, asked);
     let reading = match which {
         Which::Number(_) => result?,
         Which::Name(_) => result.with_context(|| format!("stopwatch {which}"))?,
@@ -123,8 +148,8 @@ fn command_of(
     Ok((number, reading))
 }
 
-fn operate(device: &Device, which: &Which, operation: Operation) -> anyhow::Result<Shown> {
-    let (number, reading) = command_of(device, which, operation)?;
+fn operate(device: &Device, which: &Which, asked: impl Into<Command>) -> anyhow::Result<Shown> {
+    let (number, reading) = command_of(device, which, asked)?;
     Ok(Shown {
         description: device.describe(number)?,
         reading,
@@ -132,7 +157,7 @@ fn operate(device: &Device, which: &Which, operation: Operation) -> anyhow::Resu
 }
 
 fn list(device: &Device, all: bool, output: Output) -> anyhow::Result<()> {
-    let watches = watches(device, all, |watch| device.command(watch, Operation::Read))?;
+    let watches = watches(device, all, |watch| device.command(watch, Act::Read))?;
     if watches.is_empty() {
         return output.print(
             &watches,
@@ -171,6 +196,7 @@ struct InfoText<'a>(&'a Info);
 impl Display for InfoText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let info = self.0;
+        writeln!(f, "reached by   {}", info.way)?;
         writeln!(f, "version      {}", info.version)?;
         writeln!(f, "stopwatches  {}", info.stopwatches)?;
         writeln!(
@@ -195,6 +221,7 @@ impl Display for InfoText<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use stopwatch::guest::Way;
     use stopwatch::Features;
 
     #[test]
@@ -209,10 +236,12 @@ mod tests {
             events: 3,
             events_lost: 0,
             epoch_ns: None,
+            way: Way::Driver,
         };
         assert_eq!(
             InfoText(&info).to_string(),
             "\
+reached by   the driver
 version      1
 stopwatches  64
 rings        2 of 64 slots

@@ -14,8 +14,8 @@ use std::time::Instant;
 use anyhow::Context;
 use serde::Serialize;
 use signal_hook::consts::{SIGINT, SIGQUIT};
-use stopwatch::guest::{self, Cpu, Device, Operation};
-use stopwatch::{Creation, Name, Nanoseconds, State};
+use stopwatch::guest::{self, Cpu, Device};
+use stopwatch::{Act, Creation, Name, Nanoseconds};
 
 use crate::cli::RunCommand;
 use crate::output::Output;
@@ -50,7 +50,7 @@ pub(super) fn run(
     }
     let steal_before = steal_ns();
 
-    let started = device.command(watch, Operation::Start)?;
+    let started = device.command(watch, Act::Start)?;
     let begin = Instant::now();
     let spawned = process::Command::new(program)
         .args(parameters)
@@ -62,7 +62,7 @@ pub(super) fn run(
     let mut child = match spawned {
         Ok(child) => child,
         Err(error) => {
-            device.command(watch, Operation::Reset)?;
+            device.command(watch, Act::Reset)?;
             eprintln!("error: cannot run {}: {error}", program.to_string_lossy());
             return Ok(ExitCode::from(match error.kind() {
                 ErrorKind::NotFound => NOT_FOUND,
@@ -70,10 +70,14 @@ pub(super) fn run(
             }));
         }
     };
+    if !laps {
+        // The command may use stopwatches, too.
+        device.let_go();
+    }
     let laps_ns = lap_each_line(device, watch, &mut child);
     let status = child.wait()?;
     let guest_ns = u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX);
-    let paused = device.command(watch, Operation::Pause)?;
+    let paused = device.command(watch, Act::Pause)?;
 
     let result = Timed {
         name,
@@ -102,11 +106,12 @@ fn stopwatch_for(device: &Device, name: Option<&Name>) -> anyhow::Result<u32> {
         Err(guest::Error::NameTaken {
             watch: Some(watch), ..
         }) => {
-            let reading = device.command(watch, Operation::Read)?;
-            if reading.state == State::Running {
-                return Err(guest::Error::Running { watch, reading }.into());
+            let reading = device.command(watch, Act::Read)?;
+            if reading.running {
+                let elapsed_ns = reading.elapsed_ns;
+                return Err(guest::Error::Running { watch, elapsed_ns }.into());
             }
-            device.command(watch, Operation::Reset)?;
+            device.command(watch, Act::Reset)?;
             Ok(watch)
         }
         other => Ok(other?),
@@ -126,7 +131,7 @@ fn lap_each_line(
     };
     let mut laps = Vec::new();
     pass_lines(stdout, &mut io::stdout().lock(), || {
-        let lap = device.command(watch, Operation::Lap)?.elapsed_ns;
+        let lap = device.command(watch, Act::Lap)?.elapsed_ns;
         laps.push(lap);
         Ok(())
     })?;

@@ -9,15 +9,17 @@ use anyhow::bail;
 use clap::error::ErrorKind;
 use clap::CommandFactory;
 use serde::Serialize;
-use stopwatch::guest::{self, Device, Event, Operation};
-use stopwatch::{Name, Nanoseconds, Reading, Which};
+use stopwatch::guest::{self, Device, Event};
+use stopwatch::{Act, Name, Nanoseconds, Reading, Which};
+use stopwatch_uapi::STOPWATCH_ANSWER_MS;
 
 use super::{command_of, operate};
 use crate::cli::{Cli, Timeout};
 use crate::output::{Output, Title};
 
-/// How long an event may be on its way before one asks whether it will come.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// How long an event may be on its way after its timeout: a host that emulates, or looks
+/// for mistakes, brings it late. As long as the driver waits for an answer.
+const PATIENCE: Duration = Duration::from_millis(STOPWATCH_ANSWER_MS as u64);
 
 /// How long to wait for an event before one asks whether the timeout is still
 /// armed: what another program does to it makes no event.
@@ -47,17 +49,17 @@ pub(super) fn arm(device: &Device, arguments: Timeout, output: Output) -> anyhow
         at_elapsed,
         wait,
     } = arguments;
-    let operation = Operation::Timeout(guest::Timeout {
+    let asked = stopwatch::Timeout {
         ns: duration.0,
         interval_ns: every.map_or(0, |every| every.0),
         at_elapsed,
-    });
+    };
     if wait {
-        let (number, reading) = command_of(device, &watch.watch, operation)?;
+        let (number, reading) = command_of(device, &watch.watch, asked)?;
         let expired = wait_for(device, number, reading)?;
         output.print(&expired, &expired)
     } else {
-        let shown = operate(device, &watch.watch, operation)?;
+        let shown = operate(device, &watch.watch, asked)?;
         output.print(&shown, &shown)
     }
 }
@@ -150,7 +152,7 @@ fn wait_for(device: &Device, watch: u32, armed: Reading) -> anyhow::Result<Expir
             }
             let delivered_ns = match description.has_vm_time() {
                 true => {
-                    let now = device.command(watch, Operation::Read)?.time_ns;
+                    let now = device.command(watch, Act::Read)?.time_ns;
                     Some(now.saturating_sub(event.deadline_ns))
                 }
                 false => None,
@@ -215,17 +217,20 @@ pub(super) fn follow(
 mod tests {
     use super::*;
     use crate::output::examples::{named, numbered};
-    use stopwatch::guest::EventType;
+    use stopwatch::protocol::slot;
+    use stopwatch_uapi::STOPWATCH_EVENT_TIMEOUT;
 
     fn told(title: Title) -> Told {
         let event = Event {
-            event_type: EventType::Timeout,
-            watch: 0,
-            sequence: 4,
-            deadline_ns: 12_000_000_000,
-            time_ns: 12_000_020_000,
-            timeouts: 2,
-            count: 1,
+            told: slot::Event {
+                kind: STOPWATCH_EVENT_TIMEOUT as u16,
+                sequence: 4,
+                deadline_ns: 12_000_000_000,
+                time_ns: 12_000_020_000,
+                timeouts: 2,
+                count: 1,
+                ..Default::default()
+            },
             dropped: 0,
         };
         Told {
@@ -258,7 +263,7 @@ mod tests {
     #[test]
     fn several_timeouts_in_one_event_are_told() {
         let mut told = told(Title::of(&named().description));
-        told.event.count = 3;
+        told.event.told.count = 3;
         assert_eq!(
             told.to_string(),
             "stopwatch 70 \"boot\": 3 timeouts up to number 2 expired, due at 12.000 000 000 s; \

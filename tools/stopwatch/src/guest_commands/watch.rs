@@ -40,6 +40,7 @@ impl<'a> Live<'a> {
 impl View for Live<'_> {
     fn refresh(&mut self) -> anyhow::Result<()> {
         self.list.watches = watches(self.device, self.all, |watch| self.reader.read(watch))?;
+        self.device.let_go();
         Ok(())
     }
 

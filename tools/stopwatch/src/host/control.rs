@@ -1,134 +1,57 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! An open `/dev/vhost-stopwatch`: each of its ioctls, typed.
+//! An open `/dev/vhost-stopwatch`: what makes a VM of it, and which VMs there are.
 
-use std::fmt;
-use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::fs::{self, File};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::io::Errno;
+use rustix::net::sockopt::{set_socket_timeout, Timeout};
+use rustix::net::{socket_with, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use stopwatch_uapi as uapi;
 
+use super::error::refused;
 use super::vm_info::pick;
-use super::{Error, Geometry, VmInfo, DEVICE};
+use super::{Error, Geometry, Policy, VmInfo, DEVICE, NAME_SIZE};
 use crate::open::open;
-use crate::raw::{self, Request};
-use crate::{Creation, Description, Features, Laps, Name, OpenError, Reading, Which};
+use crate::raw::{self, Ioctl};
+use crate::{Features, OpenError};
 
 const ADVICE: &str = "load the host module first (insmod vhost_stopwatch.ko)";
 
+/// How long a server may take to answer. It answers at once, unless it hangs.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 // SAFETY: <linux/vhost_stopwatch.h> gives each number this struct.
-const GET_FEATURES: Request<uapi::vhost_stopwatch_features> =
-    unsafe { Request::new(uapi::VHOST_STOPWATCH_GET_FEATURES) };
+pub(super) const GET_FEATURES: Ioctl<uapi::vhost_stopwatch_features> =
+    unsafe { Ioctl::new(uapi::VHOST_STOPWATCH_GET_FEATURES) };
 // SAFETY: as above.
-const SET_FEATURES: Request<uapi::vhost_stopwatch_features> =
-    unsafe { Request::new(uapi::VHOST_STOPWATCH_SET_FEATURES) };
+const SET_FEATURES: Ioctl<uapi::vhost_stopwatch_features> =
+    unsafe { Ioctl::new(uapi::VHOST_STOPWATCH_SET_FEATURES) };
 // SAFETY: as above.
-const SET_GEOMETRY: Request<uapi::vhost_stopwatch_geometry> =
-    unsafe { Request::new(uapi::VHOST_STOPWATCH_SET_GEOMETRY) };
+const SET_GEOMETRY: Ioctl<uapi::vhost_stopwatch_geometry> =
+    unsafe { Ioctl::new(uapi::VHOST_STOPWATCH_SET_GEOMETRY) };
 // SAFETY: as above.
-const SET_REGION: Request<uapi::vhost_stopwatch_fd> =
-    unsafe { Request::new(uapi::VHOST_STOPWATCH_SET_REGION) };
+const SET_REGION: Ioctl<uapi::vhost_stopwatch_fd> =
+    unsafe { Ioctl::new(uapi::VHOST_STOPWATCH_SET_REGION) };
 // SAFETY: as above.
-const SET_KICK: Request<uapi::vhost_stopwatch_fd> =
-    unsafe { Request::new(uapi::VHOST_STOPWATCH_SET_KICK) };
+const SET_KICK: Ioctl<uapi::vhost_stopwatch_fd> =
+    unsafe { Ioctl::new(uapi::VHOST_STOPWATCH_SET_KICK) };
 // SAFETY: as above.
-const SET_CALL: Request<uapi::vhost_stopwatch_fd> =
-    unsafe { Request::new(uapi::VHOST_STOPWATCH_SET_CALL) };
+const SET_CALL: Ioctl<uapi::vhost_stopwatch_fd> =
+    unsafe { Ioctl::new(uapi::VHOST_STOPWATCH_SET_CALL) };
 // SAFETY: as above.
-const SET_NAME: Request<uapi::vhost_stopwatch_name> =
-    unsafe { Request::new(uapi::VHOST_STOPWATCH_SET_NAME) };
+const SET_NAME: Ioctl<uapi::vhost_stopwatch_name> =
+    unsafe { Ioctl::new(uapi::VHOST_STOPWATCH_SET_NAME) };
 // SAFETY: as above.
-const GET_VM: Request<uapi::vhost_stopwatch_vm> =
-    unsafe { Request::new(uapi::VHOST_STOPWATCH_GET_VM) };
+pub(super) const GET_VM: Ioctl<uapi::vhost_stopwatch_vm> =
+    unsafe { Ioctl::new(uapi::VHOST_STOPWATCH_GET_VM) };
 // SAFETY: as above.
-const SET_POLICY: Request<uapi::vhost_stopwatch_policy> =
-    unsafe { Request::new(uapi::VHOST_STOPWATCH_SET_POLICY) };
-// SAFETY: as above.
-const COMMAND: Request<uapi::vhost_stopwatch_command> =
-    unsafe { Request::new(uapi::VHOST_STOPWATCH_COMMAND) };
-// SAFETY: as above.
-const DESCRIBE: Request<uapi::vhost_stopwatch_description> =
-    unsafe { Request::new(uapi::VHOST_STOPWATCH_DESCRIBE) };
-// SAFETY: as above. The kernel also writes to the array that the struct tells
-// the address and size of; `laps_from()` gives it one.
-const LAPS: Request<uapi::vhost_stopwatch_laps> =
-    unsafe { Request::new(uapi::VHOST_STOPWATCH_LAPS) };
-
-/// The fastest periodic timeout that any VM may have, in ns.
-pub const MIN_INTERVAL_NS: u64 = uapi::VHOST_STOPWATCH_MIN_INTERVAL_NS as u64;
-
-/// What a guest may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Policy {
-    /// Whether it may know the host's uptime.
-    pub allow_host_time: bool,
-    /// Whether it may power the host off, if the host module was loaded so.
-    pub allow_host_power: bool,
-    /// The fastest periodic timeout that it may have, in ns; at least
-    /// [`MIN_INTERVAL_NS`].
-    pub min_interval_ns: u64,
-}
-
-impl Default for Policy {
-    /// What a VM without a policy has.
-    fn default() -> Self {
-        Self {
-            allow_host_time: false,
-            allow_host_power: false,
-            min_interval_ns: MIN_INTERVAL_NS,
-        }
-    }
-}
-
-/// What the host can do to a stopwatch of a VM; as in
-/// [`guest::Operation`](crate::guest::Operation).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Operation {
-    /// Go on counting from where it stands.
-    Start,
-    /// Stand still.
-    Pause,
-    /// Note the elapsed time.
-    Lap,
-    /// Stop, go back to zero, forget laps and timeouts, disarm.
-    Reset,
-    /// Only say how it stands.
-    Read,
-    /// Reset, and say how it stood before.
-    ReadReset,
-    /// Be no more; only for one that was created.
-    Delete,
-}
-
-impl Operation {
-    fn number(self) -> u32 {
-        match self {
-            Self::Start => uapi::STOPWATCH_OP_START,
-            Self::Pause => uapi::STOPWATCH_OP_PAUSE,
-            Self::Lap => uapi::STOPWATCH_OP_LAP,
-            Self::Reset => uapi::STOPWATCH_OP_RESET,
-            Self::Read => uapi::STOPWATCH_OP_READ,
-            Self::ReadReset => uapi::STOPWATCH_OP_READ_RESET,
-            Self::Delete => uapi::STOPWATCH_OP_DELETE,
-        }
-    }
-}
-
-impl fmt::Display for Operation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Start => "start",
-            Self::Pause => "pause",
-            Self::Lap => "lap",
-            Self::Reset => "reset",
-            Self::Read => "read",
-            Self::ReadReset => "read and reset",
-            Self::Delete => "delete",
-        })
-    }
-}
+const SET_POLICY: Ioctl<uapi::vhost_stopwatch_policy> =
+    unsafe { Ioctl::new(uapi::VHOST_STOPWATCH_SET_POLICY) };
 
 /// An open `/dev/vhost-stopwatch`. It is a VM from
 /// [`set_region`](Control::set_region) on, for as long as a copy of the
@@ -136,9 +59,14 @@ impl fmt::Display for Operation {
 ///
 /// The calls are those of `<linux/vhost_stopwatch.h>`, which says in what order
 /// they go. Each error is an [`Error::Refused`] with the errno of that header.
+///
+/// It may be a socket instead, at which `stopwatch host serve` answers for the VMs that it
+/// serves by itself. It answers the calls that look at VMs, and those about their
+/// stopwatches.
 #[derive(Debug)]
 pub struct Control {
     file: File,
+    is_socket: bool,
 }
 
 impl Control {
@@ -149,9 +77,14 @@ impl Control {
     /// [`Error::Open`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path: PathBuf = path.as_ref().to_owned();
-        let control = Self {
-            file: open(&path, ADVICE)?,
+        let is_socket = fs::metadata(&path).is_ok_and(|it| it.file_type().is_socket());
+        let file = match is_socket {
+            true => {
+                connect(&path).map_err(|errno| OpenError::of(errno.into(), &path, NO_SERVER))?
+            }
+            false => open(&path, ADVICE)?,
         };
+        let control = Self { file, is_socket };
         match control.features() {
             Err(error) if error.errno() == Some(Errno::NOTTY) => {
                 Err(Error::Open(OpenError::OtherDevice {
@@ -171,8 +104,7 @@ impl Control {
     /// As the header says.
     pub fn features(&self) -> Result<Features, Error> {
         let mut raw = uapi::vhost_stopwatch_features::default();
-        GET_FEATURES
-            .call(self.as_fd(), &mut raw)
+        self.call(&GET_FEATURES, &mut raw)
             .map_err(refused("GET_FEATURES", &[]))?;
         Ok(Features(raw.features))
     }
@@ -187,7 +119,7 @@ impl Control {
             features: features.0,
             ..Default::default()
         };
-        SET_FEATURES.call(self.as_fd(), &mut raw).map_err(refused(
+        self.call(&SET_FEATURES, &mut raw).map_err(refused(
             format!("SET_FEATURES to {features}"),
             &[
                 (Errno::INVAL, "the host module does not know one of them"),
@@ -210,7 +142,7 @@ impl Control {
             event_slots: geometry.event_slots,
             ..Default::default()
         };
-        SET_GEOMETRY.call(self.as_fd(), &mut raw).map_err(refused(
+        self.call(&SET_GEOMETRY, &mut raw).map_err(refused(
             format!("SET_GEOMETRY to {geometry}"),
             &[
                 (
@@ -295,9 +227,10 @@ impl Control {
         let mut raw = uapi::vhost_stopwatch_name::default();
         raw.name
             .get_mut(..name.len())
+            .filter(|field| field.len() < NAME_SIZE)
             .ok_or_else(|| Error::NameTooLong { name: name.into() })?
             .copy_from_slice(name.as_bytes());
-        SET_NAME.call(self.as_fd(), &mut raw).map_err(refused(
+        self.call(&SET_NAME, &mut raw).map_err(refused(
             format!("SET_NAME to {name:?}"),
             &[(
                 Errno::INVAL,
@@ -387,19 +320,8 @@ impl Control {
     ///
     /// As the header says.
     pub fn set_policy(&self, policy: Policy) -> Result<(), Error> {
-        let flag = |on, flag| if on { flag } else { 0 };
-        let mut raw = uapi::vhost_stopwatch_policy {
-            flags: flag(
-                policy.allow_host_time,
-                uapi::VHOST_STOPWATCH_ALLOW_HOST_TIME,
-            ) | flag(
-                policy.allow_host_power,
-                uapi::VHOST_STOPWATCH_ALLOW_HOST_POWER,
-            ),
-            min_interval_ns: policy.min_interval_ns,
-            ..Default::default()
-        };
-        SET_POLICY.call(self.as_fd(), &mut raw).map_err(refused(
+        let mut raw = policy.into();
+        self.call(&SET_POLICY, &mut raw).map_err(refused(
             "SET_POLICY",
             &[
                 (Errno::INVAL, "expected a least interval from 100us to 1h"),
@@ -412,190 +334,24 @@ impl Control {
         ))
     }
 
-    /// COMMAND: has a stopwatch of VM `vm` do `operation`. Says the number of
-    /// the stopwatch, too. It works whether the VM is started or not.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Running`], [`Error::Stopped`], [`Error::NoSuchWatch`],
-    /// [`Error::Numbered`].
-    pub fn command(
+    /// Has whoever has the VMs do what a struct says.
+    pub(super) fn call<T>(&self, request: &Ioctl<T>, argument: &mut T) -> Result<(), Errno> {
+        match self.is_socket {
+            true => request.ask(self.as_fd(), argument, &mut []),
+            false => request.call(self.as_fd(), argument),
+        }
+    }
+
+    /// [`Self::call`], of one that also fills in `array`, whose address is in the struct.
+    pub(super) fn call_with<T>(
         &self,
-        vm: u64,
-        which: &Which,
-        operation: Operation,
-    ) -> Result<(u32, Reading), Error> {
-        let mut raw = uapi::vhost_stopwatch_command {
-            vm,
-            op: operation.number(),
-            ..Default::default()
-        };
-        match which {
-            Which::Number(number) => raw.watch = *number,
-            Which::Name(name) => raw.name = name.to_field(),
-        }
-        let result = COMMAND.call(self.as_fd(), &mut raw);
-        let reading = raw.reading.into();
-        let which = || which.clone();
-        result.map_err(|errno| match (errno, operation) {
-            (Errno::ALREADY, Operation::Start) => Error::Running {
-                which: which(),
-                reading,
-            },
-            (Errno::ALREADY | Errno::NODATA, _) => Error::Stopped {
-                which: which(),
-                operation,
-                reading,
-            },
-            (Errno::NOENT, _) => Error::NoSuchWatch { vm, which: which() },
-            (Errno::INVAL, Operation::Delete) => Error::Numbered { watch: raw.watch },
-            (errno, _) => refused(format!("COMMAND {operation}"), &[])(errno),
-        })?;
-        Ok((raw.watch, reading))
-    }
-
-    /// COMMAND: makes a stopwatch in VM `vm`, stopped at 0, and says its number.
-    /// It will belong to the guest's root.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NameTaken`], [`Error::Full`], [`Error::NoSuchVm`].
-    pub fn create(&self, vm: u64, name: &Name, creation: Creation) -> Result<u32, Error> {
-        let mut raw = uapi::vhost_stopwatch_command {
-            vm,
-            op: uapi::STOPWATCH_OP_CREATE,
-            flags: creation.flags(),
-            clock: creation.clock.number(),
-            mode: creation.share.mode(),
-            name: name.to_field(),
-            ..Default::default()
-        };
-        COMMAND
-            .call(self.as_fd(), &mut raw)
-            .map_err(|errno| match errno {
-                Errno::EXIST => Error::NameTaken {
-                    vm,
-                    name: name.clone(),
-                    watch: raw.watch,
-                },
-                Errno::NOSPC => Error::Full { vm },
-                Errno::NOENT => Error::NoSuchVm {
-                    wanted: vm.to_string(),
-                },
-                errno => refused("COMMAND create", &[])(errno),
-            })?;
-        Ok(raw.watch)
-    }
-
-    /// The number of that stopwatch of VM `vm`.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NoSuchWatch`].
-    pub fn resolve(&self, vm: u64, which: &Which) -> Result<u32, Error> {
-        match which {
-            Which::Number(number) => Ok(*number),
-            Which::Name(_) => Ok(self.command(vm, which, Operation::Read)?.0),
-        }
-    }
-
-    /// DESCRIBE: what stopwatch `watch` of VM `vm` is. `None` if there is no
-    /// such VM that the caller may see, or no such stopwatch.
-    ///
-    /// # Errors
-    ///
-    /// As the header says.
-    pub fn describe(&self, vm: u64, watch: u32) -> Result<Option<Description>, Error> {
-        self.describe_from(vm, watch, 0)
-    }
-
-    /// DESCRIBE: every stopwatch of VM `vm`, by rising number. None if there is
-    /// no such VM that the caller may see.
-    ///
-    /// # Errors
-    ///
-    /// As the header says.
-    pub fn descriptions(&self, vm: u64) -> Result<Vec<Description>, Error> {
-        let mut all = Vec::new();
-        let mut from = 0;
-        while let Some(next) = self.describe_from(vm, from, uapi::STOPWATCH_DESCRIBE_NEXT)? {
-            from = next.watch + 1;
-            all.push(next);
-        }
-        Ok(all)
-    }
-
-    /// LAPS: those of stopwatch `watch` of VM `vm` that are kept.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NoSuchWatch`].
-    pub fn laps(&self, vm: u64, watch: u32) -> Result<Laps, Error> {
-        self.laps_with(vm, watch, uapi::STOPWATCH_LAPS_KEPT, 0)
-    }
-
-    /// LAPS: those of stopwatch `watch` of VM `vm` from lap `first` on.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NoSuchWatch`]; [`Error::LapGone`] if `first` is kept no longer.
-    pub fn laps_from(&self, vm: u64, watch: u32, first: u32) -> Result<Laps, Error> {
-        self.laps_with(vm, watch, 0, first)
-    }
-
-    fn laps_with(&self, vm: u64, watch: u32, flags: u32, first: u32) -> Result<Laps, Error> {
-        let mut laps_ns = vec![0u64; uapi::STOPWATCH_LAP_SLOTS as usize];
-        let mut raw = uapi::vhost_stopwatch_laps {
-            vm,
-            laps: uapi::stopwatch_laps {
-                flags,
-                watch,
-                first,
-                count: uapi::STOPWATCH_LAP_SLOTS,
-                laps: laps_ns.as_mut_ptr().expose_provenance() as u64,
-                ..Default::default()
-            },
-            ..Default::default()
-        };
-        let result = LAPS.call(self.as_fd(), &mut raw);
-        let raw = raw.laps;
-        match result {
-            Ok(()) => {
-                laps_ns.truncate(raw.count as usize);
-                Ok(Laps {
-                    total: raw.total,
-                    oldest: raw.oldest,
-                    first: raw.first,
-                    laps_ns,
-                })
-            }
-            Err(Errno::NODATA) => Err(Error::LapGone {
-                first,
-                oldest: raw.oldest,
-                total: raw.total,
-            }),
-            Err(Errno::NOENT) => Err(Error::NoSuchWatch {
-                vm,
-                which: Which::Number(watch),
-            }),
-            Err(errno) => Err(refused("LAPS", &[])(errno)),
-        }
-    }
-
-    fn describe_from(&self, vm: u64, watch: u32, flags: u32) -> Result<Option<Description>, Error> {
-        let mut raw = uapi::vhost_stopwatch_description {
-            vm,
-            description: uapi::stopwatch_description {
-                flags,
-                watch,
-                ..Default::default()
-            },
-            ..Default::default()
-        };
-        match DESCRIBE.call(self.as_fd(), &mut raw) {
-            Ok(()) => Ok(Some(raw.description.into())),
-            Err(Errno::NOENT) => Ok(None),
-            Err(errno) => Err(refused("DESCRIBE", &[])(errno)),
+        request: &Ioctl<T>,
+        argument: &mut T,
+        array: &mut [u64],
+    ) -> Result<(), Errno> {
+        match self.is_socket {
+            true => request.ask(self.as_fd(), argument, array),
+            false => request.call(self.as_fd(), argument),
         }
     }
 
@@ -605,7 +361,7 @@ impl Control {
             flags,
             ..Default::default()
         };
-        match GET_VM.call(self.as_fd(), &mut raw) {
+        match self.call(&GET_VM, &mut raw) {
             Ok(()) => Ok(Some(raw.into())),
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(refused("GET_VM", &[])(errno)),
@@ -614,7 +370,7 @@ impl Control {
 
     fn set_fd(
         &self,
-        request: &Request<uapi::vhost_stopwatch_fd>,
+        request: &Ioctl<uapi::vhost_stopwatch_fd>,
         index: u32,
         fd: BorrowedFd<'_>,
     ) -> Result<(), Errno> {
@@ -623,7 +379,17 @@ impl Control {
             fd: fd.as_raw_fd(),
             ..Default::default()
         };
-        request.call(self.as_fd(), &mut raw)
+        self.call(request, &mut raw)
+    }
+}
+
+/// A file that was opened before, maybe by another process.
+impl From<OwnedFd> for Control {
+    fn from(file: OwnedFd) -> Self {
+        Self {
+            file: file.into(),
+            is_socket: false,
+        }
     }
 }
 
@@ -631,6 +397,21 @@ impl AsFd for Control {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
+}
+
+const NO_SERVER: &str = "nobody serves there any more; start `stopwatch host serve`";
+
+/// A connection to a server that keeps messages apart.
+fn connect(path: &Path) -> Result<File, Errno> {
+    let socket = socket_with(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
+    Ok(socket.into())
 }
 
 const REGION_IS_SET: &str = "the region is set, so this file is a VM already; open another one";
@@ -650,48 +431,23 @@ const EVENTFD: &[(Errno, &str)] = &[
     (Errno::NOMEM, "no memory"),
 ];
 
-/// Puts an errno into the words of `reasons`, or of the errors that every
-/// ioctl has.
-fn refused(
-    call: impl Into<String>,
-    reasons: &'static [(Errno, &'static str)],
-) -> impl FnOnce(Errno) -> Error {
-    let call = call.into();
-    move |errno| {
-        let why = reasons
-            .iter()
-            .find(|(reason, _)| *reason == errno)
-            .map_or_else(
-                || match errno {
-                    Errno::INVAL | Errno::TOOBIG | Errno::NOTTY => {
-                        "the host module does not know this call; use a module and a program of \
-                         one version"
-                    }
-                    _ => "the host module gave an error that its header does not list",
-                },
-                |(_, why)| why,
-            );
-        Error::Refused { call, why, errno }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::NAME_SIZE;
     use super::*;
 
     #[test]
     fn a_name_that_is_too_long() {
-        let name = "x".repeat(NAME_SIZE);
+        let name = "x".repeat(NAME_SIZE - 1);
         let control = Control {
             file: File::open("/dev/null").unwrap(),
+            is_socket: false,
         };
         assert_eq!(
             control
-                .set_name(&"x".repeat(NAME_SIZE + 1))
+                .set_name(&"x".repeat(NAME_SIZE))
                 .unwrap_err()
                 .to_string(),
-            format!("the name \"{name}x\" has 33 bytes; expected at most 32")
+            format!("the name \"{name}x\" has 32 bytes; expected at most 31")
         );
     }
 

@@ -7,8 +7,8 @@ use std::io;
 use rustix::io::Errno;
 use thiserror::Error;
 
-use super::{Operation, QmpError, NAME_SIZE};
-use crate::{Name, Nanoseconds, OpenError, Reading, Which};
+use super::{QmpError, NAME_SIZE};
+use crate::{Command, Name, Nanoseconds, OpenError, Which};
 
 /// Why the host did not do it. Nothing was changed by what failed.
 #[derive(Debug, Error)]
@@ -27,8 +27,8 @@ pub enum Error {
         /// The error number.
         errno: Errno,
     },
-    /// The name does not fit into [`NAME_SIZE`] bytes.
-    #[error("the name \"{name}\" has {} bytes; expected at most {NAME_SIZE}", name.len())]
+    /// The name does not fit into [`NAME_SIZE`] bytes, with a zero behind it.
+    #[error("the name \"{name}\" has {} bytes; expected at most {}", name.len(), NAME_SIZE - 1)]
     NameTooLong {
         /// The name.
         name: String,
@@ -56,26 +56,26 @@ pub enum Error {
     /// Started while running (`EALREADY`).
     #[error(
         "stopwatch {which} is running already, elapsed {}; pause or reset it before starting it",
-        Nanoseconds(reading.elapsed_ns)
+        Nanoseconds(*elapsed_ns)
     )]
     Running {
         /// The stopwatch.
         which: Which,
-        /// How it stands.
-        reading: Reading,
+        /// What it shows, in ns.
+        elapsed_ns: u64,
     },
     /// Paused while stopped (`EALREADY`), or a lap of a stopped one (`ENODATA`).
     #[error(
-        "stopwatch {which} is stopped, elapsed {}; {operation} needs a running one, so start it first",
-        Nanoseconds(reading.elapsed_ns)
+        "stopwatch {which} is stopped, elapsed {}; {asked} needs a running one, so start it first",
+        Nanoseconds(*elapsed_ns)
     )]
     Stopped {
         /// The stopwatch.
         which: Which,
         /// Pause or lap.
-        operation: Operation,
-        /// How it stands.
-        reading: Reading,
+        asked: Command,
+        /// What it shows, in ns.
+        elapsed_ns: u64,
     },
     /// The VM has ended, or has no such stopwatch (`ENOENT`).
     #[error(
@@ -157,6 +157,34 @@ impl Error {
             Self::System { source, .. } => Some(*source),
             _ => None,
         }
+    }
+}
+
+/// Puts an errno into the words of `reasons`, or of the errors that every
+/// ioctl has.
+pub(super) fn refused(
+    call: impl Into<String>,
+    reasons: &'static [(Errno, &'static str)],
+) -> impl FnOnce(Errno) -> Error {
+    let call = call.into();
+    move |errno| {
+        let why = reasons
+            .iter()
+            .find(|(reason, _)| *reason == errno)
+            .map_or_else(
+                || match errno {
+                    Errno::INVAL | Errno::TOOBIG | Errno::NOTTY => {
+                        "the host module does not know this call; use a module and a program of \
+                         one version"
+                    }
+                    Errno::PIPE | Errno::CONNRESET | Errno::AGAIN => {
+                        "the server has ended, or does not answer; see whether it still runs"
+                    }
+                    _ => "the host module gave an error that its header does not list",
+                },
+                |(_, why)| why,
+            );
+        Error::Refused { call, why, errno }
     }
 }
 

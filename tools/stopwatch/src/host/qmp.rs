@@ -74,6 +74,9 @@ pub enum QmpError {
 #[derive(Debug)]
 pub struct Qmp {
     stream: BufReader<UnixStream>,
+    patience: Duration,
+    /// What came of a message whose end did not.
+    begun: Vec<u8>,
     /// Events that came between command and answer.
     events: Vec<Value>,
 }
@@ -90,12 +93,23 @@ impl Qmp {
             socket: socket.into(),
             error,
         })?;
+        Self::over(stream, PATIENCE)
+    }
+
+    /// Talks over a socket that is connected already. Each answer may take so long.
+    ///
+    /// # Errors
+    ///
+    /// Those of every command.
+    pub fn over(stream: UnixStream, patience: Duration) -> Result<Self, QmpError> {
         let mut qmp = Self {
             stream: BufReader::new(stream),
+            patience,
+            begun: Vec::new(),
             events: Vec::new(),
         };
         let greeting = qmp
-            .message(Instant::now() + PATIENCE)?
+            .message(Instant::now() + patience)?
             .ok_or_else(|| QmpError::Silence("a connection".into()))?;
         if greeting.get("QMP").is_none() {
             return Err(QmpError::Strange(greeting.to_string()));
@@ -148,13 +162,31 @@ impl Qmp {
         })
     }
 
+    /// The next event, or `None` if none comes within `limit`.
+    ///
+    /// # Errors
+    ///
+    /// That the connection broke.
+    pub fn next_event(&mut self, limit: Duration) -> Result<Option<Value>, QmpError> {
+        let until = Instant::now() + limit;
+        if !self.events.is_empty() {
+            return Ok(Some(self.events.remove(0)));
+        }
+        while let Some(message) = self.message(until)? {
+            if message.get("event").is_some() {
+                return Ok(Some(message));
+            }
+        }
+        Ok(None)
+    }
+
     fn send(
         &mut self,
         command: &str,
         arguments: Value,
         fd: Option<BorrowedFd<'_>>,
     ) -> Result<Value, QmpError> {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + self.patience;
         let line = format!(
             "{}\n",
             json!({ "execute": command, "arguments": arguments })
@@ -197,10 +229,11 @@ impl Qmp {
 
     /// The next message; `None` if none comes until then.
     fn message(&mut self, until: Instant) -> Result<Option<Value>, QmpError> {
-        let mut line = Vec::new();
+        let mut line = std::mem::take(&mut self.begun);
         while line.last() != Some(&b'\n') {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
+                self.begun = line;
                 return Ok(None);
             }
             self.stream.get_ref().set_read_timeout(Some(left))?;
@@ -332,6 +365,24 @@ mod tests {
         ]);
         let mut qmp = Qmp::connect(socket).unwrap();
         qmp.remove_device("sw", Duration::from_secs(5)).unwrap();
+    }
+
+    #[test]
+    fn events_come_whole_and_in_order() {
+        let (socket, _thread) = qemu(&[
+            GREETING,
+            DONE,
+            "{\"event\": \"STOP\"}\r\n{\"return\": {}}\r\n{\"event\": \"RES",
+            "UME\"}\r\n",
+        ]);
+        let mut qmp = Qmp::connect(socket).unwrap();
+        qmp.execute("stop", json!({})).unwrap();
+        let soon = Duration::from_millis(50);
+        assert_eq!(qmp.next_event(soon).unwrap().unwrap()["event"], "STOP");
+        assert_eq!(qmp.next_event(soon).unwrap(), None, "its end has not come");
+        qmp.stream.get_ref().write_all(b"{}\n").unwrap();
+        let event = qmp.next_event(Duration::from_secs(5)).unwrap().unwrap();
+        assert_eq!(event["event"], "RESUME");
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 //! Making a VM: its region, its eventfds, and the VMM that inherits them.
 
-use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -12,47 +11,12 @@ use rustix::fs::{fcntl_add_seals, ftruncate, memfd_create, MemfdFlags, SealFlags
 use rustix::io::{fcntl_setfd, Errno, FdFlags};
 use serde_json::json;
 
-use super::{Control, Error, Qmp, QmpError};
-
-/// What a VM has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Geometry {
-    /// How many stopwatches: 1 to 4096.
-    pub stopwatches: u32,
-    /// How many request rings: 1 to 64.
-    pub rings: u32,
-    /// Slots of each: a power of two from 8 to 4096.
-    pub ring_slots: u32,
-    /// Slots of the event ring: a power of two from 8 to 4096.
-    pub event_slots: u32,
-}
-
-impl Default for Geometry {
-    /// 1024 stopwatches and one ring; 64 slots in it and in the event ring.
-    fn default() -> Self {
-        Self {
-            stopwatches: 1024,
-            rings: 1,
-            ring_slots: 64,
-            event_slots: 64,
-        }
-    }
-}
-
-impl fmt::Display for Geometry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "stopwatches={} rings={} ring_slots={} event_slots={}",
-            self.stopwatches, self.rings, self.ring_slots, self.event_slots
-        )
-    }
-}
+use super::{Control, Error, Geometry, Qmp, QmpError};
 
 /// A VM with everything that a VMM needs, set but not started.
 ///
-/// Every descriptor is close-on-exec, save in the program that
-/// [`Vm::exec`] runs.
+/// Every descriptor is close-on-exec, save in the program that it is
+/// [handed over](Vm::hand_over) to.
 #[derive(Debug)]
 pub struct Vm {
     control: Control,
@@ -127,25 +91,36 @@ impl Vm {
         )
     }
 
-    /// Becomes `command`, with `-device` and the VM's device at the end of its
-    /// arguments and the VM's descriptors open in it. Process ID, signals and
+    /// Puts `-device` and the VM's device at the end of `command`'s arguments, and lets
+    /// it inherit the VM's descriptors.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`].
+    pub fn hand_over(&self, command: &mut Command) -> Result<(), Error> {
+        let own = [self.control.as_fd(), self.region.as_fd()];
+        let eventfds = self.kicks.iter().chain(&self.calls).map(AsFd::as_fd);
+        for fd in own.into_iter().chain(eventfds) {
+            fcntl_setfd(fd, FdFlags::empty()).map_err(|source| Error::System {
+                what: "let the VMM inherit a descriptor",
+                source,
+            })?;
+        }
+        command.arg("-device").arg(self.device_argument());
+        Ok(())
+    }
+
+    /// Becomes `command`, with what [`Vm::hand_over`] gives it. Process ID, signals and
     /// exit status are the VMM's own from then on.
     ///
     /// # Errors
     ///
     /// This returns only with an error: [`Error::Exec`] or [`Error::System`].
     pub fn exec(self, mut command: Command) -> Error {
-        let own = [self.control.as_fd(), self.region.as_fd()];
-        let eventfds = self.kicks.iter().chain(&self.calls).map(AsFd::as_fd);
-        for fd in own.into_iter().chain(eventfds) {
-            if let Err(source) = fcntl_setfd(fd, FdFlags::empty()) {
-                return Error::System {
-                    what: "let the VMM inherit a descriptor",
-                    source,
-                };
-            }
+        if let Err(error) = self.hand_over(&mut command) {
+            return error;
         }
-        let error = command.arg("-device").arg(self.device_argument()).exec();
+        let error = command.exec();
         Error::Exec {
             program: command.get_program().to_string_lossy().into_owned(),
             error,
@@ -211,8 +186,13 @@ impl Vm {
 ///
 /// [`Error::System`].
 pub fn sealed_memfd(size: u64) -> Result<OwnedFd, Error> {
+    memfd("stopwatch", size)
+}
+
+/// [`sealed_memfd`], by a name that the kernel shows with its mappings.
+pub(super) fn memfd(name: &str, size: u64) -> Result<OwnedFd, Error> {
     let make = || {
-        let memfd = memfd_create("stopwatch", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        let memfd = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         ftruncate(&memfd, size)?;
         fcntl_add_seals(&memfd, SealFlags::SHRINK | SealFlags::GROW)?;
         Ok(memfd)
@@ -235,7 +215,7 @@ pub fn event_fd() -> Result<OwnedFd, Error> {
     })
 }
 
-fn event_fds(count: u32) -> Result<Vec<OwnedFd>, Error> {
+pub(super) fn event_fds(count: u32) -> Result<Vec<OwnedFd>, Error> {
     (0..count).map(|_| event_fd()).collect()
 }
 

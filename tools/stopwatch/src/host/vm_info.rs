@@ -10,7 +10,7 @@ use stopwatch_uapi as uapi;
 use super::Error;
 use crate::Features;
 
-/// Bytes that a VM's name may have.
+/// Bytes of the field for a VM's name, which ends with a zero.
 pub const NAME_SIZE: usize = uapi::VHOST_STOPWATCH_NAME_SIZE as usize;
 
 /// Whether the host module serves a VM's kicks.

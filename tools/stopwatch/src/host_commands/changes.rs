@@ -12,7 +12,7 @@ use std::thread::sleep;
 
 use serde::Serialize;
 use stopwatch::host::{Control, VmInfo, VmmStatus};
-use stopwatch::{Description, Name, Nanoseconds, State};
+use stopwatch::{Description, Name, Nanoseconds};
 
 use crate::output::{count, Output, Title};
 
@@ -189,12 +189,12 @@ fn watch_changes(old: Option<&Description>, new: &Description) -> Vec<Change> {
         }
     }
     let idle = Description {
-        state: State::Stopped,
+        running: false,
         laps: 0,
         timeouts: 0,
         target_ns: None,
         deadline_ns: None,
-        ..new.clone()
+        ..*new
     };
     let old = same.unwrap_or(&idle);
     let reset = new.laps < old.laps || new.timeouts < old.timeouts;
@@ -202,9 +202,9 @@ fn watch_changes(old: Option<&Description>, new: &Description) -> Vec<Change> {
     if reset {
         changes.push(Change::WatchReset);
     }
-    match (old.state, new.state) {
-        (State::Stopped, State::Running) => changes.push(Change::WatchStarted),
-        (State::Running, State::Stopped) => changes.push(Change::WatchStopped),
+    match (old.running, new.running) {
+        (false, true) => changes.push(Change::WatchStarted),
+        (true, false) => changes.push(Change::WatchStopped),
         _ => {}
     }
     if new.laps != base.laps {
@@ -287,7 +287,7 @@ mod tests {
 
     fn idle() -> Description {
         Description {
-            state: State::Stopped,
+            running: false,
             laps: 0,
             timeouts: 0,
             ..numbered().description

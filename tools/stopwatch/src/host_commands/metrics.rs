@@ -10,7 +10,7 @@ use std::process;
 
 use anyhow::Context;
 use stopwatch::host::{Control, VmInfo, VmmStatus};
-use stopwatch::{Name, State};
+use stopwatch::Name;
 
 use super::watches;
 use crate::output::{Output, Shown};
@@ -154,7 +154,7 @@ const WATCH: &[Family<Shown>] = &[
         name: "stopwatch_running",
         kind: Kind::Gauge,
         help: "Whether the stopwatch runs.",
-        value: |shown| u8::from(shown.reading.state == State::Running).to_string(),
+        value: |shown| u8::from(shown.reading.running).to_string(),
     },
     Family {
         name: "stopwatch_laps",

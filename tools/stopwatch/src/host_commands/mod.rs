@@ -4,6 +4,8 @@
 
 mod changes;
 mod metrics;
+pub(crate) mod record;
+mod serve;
 mod watch;
 
 use std::fmt::{self, Display};
@@ -11,15 +13,15 @@ use std::path::PathBuf;
 use std::process;
 use std::thread::available_parallelism;
 
-use anyhow::Context;
+use anyhow::{bail, Context};
 use serde::Serialize;
 use stopwatch::host::{
-    Control, Error, Geometry, Operation, Policy, Qmp, Status, Vm, VmInfo, VmmStatus, DEVICE,
+    Control, Error, Geometry, Policy, Qmp, Status, Vm, VmInfo, VmmStatus, DEVICE,
 };
-use stopwatch::{Features, Nanoseconds, Which};
+use stopwatch::{Act, Command, Features, Nanoseconds, Which};
 use stopwatch_uapi as uapi;
 
-use crate::cli::{Attach, Doorbells, HostCommand, NewVm, Qemu, Run, VmWatch};
+use crate::cli::{Attach, Carrier, Doorbells, HostCommand, NewVm, Qemu, Run, Serving, VmWatch};
 use crate::live;
 use crate::output::{watch_table, Output, Shown, ShownLaps, Table, Title};
 
@@ -28,13 +30,20 @@ pub(crate) fn run(
     device: Option<PathBuf>,
     output: Output,
 ) -> anyhow::Result<()> {
-    if let HostCommand::Detach { qemu, wait } = command {
-        return detach(qemu, wait, output);
-    }
-    let control = Control::open(device.unwrap_or_else(|| DEVICE.into()))?;
-    let operate = |of: VmWatch, operation| {
+    let device = device.unwrap_or_else(|| DEVICE.into());
+    // These do without the host module.
+    let command = match command {
+        HostCommand::Detach { qemu, wait } => return detach(qemu, wait, output),
+        HostCommand::Serve(serve) => return serve::run(serve, &device, output),
+        HostCommand::Run(run) if run.carrier == Carrier::Ivshmem => {
+            return serve::run_qemu(run, &device)
+        }
+        command => command,
+    };
+    let control = Control::open(device)?;
+    let operate = |of: VmWatch, asked: Command| {
         let vm = control.find(&of.vm.vm)?.vm;
-        let (number, reading) = control.command(vm, &of.watch, operation)?;
+        let (number, reading) = control.command(vm, &of.watch, asked)?;
         let shown = Shown {
             description: control.describe(vm, number)?.with_context(|| {
                 format!("VM {vm} has ended, or its stopwatch {number} was deleted")
@@ -63,12 +72,12 @@ pub(crate) fn run(
         HostCommand::Watch(refresh) => {
             live::show(watch::Live::new(&control), refresh.interval.into())
         }
-        HostCommand::Start(of) => operate(of, Operation::Start),
-        HostCommand::Pause(of) => operate(of, Operation::Pause),
-        HostCommand::Lap(of) => operate(of, Operation::Lap),
-        HostCommand::Reset(of) => operate(of, Operation::Reset),
-        HostCommand::Read(of) => operate(of, Operation::Read),
-        HostCommand::ReadReset(of) => operate(of, Operation::ReadReset),
+        HostCommand::Start(of) => operate(of, Act::Start.into()),
+        HostCommand::Pause(of) => operate(of, Act::Pause.into()),
+        HostCommand::Lap(of) => operate(of, Act::Lap.into()),
+        HostCommand::Reset(of) => operate(of, Act::Reset.into()),
+        HostCommand::Read(of) => operate(of, Act::Read.into()),
+        HostCommand::ReadReset(of) => operate(of, Command::ReadReset),
         HostCommand::Laps { watch: of, from } => {
             let vm = control.find(&of.vm.vm)?.vm;
             let description = one_watch(&control, vm, &of.watch)?.description;
@@ -82,12 +91,12 @@ pub(crate) fn run(
         HostCommand::Create { vm, name, creation } => {
             let number = control.create(control.find(&vm.vm)?.vm, &name, creation.into())?;
             let watch = number.into();
-            operate(VmWatch { vm, watch }, Operation::Read)
+            operate(VmWatch { vm, watch }, Act::Read.into())
         }
         HostCommand::Delete(of) => {
             let vm = control.find(&of.vm.vm)?.vm;
             let title = Title::of(&one_watch(&control, vm, &of.watch)?.description);
-            let (number, _) = control.command(vm, &of.watch, Operation::Delete)?;
+            let (number, _) = control.command(vm, &of.watch, Command::Delete)?;
             output.print(
                 &serde_json::json!({ "vm": vm, "watch": number, "deleted": true }),
                 format_args!("{title} of VM {vm} is deleted"),
@@ -98,17 +107,33 @@ pub(crate) fn run(
         }
         HostCommand::Metrics { output: file } => metrics::print(&control, file.as_deref(), output),
         HostCommand::Attach(arguments) => attach(control, arguments, output),
-        HostCommand::Detach { .. } => unreachable!("done above, for it needs no host module"),
+        HostCommand::Detach { .. } | HostCommand::Serve(_) => {
+            unreachable!("done above, for it needs no host module")
+        }
     }
 }
 
 /// Becomes QEMU; returns only if that fails.
 fn run_qemu(control: Control, run: Run) -> anyhow::Result<()> {
+    if run.recorded.is_asked_for() {
+        bail!("nothing is recorded without `--timeline FILE`");
+    }
     let (program, arguments) = run
         .qemu
         .split_first()
         .context("no QEMU is given; expected `-- qemu-system-x86_64 ...`")?;
-    let (vm, info) = make_vm(control, run.vm)?;
+    let Serving {
+        backend,
+        busy_poll,
+        control: at,
+    } = run.serving;
+    if backend.is_some() || busy_poll != 0 || at.is_some() {
+        bail!(
+            "--backend, --busy-poll and --control are for --carrier ivshmem; the module serves VMs \
+             behind -device stopwatch"
+        );
+    }
+    let (vm, info) = make_vm(control, run.vm, run.doorbells)?;
     eprintln!(
         "VM {} with {} stopwatches and {} rings: running {}",
         info.vm,
@@ -124,9 +149,14 @@ fn run_qemu(control: Control, run: Run) -> anyhow::Result<()> {
 /// Plugs a new VM's device into a QEMU that runs. QEMU holds the VM from then
 /// on, so this program may end.
 fn attach(control: Control, arguments: Attach, output: Output) -> anyhow::Result<()> {
-    let Attach { qemu, bus, vm } = arguments;
+    let Attach {
+        qemu,
+        doorbells,
+        bus,
+        vm,
+    } = arguments;
     let mut monitor = Qmp::connect(&qemu.qmp).map_err(Error::from)?;
-    let (vm, info) = make_vm(control, vm)?;
+    let (vm, info) = make_vm(control, vm, doorbells)?;
     vm.attach(&mut monitor, &qemu.id, bus.as_deref())?;
     let result = Attached {
         id: &qemu.id,
@@ -168,28 +198,18 @@ fn detach(qemu: Qemu, wait: Nanoseconds, output: Output) -> anyhow::Result<()> {
 }
 
 /// A VM with all that was asked for, started.
-fn make_vm(control: Control, new: NewVm) -> anyhow::Result<(Vm, VmInfo)> {
+fn make_vm(control: Control, new: NewVm, doorbells: Doorbells) -> anyhow::Result<(Vm, VmInfo)> {
     if let Some(name) = &new.name {
         control.set_name(name)?;
     }
-    let policy = Policy {
-        allow_host_time: new.allow_host_time,
-        allow_host_power: new.allow_host_power,
-        min_interval_ns: new.min_interval.0,
-    };
+    let policy = policy(&new);
     if policy != Policy::default() {
         control.set_policy(policy)?;
     }
-    if new.doorbells == Doorbells::Memory {
+    if doorbells == Doorbells::Memory {
         control.set_features(control.features()?.without(Features::PORT_DOORBELLS))?;
     }
-    let geometry = Geometry {
-        stopwatches: new.stopwatches,
-        rings: new.rings.unwrap_or_else(host_cpus),
-        ring_slots: new.ring_slots,
-        event_slots: new.event_slots,
-    };
-    let vm = Vm::create(control, geometry)?;
+    let vm = Vm::create(control, geometry(&new))?;
     vm.control().start()?;
     let info = vm
         .control()
@@ -197,10 +217,26 @@ fn make_vm(control: Control, new: NewVm) -> anyhow::Result<(Vm, VmInfo)> {
         .context("the host module does not know the VM that was just made")?;
     for name in &new.auto_start {
         let number = vm.control().create(info.vm, name, Default::default())?;
-        vm.control()
-            .command(info.vm, &number.into(), Operation::Start)?;
+        vm.control().command(info.vm, &number.into(), Act::Start)?;
     }
     Ok((vm, info))
+}
+
+fn policy(new: &NewVm) -> Policy {
+    Policy {
+        allow_host_time: new.allow_host_time,
+        allow_host_power: new.allow_host_power,
+        min_interval_ns: new.min_interval.0,
+    }
+}
+
+fn geometry(new: &NewVm) -> Geometry {
+    Geometry {
+        stopwatches: new.stopwatches,
+        rings: new.rings.unwrap_or_else(host_cpus),
+        ring_slots: new.ring_slots,
+        event_slots: new.event_slots,
+    }
 }
 
 /// A ring for each vCPU that makes sense here.
@@ -213,7 +249,7 @@ fn host_cpus() -> u32 {
 }
 
 fn one_watch(control: &Control, vm: u64, which: &Which) -> Result<Shown, Error> {
-    let (number, reading) = control.command(vm, which, Operation::Read)?;
+    let (number, reading) = control.command(vm, which, Act::Read)?;
     let description = control.describe(vm, number)?.ok_or(Error::NoSuchWatch {
         vm,
         which: which.clone(),
@@ -230,7 +266,7 @@ fn watches(control: &Control, vm: u64, all: bool) -> Result<Vec<Shown>, Error> {
     let mut watches = Vec::new();
     for description in control.descriptions(vm)? {
         let which = Which::Number(description.watch);
-        let reading = match control.command(vm, &which, Operation::Read) {
+        let reading = match control.command(vm, &which, Act::Read) {
             // Deleted since.
             Err(Error::NoSuchWatch { .. }) => continue,
             result => result?.1,

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! What is made of a timeline.
+
+mod comma;
+#[cfg(test)]
+pub(crate) mod examples;
+mod html;
+mod lanes;
+mod otlp;
+mod perfetto;
+mod table;
+
+pub use comma::csv;
+pub use html::html;
+pub use otlp::{otlp, NoWallClock};
+pub use perfetto::perfetto;
+pub use table::{table, Computed};
