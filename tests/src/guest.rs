@@ -18,6 +18,7 @@ use serde_json::Value;
 use stopwatch::host::{Control, VmInfo, DEVICE};
 
 use crate::kmsg;
+use crate::kvm::keep_code;
 use crate::program::stopwatch_program;
 use crate::suite::{environment, eventually, patience};
 
@@ -94,6 +95,7 @@ impl Guest {
     }
 
     fn start(name: &str, mut command: Command, socket: PathBuf, console: PathBuf) -> Self {
+        keep_code();
         let errors = fs::File::create(console.with_extension("qemu")).expect("a log can be made");
         let process = command
             .stdin(Stdio::null())

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
 //! KVM's own counters, which tell exits that reached the VMM from those that
-//! the kernel handled; and a VM without a CPU.
+//! the kernel handled; and VMs that never run.
 
-use std::ffi::c_void;
-use std::fs::{self, File};
+use std::fs;
 use std::ops::Sub;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, FromRawFd, IntoRawFd};
+use std::sync::OnceLock;
 
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use rustix::io::Errno;
-use rustix::ioctl::{ioctl, Ioctl, IoctlOutput, Opcode};
-use stopwatch::raw;
+use vmm_sys_util::eventfd::EventFd;
 
 const DEBUGFS: &str = "/sys/kernel/debug/kvm";
 
@@ -60,78 +60,63 @@ impl Sub for Exits {
     }
 }
 
-struct CreateVm;
-
-// SAFETY: nothing is read or written at the argument, which is zero; the call
-// returns a new descriptor.
-unsafe impl Ioctl for CreateVm {
-    type Output = OwnedFd;
-
-    const IS_MUTATING: bool = false;
-
-    fn opcode(&self) -> Opcode {
-        // <linux/kvm.h>: _IO(KVMIO, 0x01)
-        0xae01
-    }
-
-    fn as_ptr(&mut self) -> *mut c_void {
-        std::ptr::null_mut()
-    }
-
-    unsafe fn output_from_ptr(fd: IoctlOutput, _: *mut c_void) -> Result<OwnedFd, Errno> {
-        // SAFETY: the kernel has just opened it for us.
-        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-    }
-}
+/// The interrupt of [`VmWithInterrupts`].
+const GSI: u32 = 5;
 
 /// A VM of KVM that has interrupts and no CPU.
 #[derive(Debug)]
-pub struct Kvm {
-    vm: OwnedFd,
-}
+pub struct VmWithInterrupts(VmFd);
 
-impl Kvm {
+impl VmWithInterrupts {
     /// `None` if this machine has no KVM.
     pub fn new() -> Option<Self> {
-        // <linux/kvm.h>: _IO(KVMIO, 0x60)
-        const KVM_CREATE_IRQCHIP: u32 = 0xae60;
-
-        let kvm = File::options()
-            .read(true)
-            .write(true)
-            .open("/dev/kvm")
-            .ok()?;
-        // SAFETY: `CreateVm` is what the call takes and returns.
-        let vm = unsafe { ioctl(&kvm, CreateVm) }.ok()?;
-        // SAFETY: it takes no argument.
-        unsafe { raw::ioctl(&vm, KVM_CREATE_IRQCHIP, 0) }.expect("KVM has an interrupt controller");
-        Some(Self { vm })
+        let vm = Kvm::new().ok()?.create_vm().ok()?;
+        vm.create_irq_chip()
+            .expect("KVM has an interrupt controller");
+        Some(Self(vm))
     }
 
-    /// Makes a signal of the eventfd interrupt 5, or not any more.
+    /// Makes a signal of the eventfd an interrupt, or not any more.
     pub fn irqfd(&self, eventfd: impl AsFd, on: bool) -> Result<(), Errno> {
-        /// `struct kvm_irqfd` of <linux/kvm.h>.
-        #[repr(C)]
-        struct KvmIrqfd {
-            fd: u32,
-            gsi: u32,
-            flags: u32,
-            resamplefd: u32,
-            pad: [u8; 16],
-        }
-        // _IOW(KVMIO, 0x76, struct kvm_irqfd)
-        const KVM_IRQFD: u32 = 0x4020_ae76;
-        const KVM_IRQFD_FLAG_DEASSIGN: u32 = 1;
-
-        let argument = KvmIrqfd {
-            fd: eventfd.as_fd().as_raw_fd() as u32,
-            gsi: 5,
-            flags: if on { 0 } else { KVM_IRQFD_FLAG_DEASSIGN },
-            resamplefd: 0,
-            pad: [0; 16],
+        let fd = rustix::io::dup(eventfd.as_fd())?;
+        // SAFETY: the descriptor is an eventfd's, and is nobody else's.
+        let eventfd = unsafe { EventFd::from_raw_fd(fd.into_raw_fd()) };
+        let done = if on {
+            self.0.register_irqfd(&eventfd, GSI)
+        } else {
+            self.0.unregister_irqfd(&eventfd, GSI)
         };
-        let argument = std::ptr::from_ref(&argument).expose_provenance();
-        // SAFETY: the struct is what the call takes, and is only read.
-        unsafe { raw::ioctl(&self.vm, KVM_IRQFD, argument) }
+        done.map_err(|error| Errno::from_raw_os_error(error.errno()))
     }
+}
+
+/// Keeps KVM from rewriting the code that its vCPUs run, as long as this process lives.
+///
+/// KVM has a static key for "some vCPU's APIC is disabled in software" and one for
+/// "...in hardware" (`apic_sw_disabled`, `apic_hw_disabled` in `arch/x86/kvm/lapic.c`), so it
+/// rewrites its own loop whenever a guest boots. A processor that is emulated by several
+/// threads can miss the last of the three steps by which Linux does that
+/// (`arch/x86/kernel/alternative.c`): it then executes the breakpoint of the first one when
+/// nobody expects it any more, and the host panics with `Fatal exception in interrupt`. That
+/// was seen once, with two guests running while a third one booted. With a vCPU of each kind
+/// there always, the keys stay as they are.
+///
+/// Does nothing where there is no KVM.
+pub fn keep_code() {
+    static VCPUS: OnceLock<Option<[VcpuFd; 2]>> = OnceLock::new();
+    VCPUS.get_or_init(|| {
+        let vm = Kvm::new().ok()?.create_vm().ok()?;
+        vm.create_irq_chip()
+            .expect("KVM has an interrupt controller");
+        // A vCPU begins with an APIC that is disabled in software, and keeps the VM alive.
+        let software = vm.create_vcpu(0).expect("KVM makes a vCPU");
+        let hardware = vm.create_vcpu(1).expect("KVM makes a second vCPU");
+        let mut registers = hardware.get_sregs().expect("it has registers");
+        // MSR_IA32_APICBASE_ENABLE of <asm/msr-index.h>
+        registers.apic_base &= !(1 << 11);
+        hardware
+            .set_sregs(&registers)
+            .expect("an APIC can be disabled");
+        Some([software, hardware])
+    });
 }

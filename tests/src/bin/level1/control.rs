@@ -18,7 +18,7 @@ use stopwatch_protocol::layout::Layout;
 use stopwatch_protocol::memory::Memory;
 use stopwatch_tests::harness::{control, event_fds, Vm, SMALL};
 use stopwatch_tests::ioctl::{ioctl, Argument};
-use stopwatch_tests::kvm::Kvm;
+use stopwatch_tests::kvm::VmWithInterrupts;
 use stopwatch_tests::tests;
 use stopwatch_uapi::*;
 
@@ -401,7 +401,7 @@ fn a_kick_has_one_ring() {
 
 /// An irqfd would take the signal before the ring is served.
 fn a_kick_with_an_irqfd() {
-    let Some(kvm) = Kvm::new() else {
+    let Some(kvm) = VmWithInterrupts::new() else {
         println!("without KVM there are no irqfds");
         return;
     };
