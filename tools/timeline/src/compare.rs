@@ -6,45 +6,13 @@ use std::fmt::{self, Display};
 
 use serde::Serialize;
 
-use crate::duration;
-use crate::model::{Moment, Timeline};
+use crate::model::Timeline;
+use crate::shown::{columns, counted, duration};
 use crate::steps::Phase;
+use crate::summary::Summary;
 
 /// A phase below this part of the whole moves nothing that anybody would feel.
 const LEAST_SHARE: f64 = 0.01;
-
-/// One phase over several starts, in ns.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Summary {
-    /// Of an even number of starts, the mean of the two in the middle.
-    pub median: i64,
-    /// The shortest.
-    pub min: i64,
-    /// The longest.
-    pub max: i64,
-    /// How far off any of them may be.
-    pub error: i64,
-}
-
-impl Summary {
-    fn of(mut lengths: Vec<Moment>) -> Self {
-        lengths.sort_by_key(|length| length.ns);
-        let (low, high) = (
-            lengths[(lengths.len() - 1) / 2].ns,
-            lengths[lengths.len() / 2].ns,
-        );
-        Self {
-            median: low + (high - low) / 2,
-            min: lengths[0].ns,
-            max: lengths[lengths.len() - 1].ns,
-            error: lengths
-                .iter()
-                .map(|length| length.error())
-                .max()
-                .unwrap_or(0),
-        }
-    }
-}
 
 /// What became of a phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -109,24 +77,13 @@ pub fn compare(base: &[Timeline], other: &[Timeline], threshold: f64) -> Compari
         !base.is_empty() && !other.is_empty(),
         "there are starts to compare"
     );
-    let summary = |starts: &[Timeline], phase: Option<Phase>| {
-        let length = |start: &Timeline| match phase {
-            None => start.total(),
-            Some(phase) => start
-                .phases()
-                .into_iter()
-                .find(|(of, _)| *of == phase)
-                .map_or(Moment::exact(0), |(_, length)| length),
-        };
-        Summary::of(starts.iter().map(length).collect())
-    };
-    let whole = summary(base, None).median;
+    let whole = Summary::of(base, None).median;
     let rows = Phase::ALL
         .into_iter()
         .map(Some)
         .chain([None])
         .map(|phase| {
-            let (base, other) = (summary(base, phase), summary(other, phase));
+            let (base, other) = (Summary::of(base, phase), Summary::of(other, phase));
             let change_ns = other.median - base.median;
             let size = change_ns.unsigned_abs() as f64;
             let apart = other.min > base.max || other.max < base.min;
@@ -200,18 +157,7 @@ impl Display for Comparison {
             starts(self.other_starts),
             starts(self.base_starts)
         )?;
-        for row in &rows {
-            let mut line = String::new();
-            for (column, cell) in row.iter().enumerate() {
-                let widths = rows.iter().map(|row| row[column].chars().count());
-                let width = widths.max().unwrap_or(0);
-                line += &match column {
-                    1 | 3 | 5 => format!("{cell:>width$}  "),
-                    _ => format!("{cell:<width$}  "),
-                };
-            }
-            writeln!(f, "{}", line.trim_end())?;
-        }
+        columns(f, &rows, [1, 3, 5])?;
         if self.not_ready > 0 {
             writeln!(
                 f,
@@ -227,12 +173,13 @@ impl Display for Comparison {
 }
 
 fn starts(count: usize) -> String {
-    format!("{count} start{}", if count == 1 { "" } else { "s" })
+    counted(count, "start")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Moment;
     use crate::report::examples::start;
     use crate::steps::Step;
 

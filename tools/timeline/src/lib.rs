@@ -11,6 +11,8 @@
 //! | [`merge`] | one timeline of a host's and a guest's |
 //! | [`report`] | table, HTML, Perfetto, CSV, OpenTelemetry |
 //! | [`compare`] | which phase moved from some starts to others |
+//! | [`distribution`] | how much each phase varies over many starts |
+//! | [`summary`] | one phase over several starts |
 //!
 //! Nothing here looks at a machine: the program `stopwatch` records. Names come from
 //! guests, which may be hostile: each report escapes them in its own way.
@@ -18,15 +20,18 @@
 #![forbid(unsafe_code)]
 
 pub mod compare;
+pub mod distribution;
 pub mod document;
 pub mod merge;
 pub mod model;
 pub mod report;
 pub mod steps;
+pub mod summary;
 
 mod shown;
 
 pub use compare::{compare, Comparison};
+pub use distribution::{distribution, Distribution, Spread};
 pub use document::{read, write, ReadError};
 pub use merge::{merge, MergeError};
 pub use model::{
@@ -35,3 +40,4 @@ pub use model::{
 };
 pub use shown::{duration, shown};
 pub use steps::{Phase, Step, Stretch};
+pub use summary::Summary;

@@ -2,7 +2,7 @@
 
 //! How names and durations are shown to people.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 
 /// A name as it is shown wherever bytes could do something: what is not printable
 /// (controls, escapes of terminals, marks that turn the direction of text, characters
@@ -41,6 +41,32 @@ pub fn duration(ns: i64) -> String {
         _ => 0,
     };
     format!("{sign}{value:.digits$} {unit}")
+}
+
+/// `1 start`, `2 starts`.
+pub(crate) fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// Writes rows as columns; those of `right` end in a line, the others begin in one.
+pub(crate) fn columns<const N: usize, const R: usize>(
+    to: &mut impl Write,
+    rows: &[[String; N]],
+    right: [usize; R],
+) -> fmt::Result {
+    for row in rows {
+        let mut line = String::new();
+        for (column, cell) in row.iter().enumerate() {
+            let widths = rows.iter().map(|row| row[column].chars().count());
+            let width = widths.max().unwrap_or(0);
+            match right.contains(&column) {
+                true => write!(line, "{cell:>width$}  ")?,
+                false => write!(line, "{cell:<width$}  ")?,
+            }
+        }
+        writeln!(to, "{}", line.trim_end())?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

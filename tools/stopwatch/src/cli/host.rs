@@ -29,6 +29,20 @@ Example:
 ")]
     Run(Run),
 
+    /// Start a VM many times, and show how long each phase of its start takes
+    ///
+    /// One start after the other is recorded as by `stopwatch timeline record`, until the VM
+    /// is ready or ends by itself; then its QEMU is ended, by SIGTERM, and 10 s later by
+    /// SIGKILL. QEMU gets no standard input, and its standard output is dropped. The
+    /// directory gets the timeline of each start, and all of them in one picture,
+    /// `distribution.html`.
+    #[command(after_help = "\
+Example:
+  stopwatch host bench-boot -n 20 --output boots --console console --ready-line login: -- \\
+      qemu-system-x86_64 -accel kvm -m 1G -snapshot -serial file:console disk.img
+")]
+    BenchBoot(BenchBoot),
+
     /// Give every QEMU that connects to a socket a VM with stopwatches
     ///
     /// For a QEMU as distributions have it, and for libvirt: its own device
@@ -172,7 +186,7 @@ pub(crate) struct VmWatch {
 }
 
 /// What a VM shall have.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct NewVm {
     /// Name of the VM, for people
     #[arg(long)]
@@ -251,6 +265,37 @@ pub(crate) struct Run {
     /// passed on. QEMU gets a monitor of the recorder's own.
     #[arg(long, value_name = "FILE")]
     pub(crate) timeline: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) recorded: Recorded,
+
+    /// QEMU and its arguments, after `--`
+    #[arg(last = true, required = true, value_name = "QEMU")]
+    pub(crate) qemu: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchBoot {
+    /// How often
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 20,
+        value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) starts: u32,
+
+    /// Write the timelines and the picture into this directory; it must be empty or new
+    #[arg(long, short, value_name = "DIRECTORY")]
+    pub(crate) output: PathBuf,
+
+    /// Give each VM a device, as `stopwatch host run` does [default: none, which needs
+    /// neither the host module nor our QEMU]
+    #[arg(long, value_enum)]
+    pub(crate) carrier: Option<Carrier>,
+
+    #[command(flatten)]
+    pub(crate) vm: NewVm,
+
+    /// How the guest rings: by memory or by I/O port
+    #[arg(long, value_enum, default_value_t = Doorbells::Port)]
+    pub(crate) doorbells: Doorbells,
 
     #[command(flatten)]
     pub(crate) recorded: Recorded,

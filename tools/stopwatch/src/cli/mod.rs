@@ -14,7 +14,8 @@ use clap_complete::Shell;
 
 pub(crate) use guest::{BenchCommand, Boot, GuestCommand, NewWatch, Refresh, RunCommand, Timeout};
 pub(crate) use host::{
-    Attach, BackendKind, Carrier, Doorbells, HostCommand, NewVm, Qemu, Run, Serve, Serving, VmWatch,
+    Attach, BackendKind, BenchBoot, Carrier, Doorbells, HostCommand, NewVm, Qemu, Run, Serve,
+    Serving, VmWatch,
 };
 pub(crate) use timeline::{Compare, Export, Record, Recorded, TimelineCommand};
 

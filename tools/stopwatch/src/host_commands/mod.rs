@@ -2,6 +2,7 @@
 
 //! What the program does on a host.
 
+mod bench_boot;
 mod changes;
 mod metrics;
 pub(crate) mod record;
@@ -34,6 +35,7 @@ pub(crate) fn run(
     // These do without the host module.
     let command = match command {
         HostCommand::Detach { qemu, wait } => return detach(qemu, wait, output),
+        HostCommand::BenchBoot(of) => return bench_boot::run(&of, &device, output),
         HostCommand::Serve(serve) => return serve::run(serve, &device, output),
         HostCommand::Run(run) if run.carrier == Carrier::Ivshmem => {
             return serve::run_qemu(run, &device)
@@ -107,7 +109,7 @@ pub(crate) fn run(
         }
         HostCommand::Metrics { output: file } => metrics::print(&control, file.as_deref(), output),
         HostCommand::Attach(arguments) => attach(control, arguments, output),
-        HostCommand::Detach { .. } | HostCommand::Serve(_) => {
+        HostCommand::Detach { .. } | HostCommand::Serve(_) | HostCommand::BenchBoot(_) => {
             unreachable!("done above, for it needs no host module")
         }
     }

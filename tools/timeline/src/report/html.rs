@@ -16,6 +16,9 @@ use crate::{duration, shown};
 
 const PAGE: &str = include_str!("page.html");
 
+/// What all pages look like.
+pub(super) const STYLE: &str = include_str!("page.css");
+
 /// Writes a timeline as a page of HTML.
 ///
 /// # Errors
@@ -27,13 +30,20 @@ pub fn html(timeline: &Timeline, mut to: impl Write) -> io::Result<()> {
         false => format!("The start of {}", shown(&timeline.vm)),
     };
     let parts = [
+        ("@STYLE@", STYLE.into()),
         ("@TITLE@", escape(&title)),
         ("@SUMMARY@", summary(timeline)),
         ("@TABLES@", tables(timeline)),
         ("@DATA@", data(timeline)?),
     ];
-    // One place after the other, so that nothing in a part is taken for a place.
-    let mut rest = PAGE;
+    fill(PAGE, &parts, &mut to)?;
+    to.flush()
+}
+
+/// Writes a page with its parts in their places. One place after the other, so that nothing
+/// in a part is taken for a place.
+pub(super) fn fill(page: &str, parts: &[(&str, String)], to: &mut impl Write) -> io::Result<()> {
+    let mut rest = page;
     while let Some(at) = rest.find('@') {
         let part = parts.iter().find(|(name, _)| rest[at..].starts_with(name));
         match part {
@@ -48,12 +58,11 @@ pub fn html(timeline: &Timeline, mut to: impl Write) -> io::Result<()> {
             }
         }
     }
-    to.write_all(rest.as_bytes())?;
-    to.flush()
+    to.write_all(rest.as_bytes())
 }
 
 /// Text that is text in HTML, in an element and in a quoted attribute.
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
@@ -66,6 +75,16 @@ fn escape(text: &str) -> String {
         }
     }
     out
+}
+
+/// The variable of the page's style that has the phase's colour.
+pub(super) fn color(phase: Phase) -> &'static str {
+    let name = phase.name();
+    if name.starts_with("vmm") {
+        "vmm"
+    } else {
+        name
+    }
 }
 
 /// A name on a page.
@@ -114,11 +133,7 @@ fn tables(timeline: &Timeline) -> String {
         } else {
             "c"
         };
-        let color = if phase.starts_with("vmm") {
-            "vmm"
-        } else {
-            phase
-        };
+        let color = color(one.phase);
         let attempt = match several {
             true => format!(" <span class=\"soft\">attempt {}</span>", one.attempt + 1),
             false => String::new(),

@@ -2,6 +2,7 @@
 
 //! What is made of a timeline.
 
+mod boxes;
 mod comma;
 #[cfg(test)]
 pub(crate) mod examples;
@@ -11,6 +12,7 @@ mod otlp;
 mod perfetto;
 mod table;
 
+pub use boxes::distribution_html;
 pub use comma::csv;
 pub use html::html;
 pub use otlp::{otlp, NoWallClock};

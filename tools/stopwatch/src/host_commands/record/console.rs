@@ -3,7 +3,8 @@
 //! The VM's serial console, where the VMM offers it at a path: a socket that it
 //! listens at, or a file that it writes.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
+use std::io::{ErrorKind, Seek, SeekFrom};
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
@@ -23,17 +24,21 @@ pub(super) struct Console {
     stream: Option<Stream>,
     /// A file is at its end until more is written.
     file: Option<File>,
+    /// Bytes that were in the file before this start.
+    stale: u64,
 }
 
 impl Console {
-    /// A file that is there already is of an earlier start, so that only what comes
-    /// after is read.
+    /// To be made before the VMM runs. What a file has by then is of an earlier start, and is
+    /// not read: the VMM cuts the file off, or appends to it.
     pub(super) fn new(path: &Path, ready_line: Option<&str>) -> Self {
+        let stale = fs::metadata(path).ok().filter(Metadata::is_file);
         Self {
             path: path.into(),
             ready_line: ready_line.map(String::from),
             stream: None,
             file: None,
+            stale: stale.map_or(0, |of| of.len()),
         }
     }
 
@@ -72,12 +77,18 @@ impl Console {
     }
 
     fn open(&mut self, since: i64) -> std::io::Result<()> {
-        let kind = fs::metadata(&self.path)?.file_type();
-        let fd = if kind.is_socket() {
+        let of = fs::metadata(&self.path)?;
+        let fd = if of.file_type().is_socket() {
             UnixStream::connect(&self.path)?.into()
         } else {
-            let file = File::open(&self.path)?;
-            if kind.is_file() {
+            let mut file = File::open(&self.path)?;
+            if of.is_file() {
+                if of.len() == self.stale && self.stale > 0 {
+                    return Err(ErrorKind::WouldBlock.into());
+                }
+                if of.len() > self.stale {
+                    file.seek(SeekFrom::Start(self.stale))?;
+                }
                 self.file = Some(file.try_clone()?);
             }
             file.into()
@@ -188,6 +199,32 @@ mod tests {
             .iter()
             .any(|event| event.name == "[    1.000000] x"));
         assert!(done.is_ready());
+    }
+
+    #[test]
+    fn what_an_earlier_start_has_left_is_not_read() {
+        let path = std::env::temp_dir().join(format!("stopwatch-stale-{}", std::process::id()));
+        let stale = "[    0.000000] Linux version 6\nthe web is up\n";
+        for append in [false, true] {
+            fs::write(&path, stale).unwrap();
+            let mut console = Console::new(&path, Some("web is up"));
+            let mut to = recording();
+            console.look(now(), now(), &mut to);
+            assert!(!to.is_ready() && to.find(Step::Kernel).is_none());
+            let mut vmm = File::options()
+                .append(append)
+                .write(true)
+                .truncate(!append)
+                .open(&path)
+                .unwrap();
+            console.look(now(), now(), &mut to);
+            vmm.write_all(b"Linux version 7\n").unwrap();
+            console.look(now(), now(), &mut to);
+            console.look(now(), now(), &mut to);
+            assert_eq!(to.find(Step::Kernel).unwrap().name, "Linux version 7");
+            assert!(!to.is_ready());
+        }
+        fs::remove_file(&path).unwrap();
     }
 
     #[test]

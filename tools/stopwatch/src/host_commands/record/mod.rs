@@ -29,10 +29,10 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, ExitStatus};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{bail, Context};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
@@ -57,6 +57,9 @@ use tracefs::Tracefs;
 /// The longest from one look to the next.
 const LOOK: Duration = Duration::from_millis(1);
 
+/// How long a VMM that is to end has for it.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// `stopwatch host run --timeline`.
 pub(crate) fn run_with_device(run: Run, device: Option<PathBuf>) -> anyhow::Result<ExitCode> {
     let file = run
@@ -68,109 +71,151 @@ pub(crate) fn run_with_device(run: Run, device: Option<PathBuf>) -> anyhow::Resu
     let control = Control::open(device.unwrap_or_else(|| DEVICE.into()))?;
     let name = run.vm.name.clone();
     let (vm, _) = make_vm(control, run.vm, run.doorbells)?;
-    record(name.as_deref(), &run.qemu, Some(vm), &run.recorded, &file)
+    let start = Start {
+        name: name.as_deref(),
+        command: &run.qemu,
+        recorded: &run.recorded,
+        file: &file,
+    };
+    start.record(Some(vm), Afterwards::Outlast).map(exit_code)
 }
 
 /// `stopwatch timeline record`.
 pub(crate) fn run_without_device(of: &Record) -> anyhow::Result<ExitCode> {
-    record(of.name.as_deref(), &of.qemu, None, &of.recorded, &of.output)
+    let start = Start {
+        name: of.name.as_deref(),
+        command: &of.qemu,
+        recorded: &of.recorded,
+        file: &of.output,
+    };
+    start.record(None, Afterwards::Outlast).map(exit_code)
 }
 
-/// Runs a VMM, with a VM's device or without, and writes the timeline of its start.
-/// The exit status is the VMM's.
-fn record(
-    name: Option<&str>,
-    command: &[OsString],
-    vm: Option<Vm>,
-    wanted: &Recorded,
-    file: &Path,
-) -> anyhow::Result<ExitCode> {
-    let (program, arguments) = command
-        .split_first()
-        .context("no VMM is given; expected `-- qemu-system-x86_64 ...`")?;
-    // Nothing is worse than a recording with nowhere to go.
-    put(Some(file), |_| Ok(()))?;
-    let mut vmm = Command::new(program);
-    vmm.args(arguments);
-    if let Some(vm) = &vm {
-        vm.hand_over(&mut vmm)?;
-    }
-    let mut added = Vec::new();
-    let monitor = added_socket(&mut vmm, &mut added, |fd| {
-        vec![
-            "-chardev".into(),
-            format!("socket,id=stopwatch-monitor,fd={fd}"),
-            "-mon".into(),
-            "chardev=stopwatch-monitor,mode=control".into(),
-        ]
-    })?;
-    let mut port = |port: &str, id: &str| {
-        added_socket(&mut vmm, &mut added, |fd| {
+/// What becomes of the VMM when its start has been recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Afterwards {
+    /// It runs until it ends by itself.
+    Outlast,
+    /// It is ended. It has nobody's standard input, and nobody sees its standard output.
+    End,
+}
+
+/// A start that is to be recorded.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Start<'a> {
+    pub(super) name: Option<&'a str>,
+    /// The VMM and its arguments.
+    pub(super) command: &'a [OsString],
+    pub(super) recorded: &'a Recorded,
+    /// Where the timeline goes.
+    pub(super) file: &'a Path,
+}
+
+impl Start<'_> {
+    /// Runs the VMM, with a VM's device or without, and writes the timeline of its start.
+    pub(super) fn record(
+        self,
+        vm: Option<Vm>,
+        afterwards: Afterwards,
+    ) -> anyhow::Result<ExitStatus> {
+        let Self {
+            name,
+            command,
+            recorded: wanted,
+            file,
+        } = self;
+        let (program, arguments) = command
+            .split_first()
+            .context("no VMM is given; expected `-- qemu-system-x86_64 ...`")?;
+        // Nothing is worse than a recording with nowhere to go.
+        put(Some(file), |_| Ok(()))?;
+        let mut vmm = Command::new(program);
+        vmm.args(arguments);
+        if afterwards == Afterwards::End {
+            vmm.stdin(Stdio::null()).stdout(Stdio::null());
+        }
+        if let Some(vm) = &vm {
+            vm.hand_over(&mut vmm)?;
+        }
+        let mut added = Vec::new();
+        let monitor = added_socket(&mut vmm, &mut added, |fd| {
             vec![
                 "-chardev".into(),
-                format!("socket,id=stopwatch-{id},fd={fd}"),
-                "-device".into(),
-                format!("isa-debugcon,iobase={port},chardev=stopwatch-{id}"),
+                format!("socket,id=stopwatch-monitor,fd={fd}"),
+                "-mon".into(),
+                "chardev=stopwatch-monitor,mode=control".into(),
             ]
-        })
-    };
-    let firmware = wanted
-        .firmware_log
-        .then(|| port("0x402", "firmware"))
-        .transpose()?;
-    let codes = wanted
-        .post_codes
-        .then(|| port("0x80", "codes"))
-        .transpose()?;
+        })?;
+        let mut port = |port: &str, id: &str| {
+            added_socket(&mut vmm, &mut added, |fd| {
+                vec![
+                    "-chardev".into(),
+                    format!("socket,id=stopwatch-{id},fd={fd}"),
+                    "-device".into(),
+                    format!("isa-debugcon,iobase={port},chardev=stopwatch-{id}"),
+                ]
+            })
+        };
+        let firmware = wanted
+            .firmware_log
+            .then(|| port("0x402", "firmware"))
+            .transpose()?;
+        let codes = wanted
+            .post_codes
+            .then(|| port("0x80", "codes"))
+            .transpose()?;
 
-    let signals = Signals::take()?;
-    let tracefs = Tracefs::begin(Path::new(tracefs::ROOT), std::process::id());
-    let before = now();
-    let child = vmm
-        .spawn()
-        .with_context(|| format!("cannot run {}", program.to_string_lossy()))?;
-    // It returns when the program has been executed, or could not be.
-    let exec = Moment::between(before, now());
-    // Ends of sockets that are the VMM's: it alone shall hold them.
-    drop(added);
-
-    let program = Path::new(program)
-        .file_name()
-        .map_or("the VMM".into(), |name| name.to_string_lossy().into_owned());
-    let process = Process {
-        pid: child.id(),
-        name: program.clone(),
-    };
-    let mut recording = Recording::new(name.unwrap_or_default(), command, exec, process);
-    recording.step(
-        Step::Exec,
-        format!("exec of {program}"),
-        exec,
-        "spawned by the recorder",
-    );
-    let sources = Sources {
-        monitor: Monitor::watch(monitor, exec),
-        firmware: firmware.map(|fd| (Stream::new(fd, before), Firmware::default())),
-        codes: codes.map(|fd| Stream::new(fd, before)),
-        console: wanted
+        let console = wanted
             .console
             .as_deref()
-            .map(|path| Console::new(path, wanted.ready_line.as_deref())),
-        device: vm.map(Device::new).transpose()?,
-        tracefs,
-    };
-    let mut watched = Watched {
-        sources,
-        recording,
-        child,
-        signals,
-        file: file.into(),
-        until: before.saturating_add(i64::try_from(wanted.limit.0).unwrap_or(i64::MAX)),
-    };
-    let status = watched.record()?;
-    // The VM's device lasted as long as its VMM.
-    drop(watched);
-    Ok(exit_code(status))
+            .map(|path| Console::new(path, wanted.ready_line.as_deref()));
+        let signals = Signals::take()?;
+        let tracefs = Tracefs::begin(Path::new(tracefs::ROOT), std::process::id());
+        let before = now();
+        let child = vmm
+            .spawn()
+            .with_context(|| format!("cannot run {}", program.to_string_lossy()))?;
+        // It returns when the program has been executed, or could not be.
+        let exec = Moment::between(before, now());
+        // Ends of sockets that are the VMM's: it alone shall hold them.
+        drop(added);
+
+        let program = Path::new(program)
+            .file_name()
+            .map_or("the VMM".into(), |name| name.to_string_lossy().into_owned());
+        let process = Process {
+            pid: child.id(),
+            name: program.clone(),
+        };
+        let mut recording = Recording::new(name.unwrap_or_default(), command, exec, process);
+        recording.step(
+            Step::Exec,
+            format!("exec of {program}"),
+            exec,
+            "spawned by the recorder",
+        );
+        let sources = Sources {
+            monitor: Monitor::watch(monitor, exec),
+            firmware: firmware.map(|fd| (Stream::new(fd, before), Firmware::default())),
+            codes: codes.map(|fd| Stream::new(fd, before)),
+            console,
+            device: vm.map(Device::new).transpose()?,
+            tracefs,
+        };
+        let mut watched = Watched {
+            sources,
+            recording,
+            child,
+            signals,
+            file: file.into(),
+            afterwards,
+            until: before.saturating_add(i64::try_from(wanted.limit.0).unwrap_or(i64::MAX)),
+        };
+        let status = watched.record()?;
+        // The VM's device lasted as long as its VMM.
+        drop(watched);
+        Ok(status)
+    }
 }
 
 /// A socket of which the VMM gets one end, by its number in its arguments.
@@ -202,6 +247,7 @@ struct Watched {
     child: Child,
     signals: Signals,
     file: PathBuf,
+    afterwards: Afterwards,
     until: i64,
 }
 
@@ -235,12 +281,18 @@ impl Watched {
         let why = self.sources.tracefs.as_ref().err().map(String::as_str);
         let done = self.recording.finish(why);
         put(Some(&self.file), |to| timeline::write(&done, to))?;
-        eprintln!("the timeline of the start is in {}", self.file.display());
+        if self.afterwards == Afterwards::Outlast {
+            eprintln!("the timeline of the start is in {}", self.file.display());
+        }
         // Of what comes now nothing is kept; the tracepoints go, too.
         self.sources.tracefs = Err("the recording is over".into());
-        match ended {
-            Some(status) => Ok(status),
-            None => self.outlast(),
+        match (ended, self.afterwards) {
+            (Some(status), _) => Ok(status),
+            (None, Afterwards::Outlast) => self.outlast(None),
+            (None, Afterwards::End) => {
+                signal(&self.child, Signal::TERM);
+                self.outlast(Some(Instant::now() + PATIENCE))
+            }
         }
     }
 
@@ -311,9 +363,13 @@ impl Watched {
         self.recording.put(event.with("status", status));
     }
 
-    fn outlast(&mut self) -> anyhow::Result<ExitStatus> {
+    /// Waits for the VMM, which is killed at `until`.
+    fn outlast(&mut self, until: Option<Instant>) -> anyhow::Result<ExitStatus> {
         loop {
             self.signals.pass_on(&self.child);
+            if until.is_some_and(|until| Instant::now() >= until) {
+                self.child.kill()?;
+            }
             if let Some(status) = self.child.try_wait()? {
                 return Ok(status);
             }
@@ -355,14 +411,18 @@ impl Signals {
     }
 
     fn pass_on(&self, to: &Child) {
-        for (_, signal, flag) in &self.0 {
+        for (_, number, flag) in &self.0 {
             if flag.swap(false, Ordering::Relaxed) {
-                let pid = i32::try_from(to.id()).ok().and_then(Pid::from_raw);
-                // It may have ended of it already: a terminal's go to both.
-                let _ = pid.map(|pid| kill_process(pid, *signal));
+                signal(to, *number);
             }
         }
     }
+}
+
+fn signal(to: &Child, signal: Signal) {
+    let pid = i32::try_from(to.id()).ok().and_then(Pid::from_raw);
+    // It may have ended already: a terminal's signals go to both.
+    let _ = pid.map(|pid| kill_process(pid, signal));
 }
 
 /// The VMM's own, or what a shell makes of a signal.
