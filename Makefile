@@ -2,6 +2,7 @@
 # The commands for people. What the kernel's build reads is Kbuild.
 
 help:
+	@echo 'make try      see a guest use a stopwatch with the QEMU and the kernel of this distribution'
 	@echo 'make demo     see a guest use a stopwatch that the host kernel keeps'
 	@echo 'make test     every test'
 	@echo 'make test-debug  the modules on kernels that look for mistakes, 1 h or more'
@@ -14,6 +15,9 @@ help:
 	@echo 'make tools    the programs, into build/bin'
 	@echo 'make lab      all that is slow to make, now'
 	@echo 'make clean    remove build/'
+
+try:
+	lab/try
 
 demo:
 	lab/demo
@@ -54,4 +58,4 @@ lab:
 clean:
 	rm -rf build
 
-.PHONY: help demo test fuzz test-debug test-lifecycle budget bench modules tools lab clean
+.PHONY: help try demo test fuzz test-debug test-lifecycle budget bench modules tools lab clean

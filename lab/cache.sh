@@ -60,7 +60,7 @@ cache_status() {
 cache_clean() {
 	local path
 	cache_paths
-	for path in "$CACHE"/{rootfs,kernel,qemu}-* "$CACHE"/{cargo,accel,fuzz,log,lock}*; do
+	for path in "$CACHE"/{rootfs,kernel,qemu,try}-* "$CACHE"/{cargo,accel,fuzz,log,lock}*; do
 		if [[ ${1:-} == --all ]] || ! in_use "${path##*/}"; then as_root rm -rf "$path"; fi
 	done
 }

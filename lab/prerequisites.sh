@@ -4,8 +4,8 @@
 
 DEBIAN_KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 
-# missing_packages: the Debian packages of what is not there, on one line.
-missing_packages() {
+# missing_for_lab: the Debian packages of what is not there, on one line.
+missing_for_lab() {
 	local packages=()
 	command -v mmdebstrap >/dev/null || packages+=(mmdebstrap)
 	[[ -f $DEBIAN_KEYRING ]] || packages+=(debian-archive-keyring)
@@ -20,9 +20,10 @@ install_packages() {
 	apt-get install -y --no-install-recommends "$@"
 }
 
-need_prerequisites() {
+# need MISSING: has what MISSING, a function like missing_for_lab, finds missing.
+need() {
 	local packages
-	packages=$(missing_packages)
+	packages=$("$1")
 	[[ -z $packages ]] && return
 	command -v apt-get >/dev/null ||
 		die "missing, by the names of Debian's packages: $packages; install them"
@@ -30,11 +31,13 @@ need_prerequisites() {
 		die "missing: $packages; type: sudo apt-get install $packages"
 	(
 		flock 9
-		packages=$(missing_packages)
+		packages=$("$1")
 		[[ -z $packages ]] && exit
 		# shellcheck disable=SC2086 # words
 		step packages "apt-get install $packages" install_packages $packages
-		packages=$(missing_packages)
+		packages=$("$1")
 		[[ -z $packages ]] || die "still missing after apt-get install: $packages"
 	) 9>"$CACHE/lock.packages"
 }
+
+need_prerequisites() { need missing_for_lab; }
