@@ -3,7 +3,8 @@
 
 help:
 	@echo 'make try      see a guest use a stopwatch with the QEMU and the kernel of this distribution'
-	@echo 'make demo     see a guest use a stopwatch that the host kernel keeps'
+	@echo 'make demo     see a guest use a stopwatch that the host kernel keeps, and where'
+	@echo '              the time of its boot went, in build/demo/timeline.html'
 	@echo 'make test     every test'
 	@echo 'make test-debug  the modules on kernels that look for mistakes, 1 h or more'
 	@echo 'make test-lifecycle  everything that begins and ends, 100 times; more than an hour, emulated'

@@ -24,13 +24,21 @@ pub struct Exits {
 }
 
 impl Exits {
-    /// Up to now, of the VMM with that process ID.
+    /// Up to now, of the VMM with that process ID, or that is a child of that process:
+    /// what records a start stays, and has the VMM run beside it.
     pub fn of(pid: u32) -> Self {
-        let prefix = format!("{pid}-");
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        let children = children.unwrap_or_default();
+        let pids = children.split_whitespace().map(String::from);
+        let prefixes: Vec<_> = pids.chain([pid.to_string()]).map(|pid| pid + "-").collect();
         let vms: Vec<_> = fs::read_dir(DEBUGFS)
             .unwrap_or_else(|error| panic!("{DEBUGFS}: {error}; mount debugfs and load KVM"))
             .filter_map(Result::ok)
-            .filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
+            .filter(|entry| {
+                let name = entry.file_name();
+                let name = name.to_string_lossy();
+                prefixes.iter().any(|prefix| name.starts_with(prefix))
+            })
             .collect();
         assert!(!vms.is_empty(), "KVM knows no VM of process {pid}");
         let count = |name: &str| -> u64 {

@@ -2,7 +2,8 @@
 
 //! What `make demo` runs on level 1, the host: a guest uses a stopwatch that
 //! the host's kernel keeps. Tells what happens where, and writes
-//! `build/demo.json`. Fails unless all of it holds.
+//! `build/demo.json`, and the timeline of the guest's boot to `build/demo/`. Fails
+//! unless all of it holds.
 
 use std::fmt::Display;
 use std::fs;
@@ -11,13 +12,19 @@ use std::time::Instant;
 
 use serde::Serialize;
 use stopwatch::Nanoseconds;
-use stopwatch_tests::guest::Guest;
+use stopwatch_tests::guest::{log_directory, Guest};
 use stopwatch_tests::kmsg;
 use stopwatch_tests::program::stopwatch_program;
 use stopwatch_tests::scenario::{self, Burst, Results};
 use stopwatch_tests::suite::{environment, host_module};
 
 const RESULT: &str = "build/demo.json";
+
+/// Where the timeline of the guest's boot goes.
+const DIRECTORY: &str = "build/demo";
+
+/// What lab/guest/init writes to the console when the guest is up.
+const READY_LINE: &str = "guest: up";
 
 /// `build/demo.json`.
 #[derive(Serialize)]
@@ -98,14 +105,26 @@ fn run(log: &mut kmsg::Cursor) -> Vec<String> {
     host("$ insmod vhost_stopwatch.ko");
     let module = host_module();
     module.load().unwrap_or_else(|error| panic!("{error}"));
-    host("$ stopwatch host run --name demo --rings 2 --doorbells memory -- qemu-system-x86_64 ...");
+    host(
+        "$ stopwatch host run --name demo --rings 2 --doorbells memory \
+         --timeline host.json ... -- qemu-system-x86_64 ...",
+    );
+    fs::create_dir_all(DIRECTORY).unwrap_or_else(|error| panic!("{DIRECTORY}: {error}"));
+    let console = log_directory().join("guest-demo.console");
+    let (host_file, console) = (file("host.json"), console.to_string_lossy());
     let begin = Instant::now();
-    let mut vm = Guest::boot("demo", &["--doorbells", "memory"], &[], &[]);
+    let options = [
+        ["--doorbells", "memory"],
+        ["--timeline", &host_file],
+        ["--console", &console],
+        ["--ready-line", READY_LINE],
+    ];
+    let mut options = options.concat();
+    options.push("--firmware-log");
+    let mut vm = Guest::boot("demo", &options, &[], &[]);
     vm.ready();
-    let info = vm.vm();
     qemu(format_args!(
-        "process {}: inherited the VM's region, doorbells and call; booted the guest in {} s",
-        info.pid,
+        "inherited the VM's region, doorbells and call; booted the guest in {} s",
         begin.elapsed().as_secs()
     ));
     let guest_kernel = vm.shell("uname -r").trim().to_owned();
@@ -143,12 +162,15 @@ fn run(log: &mut kmsg::Cursor) -> Vec<String> {
     host(output(&program.to_string_lossy(), &["host", "list"]));
 
     let guest_log = vm.shell("dmesg");
+    guest("$ stopwatch boot --output guest.json");
+    let guest_boot = vm.shell("stopwatch boot --json");
     guest("$ poweroff -f");
     vm.power_off();
     host("$ rmmod vhost_stopwatch");
     let unloaded = module.unload();
 
     show(&results);
+    let timeline = timeline(&guest_boot);
     let result = Summary {
         accel,
         host_kernel,
@@ -168,6 +190,7 @@ fn run(log: &mut kmsg::Cursor) -> Vec<String> {
         Ok(()) => println!("\nAll of it for programs: {RESULT}"),
         Err(error) => faults.push(format!("cannot write {RESULT}: {error}")),
     }
+    faults.extend(timeline.err());
     if let Err(errno) = unloaded {
         faults.push(format!("the host module does not unload: {errno}"));
     }
@@ -176,6 +199,42 @@ fn run(log: &mut kmsg::Cursor) -> Vec<String> {
         faults.push(format!("the guest's kernel log has: {line}"));
     }
     faults
+}
+
+/// A file of the timeline.
+fn file(name: &str) -> String {
+    format!("{DIRECTORY}/{name}")
+}
+
+/// Shows where the guest's boot went, and draws it: what its host saw, and what it
+/// gathered itself.
+fn timeline(guest_boot: &str) -> Result<(), String> {
+    let [host, guest, whole, page] =
+        ["host.json", "guest.json", "timeline.json", "timeline.html"].map(file);
+    fs::write(&guest, guest_boot).map_err(|error| format!("cannot write {guest}: {error}"))?;
+    println!("\nWhere the time of the guest's boot went:\n");
+    for arguments in [
+        &["timeline", "merge", &host, &guest, "--output", &whole][..],
+        &["timeline", "show", &whole],
+        &["timeline", "html", &whole, "--output", &page],
+    ] {
+        let program = stopwatch_program();
+        let output = Command::new(&program)
+            .args(arguments)
+            .output()
+            .map_err(|error| format!("cannot run {}: {error}", program.display()))?;
+        print!("{}", String::from_utf8_lossy(&output.stdout));
+        if !output.status.success() {
+            return Err(format!(
+                "stopwatch {} ended with {}: {}",
+                arguments.join(" "),
+                output.status,
+                String::from_utf8_lossy(&output.stderr)
+            ));
+        }
+    }
+    println!("\nThe same as a picture, for a browser: {page}");
+    Ok(())
 }
 
 fn show(results: &Results) {
