@@ -4,10 +4,19 @@
 
 use std::fmt::{self, Display};
 use std::io::{self, ErrorKind, Write};
-use std::process::exit;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{exit, ExitCode, ExitStatus};
 
 use serde::{Serialize, Serializer};
 use stopwatch::{ClockId, Description, Laps, Name, Nanoseconds, Reading, Share};
+
+/// The exit status of a command that was run, or what a shell makes of a signal.
+pub(crate) fn exit_code(status: ExitStatus) -> ExitCode {
+    let code = status
+        .code()
+        .or_else(|| status.signal().map(|signal| 128 + signal));
+    ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+}
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Output {

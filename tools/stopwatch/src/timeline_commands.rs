@@ -9,9 +9,10 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{bail, Context};
-use stopwatch_timeline::{self as timeline, report, Timeline};
+use stopwatch_timeline::report::{self, Traces};
+use stopwatch_timeline::{self as timeline, ClockRelation, Timeline};
 
-use crate::cli::{Compare, Export, TimelineCommand};
+use crate::cli::{Compare, Export, TimelineCommand, Trace};
 use crate::output::Output;
 
 /// Something moved.
@@ -35,6 +36,7 @@ pub(crate) fn run(command: TimelineCommand, output: Output) -> anyhow::Result<()
             export(of, |timeline, to| report::perfetto(timeline, to))
         }
         TimelineCommand::Csv(of) => export(of, |timeline, to| report::csv(timeline, to)),
+        TimelineCommand::Trace(of) => trace(&of, output),
         TimelineCommand::Otlp(of) => export(of, |timeline, to| report::otlp(timeline, to)),
         TimelineCommand::Merge {
             host,
@@ -71,6 +73,17 @@ pub(crate) fn compare(arguments: Compare, output: Output) -> anyhow::Result<Exit
         true => ExitCode::from(MOVED),
         false => ExitCode::SUCCESS,
     })
+}
+
+fn trace(of: &Trace, output: Output) -> anyhow::Result<()> {
+    let open = |path: &Path| File::open(path).with_context(|| path.display().to_string());
+    let relation = ClockRelation::read(open(&of.relation)?)
+        .with_context(|| of.relation.display().to_string())?;
+    let timeline = read(&of.timeline)?;
+    let mut traces = Traces::new(&timeline, &relation, open(&of.host)?, open(&of.guest)?)?;
+    put(Some(&of.output), |to| traces.write(to))?;
+    let summary = traces.summary();
+    output.print(summary, summary)
 }
 
 /// The timeline in a file, or on standard input.

@@ -592,3 +592,57 @@ fn records_that_are_never_done_are_given_up() {
     let error = device.next_event(None).unwrap_err();
     assert!(matches!(error, Error::StrangeAnswer), "{error}");
 }
+
+/// The points of a clock relation's file.
+fn points(path: &std::path::Path) -> Vec<serde_json::Value> {
+    let text = fs::read(path).unwrap();
+    let file: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    file["points"].as_array().unwrap().clone()
+}
+
+#[test]
+fn a_clock_is_related_while_a_command_runs() {
+    let machine = Machine::new(GEOMETRY);
+    let _host = Host::serve(&machine);
+    let path = machine.device().join("relation.json");
+    let measure = |more: &[&str]| {
+        let mut program = machine.program("clock-relation --interval 20ms --output");
+        common::Said::of(program.arg(&path).args(more).output().unwrap())
+    };
+    let said = measure(&[]);
+    assert_eq!(said.status, Some(0), "{said:?}");
+    assert!(
+        said.output.starts_with("1 points, the last one ± "),
+        "{said:?}"
+    );
+    assert_eq!(points(&path).len(), 1);
+
+    // Its output is its own, and so is its exit status.
+    let said = measure(&["--", "sh", "-c", "echo made; exit 7"]);
+    assert_eq!(
+        (said.status, said.output.as_str()),
+        (Some(7), "made\n"),
+        "{said:?}"
+    );
+    let measured = points(&path);
+    assert!(measured.len() >= 3, "{measured:?}");
+    for pair in measured.windows(2) {
+        let [one, next] = [&pair[0], &pair[1]].map(|point| point["guest_ns"].as_i64().unwrap());
+        assert!(one < next, "{measured:?}");
+        // One clock here, so that the offset is the same within what is said of it.
+        let ends = |point: &serde_json::Value, end: &str| point["offset"][end].as_i64().unwrap();
+        assert!(ends(&pair[0], "lo") <= ends(&pair[1], "hi") + 1_000_000);
+        assert!(ends(&pair[1], "lo") <= ends(&pair[0], "hi") + 1_000_000);
+    }
+
+    let other = r#"{"format": "stopwatch-clock-relation", "version": 1, "boot_id": "another",
+        "points": [{"guest_ns": 1, "offset": {"ns": 0, "lo": 0, "hi": 0}}]}"#;
+    fs::write(&path, other).unwrap();
+    let said = measure(&[]);
+    assert_eq!(said.status, Some(1));
+    assert!(
+        said.errors.contains("of another boot of this guest"),
+        "{said:?}"
+    );
+    assert_eq!(fs::read_to_string(&path).unwrap(), other);
+}

@@ -5,6 +5,8 @@
 //!
 //! | module | what it has |
 //! |---|---|
+//! | [`clock_relation`] | a guest's clock by VM time, with its bound |
+//! | [`ftrace`] | lines of a kernel's trace |
 //! | [`model`] | events, spans, gaps and attempts, as they were recorded |
 //! | [`steps`] | the chain of a start, and the phases between its steps |
 //! | [`document`] | the file: JSON, with a version; reading refuses what it does not know |
@@ -19,9 +21,11 @@
 
 #![forbid(unsafe_code)]
 
+pub mod clock_relation;
 pub mod compare;
 pub mod distribution;
 pub mod document;
+pub mod ftrace;
 pub mod merge;
 pub mod model;
 pub mod report;
@@ -30,6 +34,7 @@ pub mod summary;
 
 mod shown;
 
+pub use clock_relation::{ClockRelation, Point, RelationError};
 pub use compare::{compare, Comparison};
 pub use distribution::{distribution, Distribution, Spread};
 pub use document::{read, write, ReadError};

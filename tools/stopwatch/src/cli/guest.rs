@@ -104,6 +104,19 @@ pub(crate) enum GuestCommand {
     /// log, as messages for debugging. Without a device the times are the guest's own.
     Boot(Boot),
 
+    /// Measure how this guest's CLOCK_MONOTONIC is related to VM time, for a trace
+    ///
+    /// Writes a point to the file, or adds one to those of this boot. With a command it
+    /// measures before it, each interval while it runs, and after it, and has its exit
+    /// status. The first and the last point are marked in the kernel's trace (`trace_marker`),
+    /// if there is one, so that `stopwatch timeline trace` can tell that trace and file
+    /// belong together. The trace has to be on the clock `mono`.
+    #[command(after_help = "\
+Example:
+  stopwatch clock-relation --output relation.json -- trace-cmd record -C mono -e sched -- make
+")]
+    ClockRelation(ClockRelation),
+
     /// Watch the stopwatches live, in the terminal
     Watch {
         #[command(flatten)]
@@ -249,6 +262,21 @@ pub(crate) struct Boot {
     /// Write the timeline to this file; with --json it goes to standard output as well
     #[arg(long, short, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ClockRelation {
+    /// Write the points to this file
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+
+    /// From one point to the next, while the command runs
+    #[arg(long, value_name = "DURATION", default_value = "100ms", value_parser = values::interval)]
+    pub(crate) interval: Nanoseconds,
+
+    /// The command and its arguments, after `--`
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
 }
 
 /// How often to look.

@@ -12,12 +12,14 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
-pub(crate) use guest::{BenchCommand, Boot, GuestCommand, NewWatch, Refresh, RunCommand, Timeout};
+pub(crate) use guest::{
+    BenchCommand, Boot, ClockRelation, GuestCommand, NewWatch, Refresh, RunCommand, Timeout,
+};
 pub(crate) use host::{
     Attach, BackendKind, BenchBoot, Carrier, Doorbells, HostCommand, NewVm, Qemu, Run, Serve,
     Serving, VmWatch,
 };
-pub(crate) use timeline::{Compare, Export, Record, Recorded, TimelineCommand};
+pub(crate) use timeline::{Compare, Export, Record, Recorded, TimelineCommand, Trace};
 
 const EXAMPLES: &str = "\
 Examples, in a guest:

@@ -41,6 +41,12 @@ pub(crate) enum TimelineCommand {
     /// Make OpenTelemetry spans of it: OTLP as JSON, a line for a start
     Otlp(Export),
 
+    /// Put traces of the host's and the guest's kernel into one trace for Perfetto
+    ///
+    /// Both are text: `trace` or `trace_pipe` of tracefs, or what `trace-cmd report -t` says,
+    /// each on its kernel's clock `mono`. It says by how much the two can be apart.
+    Trace(Trace),
+
     /// Put what `stopwatch boot` gathered in a guest onto its host's timeline
     Merge {
         /// The host's timeline
@@ -72,6 +78,29 @@ pub(crate) struct Export {
     /// Write it to this file [default: standard output]
     #[arg(long, short, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Trace {
+    /// The timeline of that VM, of `stopwatch host run --timeline`
+    #[arg(value_name = "TIMELINE")]
+    pub(crate) timeline: PathBuf,
+
+    /// The host's trace
+    #[arg(long, value_name = "FILE")]
+    pub(crate) host: PathBuf,
+
+    /// The guest's trace
+    #[arg(long, value_name = "FILE")]
+    pub(crate) guest: PathBuf,
+
+    /// What `stopwatch clock-relation` wrote in the guest meanwhile
+    #[arg(long, value_name = "FILE")]
+    pub(crate) relation: PathBuf,
+
+    /// Write the trace to this file
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: PathBuf,
 }
 
 #[derive(Debug, Args)]

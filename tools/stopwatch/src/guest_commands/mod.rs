@@ -4,6 +4,7 @@
 
 mod bench;
 mod boot;
+mod clock_relation;
 mod doctor;
 mod run;
 mod timeout;
@@ -47,8 +48,12 @@ pub(crate) fn run(
              without a name deleted"
         );
     }
-    if let GuestCommand::Run(arguments) = command {
-        return run::run(&device, arguments, output);
+    match command {
+        GuestCommand::Run(arguments) => return run::run(&device, arguments, output),
+        GuestCommand::ClockRelation(arguments) => {
+            return clock_relation::run(&device, &arguments, output)
+        }
+        _ => {}
     }
     use_device(command, &device, output).map(|()| ExitCode::SUCCESS)
 }
@@ -127,6 +132,7 @@ fn use_device(command: GuestCommand, device: &Device, output: Output) -> anyhow:
         }
         // Those that have an exit status of their own.
         GuestCommand::Run(_)
+        | GuestCommand::ClockRelation(_)
         | GuestCommand::Boot(_)
         | GuestCommand::Doctor
         | GuestCommand::Bench(BenchCommand::Rows { .. }) => unreachable!("done in run()"),

@@ -6,7 +6,7 @@ use std::fmt::{self, Display};
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{self, Child, ExitCode, ExitStatus, Stdio};
+use std::process::{self, Child, ExitCode, Stdio};
 use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,7 +18,7 @@ use stopwatch::guest::{self, Cpu, Device};
 use stopwatch::{Act, Creation, Name, Nanoseconds};
 
 use crate::cli::RunCommand;
-use crate::output::Output;
+use crate::output::{exit_code, Output};
 
 /// The shell's answer where a command cannot be run, and where there is none.
 const CANNOT_RUN: u8 = 126;
@@ -172,14 +172,6 @@ fn steal_ticks(stat: &str) -> Option<u64> {
     cpu.split_whitespace().nth(7)?.parse().ok()
 }
 
-/// The command's own, or what a shell makes of a signal.
-fn exit_code(status: ExitStatus) -> ExitCode {
-    let code = status
-        .code()
-        .or_else(|| status.signal().map(|signal| 128 + signal));
-    ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
-}
-
 /// How long a command took.
 #[derive(Debug, Serialize)]
 struct Timed {
@@ -226,6 +218,7 @@ impl Display for Timed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::process::ExitStatus;
 
     fn timed() -> Timed {
         Timed {

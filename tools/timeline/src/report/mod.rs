@@ -11,6 +11,7 @@ mod lanes;
 mod otlp;
 mod perfetto;
 mod table;
+mod traces;
 
 pub use boxes::distribution_html;
 pub use comma::csv;
@@ -18,3 +19,4 @@ pub use html::html;
 pub use otlp::{otlp, NoWallClock};
 pub use perfetto::perfetto;
 pub use table::{table, Computed};
+pub use traces::{Scanned, TraceError, TraceSummary, Traces, MARK};

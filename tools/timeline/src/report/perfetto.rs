@@ -15,63 +15,63 @@ use crate::shown;
 
 /// The builtin clocks of Perfetto.
 const REALTIME: u32 = 1;
-const MONOTONIC: u32 = 3;
+pub(super) const MONOTONIC: u32 = 3;
 
 const SLICE_BEGIN: i32 = 1;
 const SLICE_END: i32 = 2;
-const INSTANT: i32 = 3;
+pub(super) const INSTANT: i32 = 3;
 
 /// All packets are of one writer.
 const SEQUENCE: u32 = 1;
 
 #[derive(Clone, PartialEq, Message)]
-struct Trace {
+pub(super) struct Trace {
     #[prost(message, repeated, tag = "1")]
-    packet: Vec<TracePacket>,
+    pub(super) packet: Vec<TracePacket>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct TracePacket {
+pub(super) struct TracePacket {
     #[prost(message, optional, tag = "6")]
-    clock_snapshot: Option<ClockSnapshot>,
+    pub(super) clock_snapshot: Option<ClockSnapshot>,
     #[prost(uint64, optional, tag = "8")]
-    timestamp: Option<u64>,
+    pub(super) timestamp: Option<u64>,
     #[prost(uint32, optional, tag = "10")]
-    trusted_packet_sequence_id: Option<u32>,
+    pub(super) trusted_packet_sequence_id: Option<u32>,
     #[prost(message, optional, tag = "11")]
-    track_event: Option<TrackEvent>,
+    pub(super) track_event: Option<TrackEvent>,
     #[prost(uint32, optional, tag = "58")]
-    timestamp_clock_id: Option<u32>,
+    pub(super) timestamp_clock_id: Option<u32>,
     #[prost(message, optional, tag = "60")]
-    track_descriptor: Option<TrackDescriptor>,
+    pub(super) track_descriptor: Option<TrackDescriptor>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct ClockSnapshot {
+pub(super) struct ClockSnapshot {
     #[prost(message, repeated, tag = "1")]
-    clocks: Vec<ClockReading>,
+    pub(super) clocks: Vec<ClockReading>,
     #[prost(uint32, optional, tag = "2")]
-    primary_trace_clock: Option<u32>,
+    pub(super) primary_trace_clock: Option<u32>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct ClockReading {
+pub(super) struct ClockReading {
     #[prost(uint32, optional, tag = "1")]
-    clock_id: Option<u32>,
+    pub(super) clock_id: Option<u32>,
     #[prost(uint64, optional, tag = "2")]
-    timestamp: Option<u64>,
+    pub(super) timestamp: Option<u64>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct TrackDescriptor {
+pub(super) struct TrackDescriptor {
     #[prost(uint64, optional, tag = "1")]
-    uuid: Option<u64>,
+    pub(super) uuid: Option<u64>,
     #[prost(string, optional, tag = "2")]
-    name: Option<String>,
+    pub(super) name: Option<String>,
     #[prost(message, optional, tag = "3")]
-    process: Option<ProcessDescriptor>,
+    pub(super) process: Option<ProcessDescriptor>,
     #[prost(uint64, optional, tag = "5")]
-    parent_uuid: Option<u64>,
+    pub(super) parent_uuid: Option<u64>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -83,27 +83,27 @@ struct ProcessDescriptor {
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct TrackEvent {
+pub(super) struct TrackEvent {
     #[prost(message, repeated, tag = "4")]
-    debug_annotations: Vec<DebugAnnotation>,
+    pub(super) debug_annotations: Vec<DebugAnnotation>,
     #[prost(int32, optional, tag = "9")]
-    r#type: Option<i32>,
+    pub(super) r#type: Option<i32>,
     #[prost(uint64, optional, tag = "11")]
-    track_uuid: Option<u64>,
+    pub(super) track_uuid: Option<u64>,
     #[prost(string, repeated, tag = "22")]
-    categories: Vec<String>,
+    pub(super) categories: Vec<String>,
     #[prost(string, optional, tag = "23")]
-    name: Option<String>,
+    pub(super) name: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct DebugAnnotation {
+pub(super) struct DebugAnnotation {
     #[prost(int64, optional, tag = "4")]
-    int_value: Option<i64>,
+    pub(super) int_value: Option<i64>,
     #[prost(string, optional, tag = "6")]
-    string_value: Option<String>,
+    pub(super) string_value: Option<String>,
     #[prost(string, optional, tag = "10")]
-    name: Option<String>,
+    pub(super) name: Option<String>,
 }
 
 /// Writes a timeline as a Perfetto trace, for ui.perfetto.dev or `trace_processor`.
@@ -191,15 +191,15 @@ fn who(process: Option<&Process>) -> &str {
 }
 
 // The fixed tracks; others count on from there.
-const HOST: u64 = 1;
-const GUEST: u64 = 2;
+pub(super) const HOST: u64 = 1;
+pub(super) const GUEST: u64 = 2;
 const PHASES: u64 = 3;
 const GAPS: u64 = 4;
-const FIRST_OTHER: u64 = 5;
+pub(super) const FIRST_OTHER: u64 = 5;
 
 /// Writes one packet after the other: a trace is no more than that.
-struct Packets<'a, W> {
-    to: W,
+pub(super) struct Packets<'a, W> {
+    pub(super) to: W,
     /// What is 0 in the trace, whose times cannot be negative.
     origin: i64,
     next: u64,
@@ -208,7 +208,7 @@ struct Packets<'a, W> {
 }
 
 impl<'a, W: Write> Packets<'a, W> {
-    fn new(to: W, timeline: &Timeline) -> Self {
+    pub(super) fn new(to: W, timeline: &Timeline) -> Self {
         Self {
             to,
             origin: timeline.extent().0.min(0),
@@ -218,7 +218,7 @@ impl<'a, W: Write> Packets<'a, W> {
         }
     }
 
-    fn put(&mut self, packet: TracePacket) -> io::Result<()> {
+    pub(super) fn put(&mut self, packet: TracePacket) -> io::Result<()> {
         let trace = Trace {
             packet: vec![TracePacket {
                 trusted_packet_sequence_id: Some(SEQUENCE),
@@ -228,12 +228,12 @@ impl<'a, W: Write> Packets<'a, W> {
         self.to.write_all(&trace.encode_to_vec())
     }
 
-    fn time(&self, ns: i64) -> u64 {
+    pub(super) fn time(&self, ns: i64) -> u64 {
         u64::try_from(ns.saturating_sub(self.origin)).unwrap_or(0)
     }
 
     /// How the trace's clock is related to the wall clock.
-    fn clocks(&mut self, timeline: &Timeline) -> io::Result<()> {
+    pub(super) fn clocks(&mut self, timeline: &Timeline) -> io::Result<()> {
         let end = self.time(timeline.end.ns);
         let reading = |clock, timestamp| ClockReading {
             clock_id: Some(clock),
@@ -254,7 +254,7 @@ impl<'a, W: Write> Packets<'a, W> {
         })
     }
 
-    fn group(&mut self, uuid: u64, name: &str, pid: i32) -> io::Result<()> {
+    pub(super) fn group(&mut self, uuid: u64, name: &str, pid: i32) -> io::Result<()> {
         self.describe(TrackDescriptor {
             uuid: Some(uuid),
             process: Some(ProcessDescriptor {
@@ -265,7 +265,7 @@ impl<'a, W: Write> Packets<'a, W> {
         })
     }
 
-    fn track(&mut self, uuid: u64, name: &str, parent: u64) -> io::Result<()> {
+    pub(super) fn track(&mut self, uuid: u64, name: &str, parent: u64) -> io::Result<()> {
         self.describe(TrackDescriptor {
             uuid: Some(uuid),
             name: Some(shown(name)),
@@ -329,7 +329,7 @@ impl<'a, W: Write> Packets<'a, W> {
         self.event(SLICE_END, track, None, end, &[])
     }
 
-    fn event(
+    pub(super) fn event(
         &mut self,
         kind: i32,
         track: u64,

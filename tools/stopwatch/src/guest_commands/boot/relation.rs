@@ -7,12 +7,10 @@
 //! clocks can have drifted since.
 
 use rustix::time::ClockId;
+use stopwatch_timeline::clock_relation::drift;
 use stopwatch_timeline::{duration, Moment};
 
 use crate::clocks::{bracket, offset_of};
-
-/// By so many parts per million two clocks can differ in rate: what NTP may slew.
-const DRIFT_PPM: i64 = 500;
 
 /// A suspend that is shorter than this is the error of having asked.
 const SUSPENDED: i64 = 1_000_000;
@@ -58,9 +56,7 @@ impl Relation {
         if self.is_none {
             return guest;
         }
-        let distance = self.measured_at.saturating_sub(guest.ns).saturating_abs();
-        // Rounded up.
-        let drift = distance / (1_000_000 / DRIFT_PPM) + 1;
+        let drift = drift(self.measured_at.saturating_sub(guest.ns));
         let at = guest.shifted(self.offset);
         Moment {
             ns: at.ns,
@@ -72,8 +68,7 @@ impl Relation {
 
     /// Whether what was measured later cannot be true if this is: then a clock jumped.
     pub(super) fn contradicted_by(&self, later: &Self) -> Option<String> {
-        let distance = later.measured_at.saturating_sub(self.measured_at);
-        let drift = distance.saturating_abs() / (1_000_000 / DRIFT_PPM) + 1;
+        let drift = drift(later.measured_at.saturating_sub(self.measured_at));
         let apart = (later.offset.lo.saturating_sub(self.offset.hi))
             .max(self.offset.lo.saturating_sub(later.offset.hi));
         (apart > drift).then(|| {

@@ -27,7 +27,6 @@ mod tracefs;
 use std::ffi::OsString;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -45,6 +44,7 @@ use stopwatch_timeline::{self as timeline, Event, Moment, Process, Side, Step};
 use super::make_vm;
 use crate::cli::{Carrier, Record, Recorded, Run};
 use crate::clocks::now;
+use crate::output::exit_code;
 use crate::timeline_commands::put;
 use console::Console;
 use device::Device;
@@ -423,12 +423,4 @@ fn signal(to: &Child, signal: Signal) {
     let pid = i32::try_from(to.id()).ok().and_then(Pid::from_raw);
     // It may have ended already: a terminal's signals go to both.
     let _ = pid.map(|pid| kill_process(pid, signal));
-}
-
-/// The VMM's own, or what a shell makes of a signal.
-fn exit_code(status: ExitStatus) -> ExitCode {
-    let code = status
-        .code()
-        .or_else(|| status.signal().map(|signal| 128 + signal));
-    ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
 }

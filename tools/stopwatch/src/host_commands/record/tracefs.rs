@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
-use stopwatch_timeline::{Event, Moment, Process, Side, Step};
+use stopwatch_timeline::{ftrace, Event, Side, Step};
 
 use super::recording::Recording;
 use super::streams::Stream;
@@ -21,9 +21,6 @@ pub(super) const ROOT: &str = "/sys/kernel/tracing";
 
 /// Of each CPU. What does not fit is overwritten by the kernel, and counted.
 const BUFFER_KB: &str = "256";
-
-/// Its stamps are rounded to the us.
-const ROUNDING: i64 = 1_000;
 
 const FIRST_EXIT: &str = "first exit from the guest";
 const FIRST_USER_EXIT: &str = "first exit to the VMM,";
@@ -46,15 +43,6 @@ struct Seen {
     /// By reason: how many, the first and the last.
     user_exits: BTreeMap<String, (u64, Event, Event)>,
     strange: u64,
-}
-
-/// A line of trace_pipe.
-#[derive(Debug, PartialEq)]
-struct Traced<'a> {
-    process: Process,
-    at: Moment,
-    name: &'a str,
-    fields: &'a str,
 }
 
 impl Tracefs {
@@ -203,7 +191,7 @@ impl Seen {
         if line.starts_with("CPU:") && line.ends_with("EVENTS]") {
             return; // That some were lost is counted by the kernel.
         }
-        let Some(traced) = parse(line) else {
+        let Some(traced) = ftrace::parse(line) else {
             self.strange += 1;
             return;
         };
@@ -245,39 +233,6 @@ impl Seen {
     }
 }
 
-/// `CPU 0/KVM-4711  [001] d..1.   123.456789: kvm_entry: vcpu 0, rip 0xfff0`.
-fn parse(line: &str) -> Option<Traced<'_>> {
-    // A thread's name may have anything in it, so the CPU is looked for from behind.
-    let (head, time, rest) = line.rmatch_indices(" [").find_map(|(at, _)| {
-        let (cpu, rest) = line[at + 2..].split_once("] ")?;
-        cpu.chars().all(|c| c.is_ascii_digit()).then_some(())?;
-        let mut words = rest.trim_start().splitn(2, ' ');
-        let after_flags = words.nth(1)?.trim_start();
-        let (time, rest) = after_flags.split_once(": ")?;
-        Some((line[..at].trim(), time, rest))
-    })?;
-    let (name, pid) = head.rsplit_once('-')?;
-    let (seconds, micros) = time.split_once('.')?;
-    if micros.len() != 6 {
-        return None;
-    }
-    let ns = seconds
-        .parse::<i64>()
-        .ok()?
-        .checked_mul(1_000_000_000)?
-        .checked_add(micros.parse::<i64>().ok()?.checked_mul(1_000)?)?;
-    let (event, fields) = rest.split_once(':')?;
-    Some(Traced {
-        process: Process {
-            pid: pid.parse().ok()?,
-            name: name.trim().into(),
-        },
-        at: Moment::around(ns, ROUNDING),
-        name: event.trim(),
-        fields: fields.trim(),
-    })
-}
-
 /// The word after a name: `reason KVM_EXIT_IO (2)`, `vcpu 0, rip 0xfff0`.
 fn field<'a>(fields: &'a str, name: &str) -> Option<&'a str> {
     let mut words = fields.split([' ', ',']).filter(|word| !word.is_empty());
@@ -307,27 +262,6 @@ mod tests {
        CPU 0/KVM-4711    [000] .....   101.700000: kvm_userspace_exit: reason KVM_EXIT_IO (2)
 CPU:0 [LOST 12 EVENTS]
 ";
-
-    #[test]
-    fn a_line_is_read_whatever_the_thread_is_called() {
-        let line = "a [002] d..1. 1.5: x: -1 [000] ] b-99 [003] d..1.   7.000001: kvm_entry: vcpu 0, rip 0x1";
-        let traced = parse(line).unwrap();
-        assert_eq!(traced.process.pid, 99);
-        assert_eq!((traced.at.ns, traced.at.error()), (7_000_001_000, 1_000));
-        assert_eq!(
-            (traced.name, traced.fields),
-            ("kvm_entry", "vcpu 0, rip 0x1")
-        );
-        for bad in [
-            "",
-            "x",
-            " [001] ",
-            "x-1 [001] d..1. 1.5: kvm_entry: x",
-            "x-1 [001] d..1. 99999999999999999999.000001: a: b",
-        ] {
-            assert_eq!(parse(bad), None, "{bad}");
-        }
-    }
 
     #[test]
     fn first_and_last_of_a_kind_are_kept() {
