@@ -75,7 +75,7 @@ pub(super) struct TrackDescriptor {
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct ProcessDescriptor {
+pub(super) struct ProcessDescriptor {
     #[prost(int32, optional, tag = "1")]
     pid: Option<i32>,
     #[prost(string, optional, tag = "6")]
