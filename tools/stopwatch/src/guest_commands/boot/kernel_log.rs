@@ -156,8 +156,9 @@ fn probe() -> io::Result<Moment> {
             std::process::id()
         );
         let before = now();
-        // As a message for debugging.
-        write.write_all(format!("<7>{text}").as_bytes())?;
+        // As a message for debugging. Without a newline the kernel would wait for its rest, and
+        // show nothing until another line comes.
+        write.write_all(format!("<7>{text}\n").as_bytes())?;
         let after = now();
         while let Some(record) = next(&mut read)? {
             if let Some(record) = record.filter(|record| record.text == text) {
