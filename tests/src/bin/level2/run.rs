@@ -2,6 +2,8 @@
 
 //! `stopwatch run`: a command, timed.
 
+use std::time::Instant;
+
 use serde_json::{json, Value};
 use stopwatch_tests::suite::figure;
 use stopwatch_tests::tests;
@@ -20,7 +22,9 @@ const SECOND: u64 = 1_000_000_000;
 
 fn both_clocks() {
     let mut guest = one();
+    let asked = Instant::now();
     let timed = guest.json("stopwatch run --json -- sleep 1");
+    let most = asked.elapsed();
     let number = |field: &str| {
         timed[field]
             .as_u64()
@@ -28,7 +32,7 @@ fn both_clocks() {
     };
     let (by_host, by_guest) = (number("host_elapsed_ns"), number("guest_elapsed_ns"));
     assert!(by_host >= SECOND && by_guest >= SECOND, "{timed}");
-    assert!(by_host < 5 * SECOND, "{timed}");
+    assert!(u128::from(by_host) <= most.as_nanos(), "{timed}");
     let difference = timed["difference_ns"].as_i64().unwrap();
     assert_eq!(difference, by_host as i64 - by_guest as i64);
     // The guest's clock is kept by this host's; the calls are what lies between.

@@ -9,7 +9,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{self, Child, ExitCode, Stdio};
 use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use serde::Serialize;
@@ -50,7 +50,8 @@ pub(super) fn run(
     }
     let steal_before = steal_ns();
 
-    let started = device.command(watch, Act::Start)?;
+    let before = Instant::now();
+    device.command(watch, Act::Start)?;
     let begin = Instant::now();
     let spawned = process::Command::new(program)
         .args(parameters)
@@ -76,15 +77,18 @@ pub(super) fn run(
     }
     let laps_ns = lap_each_line(device, watch, &mut child);
     let status = child.wait()?;
-    let guest_ns = u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    let guest = begin.elapsed();
     let paused = device.command(watch, Act::Pause)?;
+    // Somewhere in them the host has started and paused it.
+    let calls = before.elapsed() - guest;
+    let guest_ns = nanoseconds(guest);
 
     let result = Timed {
         name,
         host_elapsed_ns: paused.elapsed_ns,
         guest_elapsed_ns: guest_ns,
         difference_ns: i128::from(paused.elapsed_ns) - i128::from(guest_ns),
-        error_ns: started.error_ns + paused.error_ns,
+        error_ns: nanoseconds(calls),
         steal_ns: steal_before
             .zip(steal_ns())
             .map(|(before, after)| after.saturating_sub(before)),
@@ -97,6 +101,10 @@ pub(super) fn run(
         None => output.write(&mut io::stderr().lock(), &result, &result)?,
     }
     Ok(exit_code(status))
+}
+
+fn nanoseconds(of: Duration) -> u64 {
+    u64::try_from(of.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The stopwatch of that name, reset, or a new one that goes with the device's
